@@ -1,0 +1,186 @@
+"""What a configuration must satisfy beyond its types; each refusal is one line with the mend."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from agent import SCHEDULES
+from config import Config
+from envs import parse_task
+from networks import ActionHead, activation
+from tools import UserError, nearest, schedule
+
+_POSITIVE = (
+    "action_repeat time_limit envs eval_episodes eval_envs batch_size train_every dyn_hidden "
+    "dyn_deter dyn_stoch dyn_input_layers dyn_output_layers units reward_layers discount_layers "
+    "actor_layers value_layers cnn_depth z_dim slow_target_update opt_eps model_lr actor_lr "
+    "value_lr grad_clip actor_grad_clip value_grad_clip dyn_min_std actor_min_std actor_temp"
+)
+_NOT_NEGATIVE = (
+    "seed steps prefill pretrain train_steps dataset_size num_threads dyn_discrete max_delta "
+    "step_std eval_every log_every checkpoint_every pretrain_save_every pretrain_action_num "
+    "source_action_num action_num_gap weight_decay expl_amount eval_noise expl_until"
+)
+_SHARES = "discount discount_lambda slow_target_fraction"
+
+
+def check(config: Config) -> None:
+    """Checks a configuration before anything is made.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+        UnknownTask: there is no such task; one line with the nearest one.
+    """
+    _check_numbers(config)
+    _check_names(config)
+    parse_task(config.task)
+    _check_device(config)
+    if config.beta_vae_pretrain:
+        _check_pretraining(config)
+    else:
+        _check_method(config)
+
+
+def _check_numbers(config: Config) -> None:
+    for name in _POSITIVE.split():
+        if config[name] <= 0:
+            raise UserError(f"--{name} must be above 0, not {config[name]}")
+    for name in _NOT_NEGATIVE.split():
+        if config[name] < 0:
+            raise UserError(f"--{name} must be 0 or more, not {config[name]}")
+    for name in _SHARES.split():
+        if not 0 <= config[name] <= 1:
+            raise UserError(f"--{name} must be between 0 and 1, not {config[name]}")
+    if not 0 < config.pretrain_dataset_scale <= 1:
+        raise UserError(
+            f"--pretrain_dataset_scale is a share of the episodes: give a number above 0 and up "
+            f"to 1, not {config.pretrain_dataset_scale}"
+        )
+    for name in ("batch_length", "imag_horizon"):
+        if config[name] < 2:
+            raise UserError(f"--{name} must be at least 2, not {config[name]}")
+    if config.max_delta > 0.2 and config.disjoint_sets:
+        raise UserError(
+            f"--max_delta {config.max_delta} makes the train and test colours overlap: give at "
+            "most 0.2, or --disjoint_sets null"
+        )
+
+
+def _check_names(config: Config) -> None:
+    for key in SCHEDULES.values():
+        if config[key] != "auto":
+            try:
+                schedule(config[key])
+            except UserError as error:
+                raise UserError(f"--{key}: {error}") from None
+    try:
+        activation(config.act)
+    except ValueError as error:
+        raise UserError(f"--act: {error}") from None
+    heads = ("image", "reward", "discount")
+    for head in config.grad_heads:
+        if head not in heads:
+            raise UserError(
+                f"--grad_heads takes {', '.join(heads)}, not '{head}'{nearest(head, heads)}"
+            )
+    if config.size != (64, 64):
+        raise UserError(
+            f"--size {config.size[0]} {config.size[1]}: the encoders and decoders are made for "
+            "64 64"
+        )
+
+
+def _check_device(config: Config) -> None:
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        raise UserError(
+            f"--device '{config.device}' is no device of PyTorch: give cpu or cuda:0"
+        ) from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"--device {config.device}: PyTorch sees no CUDA GPU here; give --device cpu, "
+                "or --configs … cpu for a laptop's settings"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device {config.device}: there are {torch.cuda.device_count()} GPUs, "
+                "counted from cuda:0"
+            )
+    elif device.type != "cpu":
+        raise UserError(f"--device {config.device} is not supported: give cpu or cuda:0")
+
+
+def _check_pretraining(config: Config) -> None:
+    given = config.pretrain_datasets_path or config.offline_traindir
+    if not given:
+        raise UserError(
+            "--beta_vae_pretrain needs --pretrain_datasets_path, a folder of .npz episodes such "
+            "as the train_eps of a run with --configs defaults dmc2gym collect"
+        )
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        hint = ""
+        if folder.parent.is_dir():
+            hint = nearest(folder.name, (f.name for f in folder.parent.iterdir() if f.is_dir()))
+        raise UserError(f"--pretrain_datasets_path {folder}: there is no such folder{hint}")
+    if not any(folder.glob("*.npz")):
+        below = folder / "train_eps"
+        hint = f": did you mean {below}?" if below.is_dir() else ""
+        raise UserError(f"--pretrain_datasets_path {folder} has no .npz episodes{hint}")
+    if config.pretrain_steps < 50:
+        raise UserError(
+            f"--pretrain_steps {config.pretrain_steps}: one update counts 50, so give at least 50"
+        )
+
+
+def _check_method(config: Config) -> None:
+    if config.method_name == "dreamerv2":
+        for name in ("beta_vae", "distillation", "traverse"):
+            if config[name]:
+                raise UserError(
+                    f"--method_name dreamerv2 is the agent without β-VAE and teacher: leave out "
+                    f"--{name} True, or use --method_name diswm"
+                )
+    elif not (config.beta_vae or config.distillation):
+        print(
+            "note: diswm without --beta_vae True and --distillation True is DreamerV2",
+            file=sys.stderr,
+        )
+    if config.traverse and not config.beta_vae:
+        raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
+    if config.distillation:
+        folder = Path(config.pretrain_checkpoint_path).expanduser()
+        if not folder.is_dir():
+            raise UserError(
+                f"--pretrain_checkpoint_path {folder}: there is no such folder; pretrain first "
+                "(--beta_vae_pretrain True), or give the folder that pretraining named"
+            )
+        if not (folder / "encoder.pt").is_file():
+            raise UserError(
+                f"--pretrain_checkpoint_path {folder} has no encoder.pt: pretrain first "
+                "(--beta_vae_pretrain True), or give the folder that pretraining named"
+            )
+    if config.offline_traindir and not Path(config.offline_traindir).expanduser().is_dir():
+        raise UserError(f"--offline_traindir {config.offline_traindir}: there is no such folder")
+
+
+def check_actor(config: Config, discrete: bool) -> None:
+    """Checks that the actor's distribution fits the environment's actions.
+
+    Raises:
+        UserError: it does not.
+    """
+    fitting = ActionHead.DISCRETE if discrete else ActionHead.CONTINUOUS
+    if config.actor_dist not in fitting:
+        kind = "discrete" if discrete else "continuous"
+        raise UserError(
+            f"--actor_dist {config.actor_dist} does not fit the {kind} actions of {config.task}: "
+            f"give {' or '.join(fitting)}"
+        )
+    if discrete and config.imag_gradient == "dynamics" and config.actor_dist == "onehot":
+        print("note: discrete actors learn better with --imag_gradient reinforce", file=sys.stderr)

@@ -1,0 +1,320 @@
+"""Configuration: presets of configs.yaml stack left to right, and every key is a flag.
+
+The YAML file is the only place where a key is written down: its default, its type, the values that
+it takes and its help are read off the ``defaults`` block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from tools import UserError, atomic_write, nearest
+
+CONFIGS = Path(__file__).parent / "configs.yaml"
+
+# Flags of the authors' code that have no use here, and what to do instead.
+RETIRED = {
+    "fine_tune": "methods are named: use --method_name",
+    "naive_fine_tune": "methods are named: use --method_name",
+    "beta": "use --beta_vae_beta",
+    "image_size": "use --size 64 64",
+    "domain_name": "--task names the domain: --task dmc2gym_<domain>_<task>",
+    "task_name": "--task names the task: --task dmc2gym_<domain>_<task>",
+    "camera_kwargs": "each setting has a flag of its own, --camera_horizontal_delta and so on",
+    "colour_kwargs": "each setting has a flag of its own: --max_delta --step_std --disjoint_sets",
+    "background_kwargs": "each setting has a flag of its own, --background_num_videos and so on",
+    "test_camera_kwargs": "each setting has a flag of its own: --test_camera",
+    "test_colour_kwargs": "use --test_max_delta, --test_step_std, --test_disjoint_sets",
+    "test_background_kwargs": "use --test_background_dataset_path",
+    "reset_every": "the recurrent state is reset at episode starts; leave the flag out",
+    "dyn_shared": "prior and posterior have layers of their own; leave the flag out",
+    "dyn_rec_depth": "the recurrent cell runs once a step; leave the flag out",
+    "actor_disc": "no actor discretises continuous actions; see --actor_dist",
+    "expl_extr_scale": "it belongs to Plan2Explore, which is not part of DisWM",
+    "expl_intr_scale": "it belongs to Plan2Explore, which is not part of DisWM",
+}
+_PLAN2EXPLORE = ("target", "log", "models", "offset", "layers", "units", "action_cond")
+_APV = ("k", "intr_beta", "beta_type", "intr_seq_length", "intr_reward_norm", "queue_size")
+RETIRED |= dict.fromkeys(
+    [f"disag_{name}" for name in _PLAN2EXPLORE],
+    "it belongs to Plan2Explore, which is not part of DisWM",
+)
+RETIRED |= dict.fromkeys(
+    [*_APV, "queue_dim"], "it belongs to APV's intrinsic bonus, and APV is not among the methods"
+)
+
+_LINE = re.compile(r"^  (\w+): (.*?) # (?:\[(\w+)\] )?(?:\{(.*?)\} )?(.*)$")
+_GROUP = re.compile(r"^  # ## (.*)$")
+_BOOLS = {"true": True, "false": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """What configs.yaml says of one key."""
+
+    name: str
+    group: str
+    default: Any
+    kind: type
+    nullable: bool
+    choices: tuple[str, ...]
+    help: str
+
+    def parse(self, value: Any) -> Any:
+        """The value in this key's type.
+
+        Raises:
+            UserError: it is not of that type, or not among the choices.
+        """
+        if self.nullable and (value is None or str(value).lower() in ("null", "none")):
+            return None
+        if isinstance(self.default, tuple):
+            items = value if isinstance(value, list | tuple) else str(value).split(",")
+            if not items or (isinstance(self.default[0], int) and len(items) < 2):
+                raise self._wrong(value, "a list such as " + " ".join(map(str, self.default)))
+            return tuple(self._one(item, type(self.default[0])) for item in items)
+        value = self._one(value, self.kind)
+        if self.choices and str(value) not in self.choices:
+            raise UserError(
+                f"--{self.name} takes {', '.join(self.choices)}, not '{value}'"
+                + nearest(str(value), self.choices)
+            )
+        return value
+
+    def _one(self, value: Any, kind: type) -> Any:
+        text = str(value)
+        if kind is bool:
+            if text.lower() not in _BOOLS:
+                raise self._wrong(value, "True or False")
+            return _BOOLS[text.lower()]
+        if kind is int:
+            try:
+                number = float(text)
+                whole = int(number)
+            except (ValueError, OverflowError):
+                raise self._wrong(value, "a whole number") from None
+            if whole != number:
+                raise self._wrong(value, "a whole number")
+            return whole
+        if kind is float:
+            try:
+                number = float(text)
+            except ValueError:
+                raise self._wrong(value, "a number") from None
+            if number != number or number in (float("inf"), float("-inf")):
+                raise self._wrong(value, "a finite number")
+            return number
+        return text
+
+    def _wrong(self, value: Any, wanted: str) -> UserError:
+        return UserError(f"--{self.name} takes {wanted}, not '{value}'")
+
+
+class Config(Mapping):
+    """A parsed configuration: keys are attributes and items, and nothing can be changed.
+
+    ``config.replace(key=value)`` gives a changed copy.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        object.__setattr__(self, "_values", dict(values))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"no config key '{name}'") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"the config is frozen: '{name}' cannot be set")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some values changed; their keys must exist."""
+        unknown = set(changes) - set(self._values)
+        if unknown:
+            raise KeyError(f"no config keys {sorted(unknown)}")
+        return Config({**self._values, **changes})
+
+    def to_yaml(self) -> str:
+        """The configuration as a flat YAML document."""
+        stream = io.StringIO()
+        yaml = YAML(typ="safe")
+        yaml.default_flow_style = None
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self._values.items()}
+        yaml.dump(plain, stream)
+        return stream.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Writes the configuration beside a run, whole or not at all."""
+        with atomic_write(path) as file:
+            file.write(self.to_yaml().encode())
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def load_keys(path: Path = CONFIGS) -> dict[str, Key]:
+    """The keys of the ``defaults`` block, in its order."""
+    defaults, keys, group = _load_yaml(path)["defaults"], {}, ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := _GROUP.match(line):
+            group = match[1]
+        elif (match := _LINE.match(line)) and match[1] in defaults and match[1] not in keys:
+            name, _, kind, choices, text = match.groups()
+            keys[name] = _make_key(name, group, defaults[name], kind, choices, text)
+    missing = set(defaults) - set(keys)
+    if missing:
+        raise UserError(f"{path.name}: keys without a remark behind them: {sorted(missing)}")
+    return keys
+
+
+def _make_key(
+    name: str, group: str, default: Any, kind: str | None, choices: str | None, text: str
+) -> Key:
+    values = tuple((choices or "").split("|")) if choices else ()
+    nullable = kind is not None
+    if isinstance(default, list):
+        default = tuple(default)
+    of_name = {"int": int, "float": float, "str": str, "bool": bool}
+    of_default = type(default)
+    # 1e6 reads as a float, but steps are counted: a whole default in that spelling means int.
+    if of_default is float and default == int(default) and abs(default) >= 1000:
+        of_default = int
+    key = Key(name, group, default, of_name[kind] if kind else of_default, nullable, values, text)
+    return dataclasses.replace(key, default=key.parse(default))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(message)
+
+
+def _help(keys: Mapping[str, Key], blocks: Sequence[str]) -> str:
+    lines = [
+        "usage: python dreamer.py --configs defaults BLOCK … --task TASK [--KEY VALUE …]",
+        "",
+        f"blocks of configs.yaml: {' '.join(blocks)}",
+        "The same command in the same --logdir resumes its run.",
+    ]
+    group = None
+    for key in keys.values():
+        if key.group != group:
+            group = key.group
+            lines += ["", f"{group}:"]
+        default = " ".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+        text = ("{" + "|".join(key.choices) + "} " if key.choices else "") + key.help
+        lines.append(f"  --{key.name:<32} {text} [{default}]")
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
+    """The configuration that a command line asks for.
+
+    Raises:
+        UserError: an unknown block or flag, or a value of the wrong type; one line.
+        SystemExit: after ``--help``.
+    """
+    keys, document = load_keys(path), _load_yaml(path)
+    parser = _Parser(prog="dreamer.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--configs", nargs="+", default=["defaults"])
+    parser.add_argument("-h", "--help", action="store_true")
+    for key in keys.values():
+        many = {"nargs": "+"} if isinstance(key.default, tuple) else {}
+        parser.add_argument(f"--{key.name}", default=argparse.SUPPRESS, **many)
+    known, unknown = parser.parse_known_args(list(argv))
+    if known.help:
+        print(_help(keys, list(document)))
+        sys.exit(0)
+    if unknown:
+        raise _unknown_argument(unknown[0], keys)
+    values = {name: key.default for name, key in keys.items()}
+    for block in known.configs:
+        if block not in document:
+            raise UserError(
+                f"configs.yaml has no block '{block}'{nearest(block, document)}; "
+                f"it has {', '.join(document)}"
+            )
+        if block != "defaults":
+            values.update(_parse_block(document[block], keys, block))
+    given = {k: v for k, v in vars(known).items() if k not in ("configs", "help")}
+    values.update({name: keys[name].parse(value) for name, value in given.items()})
+    return Config(values)
+
+
+def _parse_block(block: Mapping, keys: Mapping[str, Key], where: str) -> dict[str, Any]:
+    values = {}
+    for name, value in block.items():
+        if name not in keys:
+            raise UserError(
+                f"configs.yaml, block {where}: unknown key '{name}'{nearest(name, keys)}"
+            )
+        values[name] = keys[name].parse(value)
+    return values
+
+
+def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
+    name = argument.lstrip("-").split("=")[0]
+    if not argument.startswith("--"):
+        return UserError(f"'{argument}' belongs to no flag; flags look like --task dmc_walker_walk")
+    if name in RETIRED:
+        return UserError(f"--{name} is not used here: {RETIRED[name]}")
+    return UserError(f"unknown flag --{name}{nearest(name, keys)}; --help lists them all")
+
+
+# What may change between two starts of one run: where it runs and how it is watched.
+RESUMABLE = frozenset(
+    {
+        "logdir",
+        "device",
+        "num_threads",
+        "checkpoint_every",
+        "wandb",
+        "wandb_project",
+        "wandb_name",
+        "debug",
+        "async_env",
+    }
+)
+
+
+def check_same(config: Config, saved: Path) -> None:
+    """Checks that a run's folder was made by this configuration.
+
+    Raises:
+        UserError: another configuration made it; the line shows the difference.
+    """
+    before = _load_yaml(saved)
+    if not isinstance(before, dict):
+        raise UserError(f"{saved} is not a run's configuration; choose another --logdir")
+    now = YAML(typ="safe", pure=True).load(config.to_yaml())
+    names = sorted((set(before) | set(now)) - RESUMABLE)
+    changed = [n for n in names if before.get(n, "absent") != now.get(n, "absent")]
+    if changed:
+        shown = ", ".join(f"{n}: {before.get(n)} there, {now.get(n)} now" for n in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise UserError(
+            f"{saved.parent} holds a run of another configuration ({shown}{more}): "
+            "give the same flags to resume it, or another --logdir"
+        )

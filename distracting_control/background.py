@@ -1,0 +1,145 @@
+"""Videos in place of the sky, optionally seen through the floor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import dm_env
+import mujoco
+import numpy as np
+from dm_control.mujoco import Physics
+
+from distracting_control.base import Distraction, RandomLike
+from distracting_control.videos import find_videos, open_video
+
+
+class DistractingBackground(Distraction):
+    """Shows a random video from a random frame on, forwards and backwards in turn.
+
+    At reset a video, a start frame and a direction are drawn. A dynamic background moves by one
+    frame per control step and turns round at either end; a static one keeps its frame.
+
+    The frame is written to the skybox texture when `physics` is next asked of this env (or of one
+    around it), not in every control step: an upload costs a good part of a rendering, and frames
+    that nobody sees need none. So render with `env.physics.render(...)`, and hold no older
+    reference to the physics.
+
+    Attributes:
+        videos: Paths of the videos to choose from.
+    """
+
+    tag = 3
+
+    def __init__(
+        self,
+        env: dm_env.Environment,
+        dataset_path: str | os.PathLike,
+        dataset_videos: str | Sequence[str] | None = "train",
+        num_videos: int | None = None,
+        *,
+        dynamic: bool = False,
+        floor_alpha: float | None = None,
+        texture_size: int = 256,
+        max_frames: int = 512,
+        random: RandomLike = None,
+    ) -> None:
+        """Wraps an environment.
+
+        Args:
+            env: A dm_control environment whose model has a skybox.
+            dataset_path: Folder of image sequences (sub-folders of images) or movie files.
+            dataset_videos: `'train'`, `'val'`, a sequence of names, or `None` for all; see
+                `videos.find_videos`.
+            num_videos: Use only the first so many; `None` for all.
+            dynamic: Move by one frame per control step.
+            floor_alpha: Opacity of the material `grid`, in [0, 1]; `None` leaves it.
+            texture_size: Side of the sky's six square faces in texels. One face fills 90 degrees.
+            max_frames: Read no more frames than this of a video.
+            random: Seed or generator.
+
+        Raises:
+            FileNotFoundError: If there is no such folder, or no videos in it.
+            ValueError: If fewer videos are there than asked for, a number is out of range, or the
+                model has no skybox or no floor.
+        """
+        super().__init__(env, random)
+        if texture_size < 1 or max_frames < 1:
+            raise ValueError("texture_size and max_frames must be at least 1")
+        self.videos = find_videos(dataset_path, dataset_videos)
+        if num_videos is not None:
+            if not 1 <= num_videos <= len(self.videos):
+                raise ValueError(
+                    f"{num_videos} background videos asked for, {len(self.videos)} found in "
+                    f"{dataset_path}: set num_videos to between 1 and {len(self.videos)}"
+                )
+            self.videos = self.videos[:num_videos]
+        self._dynamic = dynamic
+        self._size = texture_size
+        self._max_frames = max_frames
+        self._stale = False
+        self._prepare_texture()
+        if floor_alpha is not None:
+            self._set_floor(floor_alpha)
+
+    def _prepare_texture(self) -> None:
+        model = self._physics.model
+        skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+        if not len(skies):
+            raise ValueError("the model has no skybox texture to show a background in")
+        self._sky = int(skies[0])
+        room = int(model.tex_width[self._sky]) * int(model.tex_height[self._sky])
+        if self._size**2 > room or model.tex_nchannel[self._sky] != 3:
+            raise ValueError(f"the model's skybox has no room for {self._size}² RGB texels")
+        # A square image stands for all six faces; MuJoCo's own sky has six below each other.
+        model.tex_width[self._sky] = model.tex_height[self._sky] = self._size
+        start = int(model.tex_adr[self._sky])
+        texels = model.tex_data[start : start + 3 * self._size**2]
+        self._texels = texels.reshape(self._size, self._size, 3)
+
+    def _set_floor(self, alpha: float) -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"floor_alpha must be in [0, 1], not {alpha}")
+        grid = self._physics.model.name2id("grid", "material")
+        self._physics.model.mat_rgba[grid, 3] = alpha
+
+    @property
+    def frame(self) -> tuple[str, int]:
+        """Name of the video shown and index of its frame now; set by `reset`."""
+        return self._path.name, self._index
+
+    @property
+    def physics(self) -> Physics:
+        """The simulation, with the present frame in the sky."""
+        if self._stale:
+            self._stale = False
+            self._upload()
+        return self._env.physics
+
+    def _begin(self) -> None:
+        self._path = self.videos[self._random.integers(len(self.videos))]
+        self._video = open_video(self._path, self._size, self._max_frames)
+        self._index = int(self._random.integers(len(self._video)))
+        self._direction = int(self._random.choice((-1, 1)))
+        self._stale = True
+
+    def _advance(self) -> None:
+        if not self._dynamic or len(self._video) == 1:
+            return
+        if not 0 <= self._index + self._direction < len(self._video):
+            self._direction = -self._direction
+        self._index += self._direction
+        self._stale = True
+
+    def _upload(self) -> None:
+        # The sky is a cube's outside seen from within: mirrored here, it reads the right way round.
+        self._texels[:] = self._video[self._index][:, ::-1]
+        # Asking for `physics.contexts` would make one. The first rendering does, and reads all
+        # textures from the model then; without rendering none is needed.
+        contexts = self._physics._contexts
+        if contexts is None:
+            return
+        with contexts.gl.make_current() as thread:
+            thread.call(
+                mujoco.mjr_uploadTexture, self._physics.model.ptr, contexts.mujoco.ptr, self._sky
+            )

@@ -1,0 +1,87 @@
+"""Colours of all materials, drawn per episode and wandering with every control step."""
+
+from __future__ import annotations
+
+import dm_env
+import numpy as np
+
+from distracting_control.base import Distraction, RandomLike
+
+# Centres of the two disjoint sets. Their green boxes, 0.3 ± δ and 0.7 ± δ, stay apart up to
+# δ = MAX_DISJOINT_DELTA, where they touch.
+CENTERS = {"train": (0.7, 0.3, 0.5), "test": (0.5, 0.7, 0.3)}
+MAX_DISJOINT_DELTA = 0.2
+
+
+class DistractingColor(Distraction):
+    """Keeps the RGB of every material in a box around a centre.
+
+    At reset each colour is drawn uniformly from its box. Each control step adds N(0, step_std) to
+    every channel and clips to the box.
+
+    Attributes:
+        low: Lower corners of the boxes, [M, 3] in [0, 1] for M materials.
+        high: Upper corners, likewise.
+    """
+
+    tag = 1
+
+    def __init__(
+        self,
+        env: dm_env.Environment,
+        step_std: float,
+        max_delta: float,
+        disjoint_set: str | None = None,
+        random: RandomLike = None,
+    ) -> None:
+        """Wraps an environment.
+
+        Args:
+            env: A dm_control environment.
+            step_std: Standard deviation of a channel's change per control step; 0 is static.
+            max_delta: Half the side of a box, in units of a channel's range [0, 1].
+            disjoint_set: Centre of all boxes: that of `'train'`, that of `'test'`, or with `None`
+                each material's own colour.
+            random: Seed or generator.
+
+        Raises:
+            ValueError: If a number is negative, the set unknown, or the boxes of the two sets
+                would overlap in every channel.
+        """
+        if step_std < 0 or max_delta < 0:
+            raise ValueError(
+                f"step_std and max_delta must not be negative, got {step_std} and {max_delta}"
+            )
+        if disjoint_set is not None and disjoint_set not in CENTERS:
+            raise ValueError(f"disjoint_set must be 'train', 'test' or None, not {disjoint_set!r}")
+        if disjoint_set is not None and max_delta > MAX_DISJOINT_DELTA:
+            raise ValueError(
+                f"max_delta {max_delta} makes the train and test colours overlap: "
+                f"lower it to {MAX_DISJOINT_DELTA} or less, or leave disjoint_set unset"
+            )
+        super().__init__(env, random)
+        self._step_std = step_std
+        own = np.array(self._physics.model.mat_rgba[:, :3], dtype=np.float64)
+        center = own if disjoint_set is None else np.broadcast_to(CENTERS[disjoint_set], own.shape)
+        self.low = np.clip(center - max_delta, 0.0, 1.0)
+        self.high = np.clip(center + max_delta, 0.0, 1.0)
+        self._rgb = own
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """A copy of the colours now, [M, 3] in [0, 1]."""
+        return self._rgb.copy()
+
+    def _begin(self) -> None:
+        self._rgb = self._random.uniform(self.low, self.high)
+        self._apply()
+
+    def _advance(self) -> None:
+        if self._step_std == 0:
+            return
+        noise = self._random.normal(scale=self._step_std, size=self._rgb.shape)
+        self._rgb = np.clip(self._rgb + noise, self.low, self.high)
+        self._apply()
+
+    def _apply(self) -> None:
+        self._physics.model.mat_rgba[:, :3] = self._rgb

@@ -1,0 +1,178 @@
+"""Environments as the agent sees them: ``make_env(task, …)`` and ``make_vector(task, n, …)``.
+
+A task's name is its suite's prefix and the suite's own name, such as ``dmc2gym_walker_walk``.
+A new suite is a file that defines a :class:`envs.suites.Suite`, and its name in ``SUITES``.
+
+Importing this package imports no simulator: that waits for the first environment, because
+OpenGL must be chosen before (see :mod:`envs.rendering`).
+"""
+
+import difflib
+import functools
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.wrappers import GrayscaleObservation, TransformObservation
+
+from envs import dmc
+from envs.rendering import Backend, RenderingError, choose_backend
+from envs.settings import EnvSettings
+from envs.suites import SPLITS, VARIATIONS, Suite
+from envs.vector import StepResult, VectorEnv, episode_seed
+from envs.wrappers import AgentInfo, EnvError, Pixels, Reported, Resumable, Variations
+
+SUITES: dict[str, Suite] = {suite.prefix: suite for suite in (*dmc.SUITES,)}
+
+__all__ = [
+    "SPLITS",
+    "SUITES",
+    "VARIATIONS",
+    "Backend",
+    "EnvError",
+    "EnvSettings",
+    "RenderingError",
+    "StepResult",
+    "Task",
+    "UnknownTask",
+    "VectorEnv",
+    "choose_backend",
+    "episode_seed",
+    "known_tasks",
+    "make_env",
+    "make_vector",
+    "parse_task",
+    "variation_for",
+]
+
+
+class UnknownTask(ValueError):
+    """No suite has such a task; the message gives the nearest one."""
+
+
+class Task(NamedTuple):
+    """A parsed task name.
+
+    Attributes:
+        suite: Prefix of the suite, a key of ``SUITES``.
+        identity: What identifies the task there, such as ('walker', 'walk').
+    """
+
+    suite: str
+    identity: tuple[str, ...]
+
+
+def known_tasks() -> tuple[str, ...]:
+    """The full names of all tasks, sorted; a task with a short name is there under both."""
+    return tuple(
+        sorted(f"{suite.prefix}_{name}" for suite in SUITES.values() for name in suite.tasks)
+    )
+
+
+def parse_task(task: str) -> Task:
+    """The suite and the task that a name means. Imports no simulator.
+
+    Raises:
+        UnknownTask: If there is none; the message gives the nearest name.
+    """
+    prefix, _, name = task.partition("_")
+    suite = SUITES.get(prefix)
+    if suite is None or name not in suite.tasks:
+        nearest = difflib.get_close_matches(task, known_tasks(), n=1, cutoff=0.0)[0]
+        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?")
+    return Task(prefix, suite.tasks[name])
+
+
+def variation_for(task: str, split: str, color_distractor: bool, second_half: bool) -> str:
+    """The variation to play an episode in.
+
+    Args:
+        task: Name of the task, whose suite decides.
+        split: 'train' or 'eval'.
+        color_distractor: Whether the distraction is switched at the midpoint of training.
+        second_half: Whether training is past its midpoint.
+
+    Returns:
+        A name for ``reset``'s ``options["variation"]``.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If ``split`` is not known.
+    """
+    suite = SUITES[parse_task(task).suite]
+    return suite.variation_for(split, color_distractor, second_half)
+
+
+def make_env(task: str, *, variation: str = "train", index: int = 0, **settings: Any) -> gym.Env:
+    """One environment.
+
+    Observations are ``{"image": uint8 [height, width, channels]}``, actions float32 [A] in
+    [−1, 1], or one-hot where the suite's are discrete. A step lasts ``action_repeat`` control
+    steps and returns the sum of their rewards; ``info`` has 'discount' (0.0 once terminated)
+    and 'control_steps'. ``reset(seed=…)`` determines the whole episode, whatever came before;
+    its options are 'variation' and 'replay' (see :class:`envs.wrappers.Resumable`).
+
+    Args:
+        task: Name of the task.
+        variation: The one to build first; ``reset`` can change it.
+        index: The environment's place in its vector.
+        **settings: Fields of :class:`EnvSettings`.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If a setting or the variation is not known.
+        RenderingError: If nothing can draw.
+    """
+    parsed = parse_task(task)
+    resolved = EnvSettings.of(settings)
+    factories = SUITES[parsed.suite].factories(parsed.identity, resolved)
+    env = Pixels(Variations(factories, variation), resolved.size)
+    if resolved.grayscale:
+        env = GrayscaleObservation(env, keep_dim=True)
+    space = spaces.Dict({"image": env.observation_space})
+    env = TransformObservation(env, _as_dict, space)
+    return Resumable(AgentInfo(env), index)
+
+
+def make_vector(
+    task: str,
+    n: int,
+    *,
+    workers: str = "auto",
+    split: str = "train",
+    variation: str | None = None,
+    **settings: Any,
+) -> VectorEnv:
+    """``n`` environments of one task, stepped together.
+
+    Args:
+        task: Name of the task.
+        n: How many.
+        workers: 'none' steps them one after the other in this process, 'process' each in its
+            own, 'auto' decides by ``n`` and the number of cores. The numbers are the same.
+        split: 'train' or 'eval': which stream of seeds and which variation are theirs.
+        variation: The one to build first, so that the first reset need not change it; None for
+            the split's, without a switch.
+        **settings: Fields of :class:`EnvSettings`.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If ``n``, ``workers``, ``split``, or a setting is not known.
+        EnvError: If a worker could not build its environment.
+        RenderingError: If nothing can draw.
+    """
+    first = variation_for(task, split, color_distractor=False, second_half=False)
+    EnvSettings.of(settings)
+    build = functools.partial(_make_reported, task, variation=variation or first, settings=settings)
+    factories = [functools.partial(build, index) for index in range(n)]
+    return VectorEnv(factories, workers=workers, split=split)
+
+
+def _make_reported(task: str, index: int, *, variation: str, settings: dict[str, Any]) -> gym.Env:
+    """:func:`make_env` for a vector: whatever it raises later names the environment."""
+    env = make_env(task, variation=variation, index=index, **settings)
+    return Reported(env, index)
+
+
+def _as_dict(image):
+    return {"image": image}

@@ -1,0 +1,145 @@
+"""Which OpenGL draws the images: chosen once, before MuJoCo is imported.
+
+MuJoCo, dm_control and PyOpenGL read ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` when they are
+imported and never again, so the choice has to come first. Nothing here imports them.
+"""
+
+import ctypes
+import ctypes.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Every spelling that MuJoCo and dm_control take for a backend that needs no library from us.
+_HARMLESS = frozenset({"glfw", "glx", "on", "enable", "enabled", "true", "1"})
+_DISABLED = frozenset({"off", "disable", "disabled", "false", "0"})
+_LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
+_PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+_NVIDIA = ("/dev/nvidiactl", "/proc/driver/nvidia")
+
+
+class RenderingError(RuntimeError):
+    """No OpenGL can draw here, or another one was loaded already; one line says the mend."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The OpenGL in use.
+
+    Attributes:
+        name: ``'egl'``, ``'osmesa'``, or whatever ``MUJOCO_GL`` already held.
+        why: Half a sentence for the log.
+        software: Whether the CPU draws. Shadow maps then cost more than everything else, so
+            callers pick a smaller one.
+    """
+
+    name: str
+    why: str
+    software: bool
+
+
+def choose_backend(requested: str | None = None) -> Backend:
+    """Settles ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` for this process and its children.
+
+    In order: what is ``requested``; what ``MUJOCO_GL`` says; EGL on an NVIDIA GPU; OSMesa;
+    EGL on Mesa. Calling it again confirms the first choice.
+
+    Args:
+        requested: ``'egl'`` or ``'osmesa'`` to insist on one; None to find out.
+
+    Returns:
+        The backend; the two variables are set in ``os.environ``.
+
+    Raises:
+        RenderingError: If the library is missing, the name is not known, or MuJoCo or
+            dm_control was already imported with another backend.
+    """
+    nvidia = _has_nvidia()
+    named = requested or os.environ.get("MUJOCO_GL", "").strip().lower()
+    if named:
+        origin = "was asked for" if requested else "is what MUJOCO_GL says"
+        backend = Backend(_check_named(named), f"{named} {origin}", _is_software(named, nvidia))
+    else:
+        backend = _find(nvidia)
+    _check_imported(backend.name)
+    os.environ["MUJOCO_GL"] = backend.name
+    if backend.name in _LIBRARIES:
+        os.environ["PYOPENGL_PLATFORM"] = backend.name
+    return backend
+
+
+def _find(nvidia: bool) -> Backend:
+    """The best backend whose library loads."""
+    if nvidia and _loads("egl"):
+        return Backend("egl", "an NVIDIA GPU and libEGL are here", software=False)
+    if _loads("osmesa"):
+        reason = "libEGL does not load" if nvidia else "there is no NVIDIA GPU"
+        return Backend("osmesa", f"{reason}, and libOSMesa loads", software=True)
+    if _loads("egl"):
+        return Backend("egl", "no NVIDIA GPU, no libOSMesa: EGL on Mesa", software=True)
+    raise RenderingError(
+        "no OpenGL library loads for headless rendering: install the Debian package libosmesa6, "
+        "or libegl1 and libgl1-mesa-dri"
+    )
+
+
+def _check_named(name: str) -> str:
+    """``name`` if it is a backend that can work here."""
+    if name in _HARMLESS:
+        return name
+    if name in _DISABLED:
+        raise RenderingError(f"MUJOCO_GL={name} turns rendering off: unset it, images are needed")
+    if name not in _LIBRARIES:
+        raise RenderingError(f"MUJOCO_GL={name} is no backend: use egl, osmesa or glfw")
+    if not _loads(name):
+        raise RenderingError(
+            f"MUJOCO_GL={name}, but {_LIBRARIES[name][1]} does not load: "
+            f"install {_PACKAGES[name]} (Debian), or unset MUJOCO_GL"
+        )
+    return name
+
+
+def _is_software(name: str, nvidia: bool) -> bool:
+    return name == "osmesa" or (name == "egl" and not nvidia)
+
+
+def _has_nvidia() -> bool:
+    """Whether the NVIDIA driver is here, as seen without CUDA."""
+    return any(Path(path).exists() for path in _NVIDIA)
+
+
+def _loads(name: str) -> bool:
+    """Whether the dynamic linker finds and loads the library of backend ``name``."""
+    short, exact = _LIBRARIES[name]
+    for library in (exact, ctypes.util.find_library(short)):
+        if library is not None:
+            try:
+                ctypes.CDLL(library)
+            except OSError:
+                continue
+            return True
+    return False
+
+
+def _check_imported(name: str) -> None:
+    """Refuses a choice that comes after MuJoCo or dm_control made another one."""
+    for module, active in _imported_backends().items():
+        if active != name and name in _LIBRARIES:
+            raise RenderingError(
+                f"{module} was imported with the OpenGL backend {active}, before {name} was "
+                f"chosen: set MUJOCO_GL={name} before the program starts"
+            )
+
+
+def _imported_backends() -> dict[str, str]:
+    """The backends that imported modules are bound to: {module: backend}."""
+    bound = {}
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None and hasattr(mujoco, "GLContext"):
+        # mujoco.GLContext is the class of mujoco.egl, mujoco.osmesa or mujoco.glfw.
+        bound["mujoco"] = mujoco.GLContext.__module__.rpartition(".")[2]
+    render = sys.modules.get("dm_control._render")
+    if render is not None and getattr(render, "BACKEND", None):
+        bound["dm_control"] = render.BACKEND
+    return bound

@@ -1,0 +1,301 @@
+"""What turns any suite's environment into the one the agent sees. One wrapper, one job."""
+
+import contextlib
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from envs.suites import Factories
+
+Info = dict[str, Any]
+
+
+class EnvError(RuntimeError):
+    """An environment failed; the message says which one and holds its traceback."""
+
+
+class Variations(gym.Env):
+    """One task in several looks, of which one is built at a time.
+
+    ``reset(options={"variation": name})`` chooses; without a name the look stays. The inner
+    environment is rebuilt only when the new name has another thunk than the old one, so a
+    switch in the middle of training costs one construction and nothing before or after.
+    """
+
+    def __init__(self, factories: Factories, initial: str):
+        """Builds the first look.
+
+        Args:
+            factories: {variation: thunk that builds the environment}.
+            initial: The variation to start with.
+
+        Raises:
+            ValueError: If ``initial`` is not among the factories.
+        """
+        self._factories = factories
+        self._thunk = self._thunk_of(initial)
+        self.variation = initial
+        self.inner = self._thunk()
+        self.observation_space = self.inner.observation_space
+        self.action_space = self.inner.action_space
+        self.metadata = self.inner.metadata
+        self.render_mode = self.inner.render_mode
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode in the variation that ``options`` names.
+
+        Raises:
+            ValueError: If there is no such variation, or it has other spaces than the first.
+        """
+        options = dict(options or {})
+        name = options.pop("variation", None)
+        if name is not None and name != self.variation:
+            self._switch(name)
+        super().reset(seed=seed)
+        return self.inner.reset(seed=seed, options=options or None)
+
+    def step(self, action: np.ndarray):
+        """One step of the inner environment."""
+        return self.inner.step(action)
+
+    def render(self):
+        """The frame of the inner environment."""
+        return self.inner.render()
+
+    def close(self) -> None:
+        """Closes the inner environment."""
+        self.inner.close()
+
+    def _thunk_of(self, name: str):
+        if name not in self._factories:
+            raise ValueError(f"no variation {name!r}: use one of {', '.join(self._factories)}")
+        return self._factories[name]
+
+    def _switch(self, name: str) -> None:
+        thunk = self._thunk_of(name)
+        if thunk is not self._thunk:
+            inner = thunk()
+            if inner.action_space != self.action_space:
+                inner.close()
+                raise ValueError(f"variation {name!r} has another action space")
+            # The old one goes only when the new one stands, so a failure leaves a whole env.
+            self.inner.close()
+            self.inner, self._thunk = inner, thunk
+        self.variation = name
+
+
+class Pixels(gym.Wrapper):
+    """Observes what the environment draws, uint8 [height, width, 3], in place of its state.
+
+    Inside ``with env.unseen():`` nothing is drawn and the observation is black: a step that
+    nobody looks at costs physics alone.
+    """
+
+    def __init__(self, env: gym.Env, size: tuple[int, int]):
+        """Wraps ``env``, whose ``render()`` gives images of ``size`` (height, width)."""
+        super().__init__(env)
+        self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
+        self._black = np.zeros((*size, 3), np.uint8)
+        self._seen = True
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Leaves out the drawing for as long as the context lasts."""
+        self._seen = False
+        try:
+            yield
+        finally:
+            self._seen = True
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode; returns its first frame."""
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._frame(), info
+
+    def step(self, action: np.ndarray):
+        """One step; returns the frame after it."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._frame(), reward, terminated, truncated, info
+
+    def _frame(self) -> np.ndarray:
+        if not self._seen:
+            return self._black
+        frame = self.env.render()
+        shape = self._black.shape
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise ValueError(f"the frame is {frame.dtype}{frame.shape}, expected uint8{shape}")
+        # OpenGL's rows go upwards, so simulators hand out flipped views.
+        return np.ascontiguousarray(frame)
+
+
+class ActionRepeat(gym.Wrapper):
+    """Holds an action for several control steps, and counts an episode's length in them.
+
+    For suites whose environments do neither themselves. The rewards of the control steps are
+    summed; the repetition stops at the end of the episode.
+    """
+
+    def __init__(self, env: gym.Env, repeat: int, time_limit: int):
+        """Wraps ``env``, an env of single control steps.
+
+        Args:
+            env: The environment.
+            repeat: Control steps per step.
+            time_limit: Control steps after which the episode is truncated.
+        """
+        super().__init__(env)
+        self._repeat = repeat
+        self._time_limit = time_limit
+        self._elapsed = 0
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode."""
+        self._elapsed = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray):
+        """At most ``repeat`` control steps; ``info['control_steps']`` says how many."""
+        total = 0.0
+        count = 0
+        terminated = truncated = False
+        while count < self._repeat and not (terminated or truncated):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            count += 1
+            self._elapsed += 1
+            truncated = truncated or self._elapsed >= self._time_limit
+        return observation, total, terminated, truncated, {**info, "control_steps": count}
+
+
+class OneHot(spaces.Box):
+    """The one-hot vectors of ``size`` choices; its type tells them from continuous actions."""
+
+    def __init__(self, size: int):
+        """A box [size] between 0 and 1."""
+        super().__init__(0.0, 1.0, (size,), np.float32)
+
+    def sample(self, *args, **kwargs) -> np.ndarray:
+        """A random choice."""
+        choice = np.zeros(self.shape, np.float32)
+        choice[self.np_random.integers(self.shape[0])] = 1.0
+        return choice
+
+
+class OneHotAction(gym.ActionWrapper):
+    """A discrete action space as a box of one-hot vectors [A], whose largest entry acts."""
+
+    def __init__(self, env: gym.Env):
+        """Wraps ``env``.
+
+        Raises:
+            TypeError: If its action space is not ``Discrete``.
+        """
+        super().__init__(env)
+        if not isinstance(env.action_space, spaces.Discrete):
+            raise TypeError(f"one-hot actions need a Discrete space, not {env.action_space}")
+        self._start = int(env.action_space.start)
+        self.action_space = OneHot(int(env.action_space.n))
+
+    def action(self, action: np.ndarray) -> int:
+        """The index of the largest entry of ``action`` [A]."""
+        return self._start + int(np.argmax(action))
+
+
+class AgentInfo(gym.Wrapper):
+    """``info`` always has 'discount', 0.0 after a terminal step, and 'control_steps'.
+
+    Their types do not vary either: Gymnasium's vectors take an array's type from its first
+    element, and an int there would cut the others' fractions off.
+    """
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode, at discount 1 after 0 control steps."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "discount": 1.0, "control_steps": 0}
+
+    def step(self, action: np.ndarray):
+        """One step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        discount = 0.0 if terminated else float(info.get("discount", 1.0))
+        info = {**info, "discount": discount, "control_steps": int(info.get("control_steps", 1))}
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+class Resumable(gym.Wrapper):
+    """Goes on inside an episode that another process had begun.
+
+    ``reset(options={"replay": {index: {"seed", "variation", "actions"}}})`` starts the episode
+    of that seed in that variation, applies the actions [k, A] again without drawing the frames
+    between, and returns the observation after the last: bit for bit what the uninterrupted
+    environment showed. One message can serve a whole vector: each environment reads the entry
+    of its own index.
+    """
+
+    def __init__(self, env: gym.Env, index: int = 0):
+        """Wraps ``env``, the ``index``-th of its vector."""
+        super().__init__(env)
+        self.index = index
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode, or takes one up.
+
+        Raises:
+            ValueError: If the recorded actions do not fit the episode.
+        """
+        options = dict(options or {})
+        episode = options.pop("replay", {}).get(self.index)
+        if episode is None:
+            return self.env.reset(seed=seed, options=options)
+        return self._take_up(episode, options)
+
+    def _take_up(self, episode: Mapping[str, Any], options: dict[str, Any]):
+        """The observation and info after the last action of ``episode``."""
+        actions = np.asarray(episode["actions"], np.float32).reshape(-1, *self.action_space.shape)
+        options["variation"] = episode.get("variation")
+        unseen = self.get_wrapper_attr("unseen")
+        with unseen() if len(actions) else contextlib.nullcontext():
+            observation, info = self.env.reset(seed=int(episode["seed"]), options=options)
+        for t, action in enumerate(actions, start=1):
+            with unseen() if t < len(actions) else contextlib.nullcontext():
+                observation, _, terminated, truncated, info = self.env.step(action)
+            if terminated or truncated:
+                raise ValueError(
+                    f"the episode of seed {episode['seed']} ends at action {t} of the "
+                    f"{len(actions)} recorded: there is nothing left of it to resume"
+                )
+        return observation, info
+
+
+class Reported(gym.Wrapper):
+    """Turns whatever an environment raises into one :class:`EnvError` that names it.
+
+    The original may not survive the way between processes; its traceback, as text, does.
+    """
+
+    def __init__(self, env: gym.Env, index: int):
+        """Wraps ``env``, the ``index``-th of its vector."""
+        super().__init__(env)
+        self.index = index
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode."""
+        with reporting(self.index, "reset"):
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray):
+        """One step."""
+        with reporting(self.index, "step"):
+            return self.env.step(action)
+
+
+@contextlib.contextmanager
+def reporting(index: int, doing: str) -> Iterator[None]:
+    """Raises :class:`EnvError` for any exception inside, with the traceback in its text."""
+    try:
+        yield
+    except Exception as error:
+        raise EnvError(f"env {index} failed in {doing}:\n{traceback.format_exc()}") from error

@@ -1,0 +1,198 @@
+"""Episode files: one .npz per episode, in the format of the published datasets.
+
+An episode of N agent steps has N + 1 rows. Row t holds the image at t, the action that *led to* it,
+and the reward and discount that came with it; row 0 is the reset and has a zero action:
+
+    row      0        1        2      …      N
+    image    o0       o1       o2            oN
+    action   0        a0       a1            aN-1
+    reward   0        r1       r2            rN
+
+Symbols in shapes: T time (rows), H and W image height and width, C channels, A action.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import tools
+
+DTYPES = {
+    "image": np.uint8,
+    "action": np.float32,
+    "logprob": np.float32,
+    "reward": np.float32,
+    "discount": np.float32,
+    "is_terminal": np.bool_,
+}
+STORED = ("image", "action", "reward", "discount")
+DECODERS = min(8, os.cpu_count() or 1)
+# Whatever reading raises on a file that is cut short, is no archive, or holds pickled objects.
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One closed episode: `length` agent steps (rows − 1), `ret` the float64 sum of its rewards.
+
+    `path` is None where nothing was written to disk.
+    """
+
+    index: int
+    name: str
+    length: int
+    ret: float
+    path: Path | None
+
+
+@dataclass
+class LoadSummary:
+    """What `Replay.load` took in: episodes, frames (rows), and (file name, reason) per skip."""
+
+    episodes: int = 0
+    frames: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the known fields of an episode in the published dtypes.
+
+    Args:
+        episode: image uint8 [T, H, W, C]; where present action [T, A], logprob, reward, discount,
+            is_terminal [T]. Other keys are left out.
+
+    Raises:
+        ValueError: no image, or a field of a wrong shape, dtype or length, or not finite.
+    """
+    if "image" not in episode:
+        raise ValueError(f"no image among its keys: {', '.join(sorted(episode)) or 'none'}")
+    fields = {key: np.asarray(episode[key]) for key in DTYPES if key in episode}
+    image = fields["image"]
+    if image.dtype != np.uint8 or image.ndim != 4 or not len(image):
+        raise ValueError(f"image is {describe(image)}, not uint8 [T, H, W, C]")
+    for key, value in fields.items():
+        if value.dtype.kind not in "biuf":
+            raise ValueError(f"{key} is {describe(value)}, not numbers")
+        if value.ndim < 1 or len(value) != len(image):
+            raise ValueError(f"{key} is {describe(value)} beside {len(image)} images")
+        if key in ("reward", "discount", "is_terminal") and value.ndim != 1:
+            raise ValueError(f"{key} is {describe(value)}, not [T]")
+        if key in STORED and value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{key} holds a number that is not finite")
+    return {key: value.astype(DTYPES[key], copy=False) for key, value in fields.items()}
+
+
+def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
+    """Write an episode to `path` (.npz, compressed), whole or not at all.
+
+    Raises:
+        ValueError: `check_episode` refuses it.
+    """
+    episode = check_episode(episode)
+    with tools.atomic_write(path) as file:
+        np.savez_compressed(file, **episode)
+
+
+def read_episode(path: Path) -> dict[str, np.ndarray]:
+    """Read one .npz file into the fields that `check_episode` knows.
+
+    Raises:
+        ValueError: the file cannot be read or is no episode; the message is the reason in one line,
+            without the path.
+    """
+    try:
+        # Opened here, since np.load leaves a file open that turns out to be damaged.
+        with Path(path).open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("one bare array, not an .npz archive")
+            # Other keys stay undecoded: they may be large, or need pickle.
+            content = {key: archive[key] for key in DTYPES if key in archive.files}
+    except UNREADABLE as error:
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(" ".join(reason.split())) from error
+    return check_episode(content)
+
+
+def count_steps(directory: Path) -> int:
+    """Agent steps in a folder of episodes, from the rows that end each name (`…-<rows>.npz`).
+
+    Raises:
+        ValueError: a name does not end so.
+    """
+    steps = 0
+    for path in Path(directory).glob("*.npz"):
+        rows = path.stem.rpartition("-")[2]
+        if not rows.isdecimal():
+            raise ValueError(f"{path}: its name does not end in -<rows>.npz")
+        steps += int(rows) - 1
+    return steps
+
+
+def name_of(index: int, tag: str, rows: int) -> str:
+    """The file name of an episode: the same for the same run, with no clock in it."""
+    return f"{index:06d}-{tag}-{rows}.npz"
+
+
+def index_of(path: Path) -> int:
+    """The number that begins a name made by `name_of`, −1 for any other name."""
+    found = re.fullmatch(r"(\d{6,})-.*-\d+\.npz", path.name)
+    return int(found[1]) if found else -1
+
+
+def set_aside(directory: Path, since: int) -> list[Path]:
+    """Move the episodes numbered `since` or later into the sibling folder `stale`.
+
+    A run that was killed wrote them after the checkpoint that is being restored. Files are never
+    deleted nor overwritten: a name that is taken gets a number.
+
+    Returns:
+        Where each file is now, in the order of the old names.
+    """
+    moved = []
+    for path in sorted(Path(directory).glob("*.npz")):
+        if index_of(path) < since:
+            continue
+        stale = path.parent.parent / "stale"
+        stale.mkdir(exist_ok=True)
+        target, number = stale / path.name, 0
+        while target.exists():
+            number += 1
+            target = stale / f"{path.stem}.{number}.npz"
+        shutil.move(path, target)
+        moved.append(target)
+    return moved
+
+
+def decode(paths: Iterable[Path]) -> Iterator[tuple[Path, Future]]:
+    """Read files in threads, a few ahead of the consumer, and yield them in the given order."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        pending: deque[tuple[Path, Future]] = deque()
+        for path in paths:
+            pending.append((path, pool.submit(read_episode, path)))
+            if len(pending) > 2 * DECODERS:
+                yield pending.popleft()
+        yield from pending
+
+
+def describe(value: np.ndarray) -> str:
+    """The dtype and shape of an array, for messages."""
+    return f"{value.dtype} {list(value.shape)}"
+
+
+def stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows to arrays [T, …] with the keys of the published files; logprob only if a row has one."""
+    keys = [key for key in DTYPES if any(key in row for row in rows)]
+    return {key: np.stack([row.get(key, DTYPES[key](0)) for row in rows]) for key in keys}

@@ -1,0 +1,106 @@
+"""What pretraining and finetuning share: clocks, updates, reports, the log line, the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent import Agent, Pretrainer
+from checkpoint import scratch_rng
+from config import Config
+from logger import Rate
+from replay import Replay
+from run import Run
+from tools import Every, derive_seed
+
+
+class Job:
+    """What both loops share: clocks, reports, the log line of the learner."""
+
+    run: Run
+    learner: Agent | Pretrainer
+    replay: Replay
+
+    def __init__(self, run: Run):
+        self.run, self.config = run, run.config
+        self.clocks: dict[str, Every] = {}
+        self.frame_rate, self.update_rate = Rate(), Rate()
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def frames(self) -> int:
+        """Where the run is, in the unit of its periods."""
+        raise NotImplementedError
+
+    def due(self, name: str) -> bool:
+        """Whether the clock of that name has come round."""
+        return self.clocks[name](self.frames)
+
+    def update(self) -> None:
+        """One update on one sampled batch."""
+        c = self.config
+        self.run.meter.add(self.learner.update(self.replay.sample(c.batch_size, c.batch_length)))
+
+    def report(self, prefix: str, replay: Replay) -> None:
+        """Pictures of what the model sees, drawn without moving any generator of the run."""
+        if not self.config.log_videos or not replay.episodes:
+            return
+        c, seed = self.config, derive_seed(self.config.seed, prefix, self.frames)
+        batch = replay.sample(6, c.batch_length, rng=np.random.default_rng(seed))
+        with scratch_rng(seed, self.learner.device):
+            self.run.pictures(prefix, self.learner.report(batch))
+
+    def log(self) -> None:
+        """One log line: the means of all metrics, the rates, the replay's size."""
+        logger = self.run.logger
+        logger.scalars(self.run.meter.flush())
+        logger.scalar("fps", self.frame_rate(self.frames))
+        logger.scalar("updates_per_second", self.update_rate(self.learner.updates))
+        logger.scalar("updates", self.learner.updates)
+        logger.scalar("replay_steps", self.replay.frames)
+        logger.scalar("replay_episodes", self.replay.episodes)
+        logger.write(self.frames)
+
+    def resume(self) -> None:
+        """Takes up the checkpoint, generators last."""
+        state = self.run.resumed
+        self.learner.load_state_dict(state["learner"])
+        for name, clock in self.clocks.items():
+            clock.last = state["clocks"][name]
+        self.restore(state)
+        self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.learner.updates)
+        self.run.restore_rng()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up the rest of the checkpoint."""
+        raise NotImplementedError
+
+    def save(self, **more: Any) -> None:
+        """Writes the checkpoint."""
+        state = {
+            "learner": self.learner.state_dict(),
+            "clocks": {name: clock.last for name, clock in self.clocks.items()},
+        }
+        self.run.save(self.frames, {**state, **more})
+
+
+def new_replay(
+    config: Config, folder: Path | None, name: str, action_size: int | None, capacity: int = -1
+) -> Replay:
+    """An empty replay; ``capacity`` −1 is ``--dataset_size``."""
+    return Replay(
+        folder,
+        capacity=config.dataset_size if capacity < 0 else capacity,
+        seed=derive_seed(config.seed, "replay", name),
+        oversample_ends=config.oversample_ends,
+        image_shape=(*config.size, 1 if config.grayscale else 3),
+        action_shape=None if action_size is None else (action_size,),
+        tag=f"s{config.seed}",
+    )

@@ -1,0 +1,429 @@
+"""Experience: closed episodes in one array per field, sampled as [B, T] batches.
+
+Episodes reach the disk as they close (`episodes.py` has the files and what a row holds). Nothing
+that a seed should determine depends on where rows lie in memory, so that a replay restored from a
+checkpoint goes on exactly as one that was never interrupted.
+
+Symbols in shapes: B batch, T time (rows), A action, H and W image height and width, C channels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from episodes import (
+    DTYPES,
+    STORED,
+    Episode,
+    LoadSummary,
+    check_episode,
+    count_steps,
+    decode,
+    describe,
+    index_of,
+    name_of,
+    read_episode,
+    save_episode,
+    set_aside,
+    stack_rows,
+)
+from storage import RowStore
+
+__all__ = [
+    "Episode",
+    "LoadSummary",
+    "Replay",
+    "RowStore",
+    "count_steps",
+    "read_episode",
+    "save_episode",
+    "set_aside",
+]
+
+
+class Replay:
+    """Closed episodes to sample windows from, and the ongoing episode of each worker.
+
+    Args:
+        directory: where closed episodes are written; None writes nothing.
+        capacity: rows to keep in memory, 0 for all. Beyond it whole episodes leave memory, oldest
+            first (the newest always stays); files stay.
+        seed: of the one generator behind all sampling.
+        oversample_ends: draw a start over all rows of an episode and clip it to the last full
+            window, so that ends are seen as often as middles.
+        save: write closed episodes to `directory`.
+        image_shape: (H, W, C).
+        action_shape: of one action, (A,); None for action-free data: actions in files are ignored
+            and batches have A = 0.
+        tag: the middle of file names, `<index>-<tag>-<rows>.npz`.
+
+    Not thread-safe: `add`, `load` and `sample` belong to one thread.
+
+    Raises:
+        ValueError: a negative capacity, or a tag unfit for a file name.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        capacity: int = 0,
+        seed: int = 0,
+        oversample_ends: bool = False,
+        save: bool = True,
+        image_shape: tuple[int, ...] = (64, 64, 3),
+        action_shape: tuple[int, ...] | None,
+        tag: str = "s0",
+    ):
+        if capacity < 0:
+            raise ValueError(f"capacity is {capacity}: give rows, or 0 for no limit")
+        if not re.fullmatch(r"\w[\w.-]*", tag):
+            raise ValueError(f"tag {tag!r}: letters, digits, '.', '_' and '-' only")
+        self.directory = None if directory is None else Path(directory)
+        self._save = save and directory is not None
+        self._capacity, self._tag, self._oversample_ends = capacity, tag, oversample_ends
+        self._image_shape = tuple(image_shape)
+        self._has_actions = action_shape is not None
+        self._action_shape = tuple(action_shape) if action_shape is not None else (0,)
+        shapes = {"image": self._image_shape, "action": self._action_shape}
+        fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
+        # Room beyond the capacity for the row gap that a ring leaves where it wraps.
+        self._store = RowStore(fields, capacity + capacity // 8 if capacity else 1024)
+        self._paths: list[Path | None] = []  # closed episodes in memory, oldest first
+        self._rows: list[int] = []
+        self._ongoing: dict[int, list[dict]] = {}
+        self._steps = self._index = self._frames = 0
+        self._table: tuple | None = None  # sampling weights of one batch length
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def steps(self) -> int:
+        """Agent steps ever taken in: added (ongoing episodes too), loaded, evicted since or not."""
+        return self._steps
+
+    @property
+    def episodes(self) -> int:
+        """Closed episodes in memory."""
+        return len(self._rows)
+
+    @property
+    def frames(self) -> int:
+        """Rows of closed episodes in memory."""
+        return self._frames
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in one action, 0 for action-free data."""
+        return int(np.prod(self._action_shape))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, worker: int, row: Mapping) -> Episode | None:
+        """Append a row to a worker's ongoing episode; `is_last` saves it and makes it sampleable.
+
+        Args:
+            worker: which environment it comes from.
+            row: image uint8 [H, W, C], action [A] (the one that led to the image; zero or left out
+                on `is_first`), reward, discount, is_first, is_last, is_terminal; logprob if wanted.
+
+        Returns:
+            The episode if this row closed it.
+
+        Raises:
+            ValueError: a row of wrong keys, shape, dtype or order, or a number that is not finite.
+            FileExistsError: the episode's file exists; nothing is overwritten.
+        """
+        checked = self._check_row(worker, row)
+        rows = self._ongoing.get(worker)
+        if row["is_first"]:
+            if rows:
+                raise ValueError(
+                    f"worker {worker} starts an episode, but its last one is open after "
+                    f"{len(rows)} rows: close it with is_last"
+                )
+            rows = self._ongoing[worker] = []
+        elif rows is None:
+            raise ValueError(f"worker {worker} has no open episode: its first row needs is_first")
+        else:
+            self._steps += 1
+        rows.append(checked)
+        return self._close(worker) if row["is_last"] else None
+
+    def load(
+        self,
+        directory: Path,
+        *,
+        fraction: float = 1.0,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LoadSummary:
+        """Take in the episode files of a folder, in the order of their names.
+
+        A file needs only images: absent actions and rewards are 0, absent discounts 1. A file that
+        cannot be used is left out and named in the summary.
+
+        Args:
+            directory: folder of .npz files; it is only read.
+            fraction: of the files, in (0, 1]; a smaller fraction is part of a larger one.
+            seed: of the choice of files.
+            progress: called with (files done, files in all).
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: fraction outside (0, 1].
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory}: no such folder of episodes")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction is {fraction}: give a part of the files in (0, 1]")
+        paths = sorted(directory.glob("*.npz"))
+        if self.directory is not None and directory.resolve() == self.directory.resolve():
+            self._index = max([self._index, *(index_of(path) + 1 for path in paths)])
+        if fraction < 1:
+            order = np.random.Generator(np.random.PCG64(seed)).permutation(len(paths))
+            paths = [paths[i] for i in sorted(order[: max(1, round(fraction * len(paths)))])]
+        summary = LoadSummary()
+        for done, (path, episode) in enumerate(decode(paths), 1):
+            try:
+                rows = self._push(path, self._conform(episode.result()))
+            except ValueError as error:
+                summary.skipped.append((path.name, str(error)))
+            else:
+                summary.episodes += 1
+                summary.frames += rows
+                self._steps += rows - 1
+            if progress is not None:
+                progress(done, len(paths))
+        return summary
+
+    def replace(self, episodes: Iterable[Mapping[str, np.ndarray]]) -> None:
+        """Forget all closed episodes and hold these instead, in memory alone.
+
+        Raises:
+            ValueError: an episode does not fit (see `episodes.check_episode`).
+        """
+        checked = [self._conform(check_episode(episode)) for episode in episodes]
+        self._store.clear()
+        self._paths, self._rows, self._frames, self._table = [], [], 0, None
+        for episode in checked:
+            self._push(None, episode)
+
+    def ongoing_actions(self) -> dict[int, np.ndarray]:
+        """The actions float32 [k, A] that each worker's ongoing episode has taken so far."""
+        return {
+            worker: np.array([row["action"] for row in rows[1:]], np.float32).reshape(
+                -1, *self._action_shape
+            )
+            for worker, rows in self._ongoing.items()
+        }
+
+    def sample(
+        self,
+        batch_size: int,
+        batch_length: int,
+        out: Mapping[str, np.ndarray] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Draw a batch of windows, each start in each closed episode equally likely.
+
+        An episode shorter than the window counts as one start; it is given whole, and the rest of
+        the window is the beginning of further episodes drawn alike.
+
+        Args:
+            batch_size: B.
+            batch_length: T, in rows.
+            out: arrays to fill instead of new ones (pinned buffers, say), as returned here.
+            rng: draws instead of the replay's own generator, which then does not move.
+
+        Returns:
+            image uint8 [B, T, H, W, C], action float32 [B, T, A], reward and discount float32
+            [B, T], is_first bool [B, T]: row 0 and every seam inside a window, where the model
+            has to reset its state.
+
+        Raises:
+            ValueError: no closed episode yet, a size below 1, or arrays in `out` that do not fit.
+        """
+        if batch_size < 1 or batch_length < 1:
+            raise ValueError(f"batch of {batch_size} × {batch_length}: both must be at least 1")
+        if not self._rows:
+            raise ValueError("no closed episode to sample from: raise prefill to one episode")
+        batch = self._buffers(batch_size, batch_length, out)
+        pieces = self._plan(batch_size, batch_length, self._rng if rng is None else rng)
+        self._store.gather(pieces, batch)
+        batch["is_first"][:] = False
+        for _, _, _, b, t in pieces:
+            batch["is_first"][b, t] = True
+        return batch
+
+    def rng_state(self) -> str:
+        """The generator's state, as JSON: its integers have 128 bits."""
+        return json.dumps(self._rng.bit_generator.state)
+
+    def load_rng(self, state: str) -> None:
+        """Puts the generator where `rng_state` found it."""
+        self._rng.bit_generator.state = json.loads(state)
+
+    def state_dict(self) -> dict:
+        """Everything that the files do not hold, as plain Python and NumPy objects.
+
+        Raises:
+            ValueError: an episode in memory has no file to be read from again.
+        """
+        if None in self._paths:
+            raise ValueError("a replay that does not save its episodes has no state to restore")
+        # Names alone for the own folder, so that a run's folder can move.
+        files = [p.name if p.parent == self.directory else str(p.absolute()) for p in self._paths]
+        return {
+            "rng": self.rng_state(),
+            "files": files,
+            "index": self._index,
+            "steps": self._steps,
+            "ongoing": {worker: stack_rows(rows) for worker, rows in self._ongoing.items()},
+        }
+
+    def load_state_dict(self, state: Mapping) -> list[Path]:
+        """Replace all content by what `state_dict` returned, reading its episodes from disk again.
+
+        Files of episodes closed after that state are moved into `<directory>/../stale`.
+
+        Returns:
+            Where the moved files are now.
+
+        Raises:
+            ValueError: an episode is missing or damaged (named); the replay is then unusable.
+        """
+        self._store.clear()
+        self._paths, self._rows, self._frames, self._table = [], [], 0, None
+        own = self.directory or Path()
+        for path, episode in decode([own / name for name in state["files"]]):
+            try:
+                self._push(path, self._conform(episode.result()))
+            except ValueError as error:
+                raise ValueError(f"{path}: the checkpoint needs this episode: {error}") from error
+        self._index, self._steps = int(state["index"]), int(state["steps"])
+        self._ongoing = {
+            worker: [{k: v[t] for k, v in rows.items()} for t in range(len(rows["image"]))]
+            for worker, rows in state["ongoing"].items()
+        }
+        self.load_rng(state["rng"])
+        return set_aside(self.directory, self._index) if self._save else []
+
+    def _check_row(self, worker: int, row: Mapping) -> dict[str, np.ndarray]:
+        """One row's fields in their dtypes, copied: environments reuse their buffers."""
+        needed = {"image", "reward", "discount", "is_first", "is_last", "is_terminal"}
+        if missing := sorted(needed - set(row)):
+            raise ValueError(f"worker {worker}: row without {', '.join(missing)}")
+        if "action" not in row and not row["is_first"]:
+            raise ValueError(f"worker {worker}: row without action")
+        action = row.get("action", np.zeros(self._action_shape))
+        fields = {key: row[key] for key in DTYPES if key in row} | {"action": action}
+        if np.asarray(row["image"]).dtype != np.uint8:  # a cast would wrap floats round
+            raise ValueError(f"worker {worker}: image is {describe(np.asarray(row['image']))}")
+        fields = {key: np.array(value, DTYPES[key]) for key, value in fields.items()}
+        for key, shape in (("image", self._image_shape), ("action", self._action_shape)):
+            if fields[key].shape != shape:
+                raise ValueError(
+                    f"worker {worker}: {key} is {describe(fields[key])}, expected {list(shape)}"
+                )
+        if not all(np.isfinite(fields[key]).all() for key in STORED):
+            raise ValueError(f"worker {worker}: action, reward or discount is not finite")
+        if row["is_first"] and fields["action"].any():
+            raise ValueError(f"worker {worker}: no action leads to a first row, it must be zero")
+        return fields
+
+    def _close(self, worker: int) -> Episode:
+        episode = stack_rows(self._ongoing[worker])
+        rows = len(episode["image"])
+        name, path = name_of(self._index, self._tag, rows), None
+        if self._save:
+            path = self.directory / name
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} is of an earlier run: restore its checkpoint, or set its files aside"
+                )
+            save_episode(path, episode)
+        self._push(path, episode)
+        del self._ongoing[worker]
+        ret = float(episode["reward"].sum(dtype=np.float64))
+        summary = Episode(self._index, name, rows - 1, ret, path)
+        self._index += 1
+        return summary
+
+    def _conform(self, episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Fill absent fields and refuse shapes that are not this replay's."""
+        rows = len(episode["image"])
+        if not self._has_actions:
+            episode.pop("action", None)
+        episode.setdefault("action", np.zeros((rows, *self._action_shape), np.float32))
+        episode.setdefault("reward", np.zeros(rows, np.float32))
+        episode.setdefault("discount", np.ones(rows, np.float32))
+        for key, shape in (("image", self._image_shape), ("action", self._action_shape)):
+            if episode[key].shape[1:] != shape:
+                expected = f"{np.dtype(DTYPES[key])} {[rows, *shape]}"
+                raise ValueError(f"{key} is {describe(episode[key])}, expected {expected}")
+        return episode
+
+    def _push(self, path: Path | None, episode: dict[str, np.ndarray]) -> int:
+        """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""
+        rows = len(episode["image"])
+        # Decided by row counts alone, never by free space: a restored layout may differ.
+        while self._capacity and self._rows and self._frames + rows > self._capacity:
+            self._store.pop()
+            self._paths.pop(0)
+            self._frames -= self._rows.pop(0)
+        self._store.push(episode)
+        self._paths.append(path)
+        self._rows.append(rows)
+        self._frames += rows
+        self._table = None
+        return rows
+
+    def _draw(
+        self, count: int, length: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw `count` windows of `length` rows: episodes and first rows, int64 [count] each."""
+        if self._table is None or self._table[0] != length:
+            rows = np.array(self._rows)
+            weights = rows if self._oversample_ends else np.maximum(rows - length + 1, 1)
+            self._table = length, np.maximum(rows - length, 0), np.cumsum(weights)
+        _, last, ends = self._table
+        drawn = rng.integers(ends[-1], size=count)
+        episode = np.searchsorted(ends, drawn, side="right")
+        first = drawn - np.where(episode > 0, ends[episode - 1], 0)
+        return episode, np.minimum(first, last[episode])
+
+    def _plan(
+        self, batch_size: int, length: int, rng: np.random.Generator
+    ) -> list[tuple[int, int, int, int, int]]:
+        """The slices that make up a batch, as `RowStore.gather` takes them."""
+        pieces = []
+        drawn = zip(*self._draw(batch_size, length, rng), strict=True)
+        for b, (episode, first) in enumerate(drawn):
+            t = 0
+            while True:
+                rows = min(self._rows[episode], length - t)
+                pieces.append((int(episode), int(first), rows, b, t))
+                t += rows
+                if t == length:
+                    break
+                episode, first = int(self._draw(1, length, rng)[0][0]), 0
+        return pieces
+
+    def _buffers(self, size: int, length: int, out: Mapping | None) -> dict[str, np.ndarray]:
+        shapes = {"image": self._image_shape, "action": self._action_shape}
+        fields = {key: ((size, length, *shapes.get(key, ())), DTYPES[key]) for key in STORED}
+        fields["is_first"] = (size, length), np.bool_
+        if out is None:
+            return {key: np.empty(shape, dtype) for key, (shape, dtype) in fields.items()}
+        for key, (shape, dtype) in fields.items():
+            if key not in out or out[key].shape != shape or out[key].dtype != dtype:
+                found = describe(out[key]) if key in out else "absent"
+                raise ValueError(f"out[{key!r}] is {found}, expected {np.dtype(dtype)} {shape}")
+        return {key: out[key] for key in fields}

@@ -1,0 +1,119 @@
+"""The choice of OpenGL, with machines of all kinds imitated, and the real one asked once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from envs import rendering
+from envs.rendering import RenderingError, choose_backend
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that sets up a machine: its GPU, its libraries, MUJOCO_GL, what is imported."""
+
+    def set_up(nvidia=False, libraries=(), mujoco_gl=None, imported=None):
+        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+            monkeypatch.setenv(name, "")  # so that it is put back afterwards
+            monkeypatch.delenv(name)
+        if mujoco_gl is not None:
+            monkeypatch.setenv("MUJOCO_GL", mujoco_gl)
+        monkeypatch.setattr(rendering, "_has_nvidia", lambda: nvidia)
+        monkeypatch.setattr(rendering, "_loads", lambda name: name in libraries)
+        monkeypatch.setattr(rendering, "_imported_backends", lambda: imported or {})
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("nvidia", "libraries", "name", "software"),
+    [
+        (True, ("egl", "osmesa"), "egl", False),
+        (True, ("osmesa",), "osmesa", True),
+        (False, ("egl", "osmesa"), "osmesa", True),
+        (False, ("egl",), "egl", True),
+    ],
+)
+def test_automatic_choice(machine, nvidia, libraries, name, software):
+    machine(nvidia, libraries)
+    backend = choose_backend()
+    assert (backend.name, backend.software) == (name, software)
+    assert backend.why
+    assert os.environ["MUJOCO_GL"] == name
+    assert os.environ["PYOPENGL_PLATFORM"] == name
+    assert choose_backend().name == name
+
+
+def test_no_library_names_the_packages_in_one_line(machine):
+    machine(nvidia=True)
+    with pytest.raises(RenderingError, match=r"libosmesa6.*libegl1 and libgl1-mesa-dri") as caught:
+        choose_backend()
+    assert "\n" not in str(caught.value)
+    assert "MUJOCO_GL" not in os.environ
+
+
+def test_mujoco_gl_is_respected(machine):
+    machine(nvidia=True, libraries=("egl", "osmesa"), mujoco_gl="osmesa")
+    backend = choose_backend()
+    assert (backend.name, backend.software) == ("osmesa", True)
+    assert "MUJOCO_GL" in backend.why
+
+
+def test_glfw_of_a_desktop_is_left_alone(machine):
+    machine(mujoco_gl="glfw")
+    assert choose_backend().name == "glfw"
+    assert "PYOPENGL_PLATFORM" not in os.environ
+
+
+def test_request_beats_mujoco_gl(machine):
+    machine(libraries=("egl", "osmesa"), mujoco_gl="osmesa")
+    assert choose_backend("egl").name == "egl"
+    assert os.environ["MUJOCO_GL"] == "egl"
+
+
+@pytest.mark.parametrize(
+    ("mujoco_gl", "message"),
+    [
+        ("egl", "libegl1 libgl1-mesa-dri"),
+        ("osmesa", "libosmesa6"),
+        ("vulkan", "no backend"),
+        ("off", "turns rendering off"),
+    ],
+)
+def test_unusable_mujoco_gl_is_refused(machine, mujoco_gl, message):
+    machine(mujoco_gl=mujoco_gl)
+    with pytest.raises(RenderingError, match=message):
+        choose_backend()
+
+
+def test_too_late_a_choice_is_an_error(machine):
+    machine(libraries=("osmesa",), imported={"mujoco": "glfw"})
+    with pytest.raises(RenderingError, match="mujoco was imported with the OpenGL backend glfw"):
+        choose_backend()
+
+
+def test_what_mujoco_and_dm_control_are_bound_to_is_read_off_the_modules():
+    code = (
+        "import os; os.environ['MUJOCO_GL'] = 'osmesa'\n"
+        "from envs import rendering\n"
+        "print(rendering._imported_backends())\n"
+        "import mujoco, dm_control.mujoco\n"
+        "print(rendering._imported_backends())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    before, after = done.stdout.splitlines()
+    assert before == "{}"
+    assert after == "{'mujoco': 'osmesa', 'dm_control': 'osmesa'}"
+
+
+@pytest.mark.parametrize(
+    ("library", "loads"),
+    [(("c", "libc.so.6"), True), (("NoSuchMesa", "libNoSuchMesa.so.8"), False)],
+)
+def test_a_library_is_there_if_the_linker_loads_it(monkeypatch, library, loads):
+    monkeypatch.setitem(rendering._LIBRARIES, "osmesa", library)
+    assert rendering._loads("osmesa") is loads

@@ -1,0 +1,127 @@
+"""Names of tasks, settings and variations: everything that needs no simulator."""
+
+import subprocess
+import sys
+
+import pytest
+
+import envs
+from envs import EnvSettings, UnknownTask
+
+
+def test_importing_envs_loads_neither_torch_nor_a_simulator():
+    code = (
+        "import sys, envs; envs.parse_task('dmc2gym_walker_walk'); envs.known_tasks();"
+        "print([m for m in ('torch', 'mujoco', 'dm_control', 'OpenGL') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("prefix", ["dmc", "dmc2gym"])
+def test_every_task_of_the_suite_is_known_and_no_other(prefix, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    from dm_control import suite
+
+    found = {
+        envs.parse_task(name).identity
+        for name in envs.known_tasks()
+        if name.startswith(f"{prefix}_")
+    }
+    assert found == {*suite.ALL_TASKS, ("cup", "catch")}
+
+
+@pytest.mark.parametrize(
+    ("name", "suite", "identity"),
+    [
+        ("dmc2gym_walker_walk", "dmc2gym", ("walker", "walk")),
+        ("dmc_ball_in_cup_catch", "dmc", ("ball_in_cup", "catch")),
+        ("dmc2gym_cup_catch", "dmc2gym", ("cup", "catch")),
+        ("dmc2gym_humanoid_CMU_run", "dmc2gym", ("humanoid_CMU", "run")),
+        ("dmc_humanoid_run_pure_state", "dmc", ("humanoid", "run_pure_state")),
+        ("dmc2gym_point_mass_easy", "dmc2gym", ("point_mass", "easy")),
+        ("dmc_lqr_lqr_2_1", "dmc", ("lqr", "lqr_2_1")),
+        ("dmc2gym_cartpole_swingup_sparse", "dmc2gym", ("cartpole", "swingup_sparse")),
+    ],
+)
+def test_names_with_underscores_are_split_where_the_suite_splits_them(name, suite, identity):
+    assert envs.parse_task(name) == (suite, identity)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("dmc2gym_walker_wlak", "dmc2gym_walker_walk"),
+        ("dmc_cheetah_jump", "dmc_cheetah_run"),
+        ("dm2gym_hopper_stand", "dmc2gym_hopper_stand"),
+        ("dmc2gym_ball_in_cup", "dmc2gym_ball_in_cup_catch"),
+    ],
+)
+def test_unknown_task_names_the_nearest(wrong, nearest):
+    with pytest.raises(UnknownTask, match=rf"'{wrong}'; did you mean '{nearest}'"):
+        envs.parse_task(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "_", "walker", "dmc2gym", "dmc2gym_"])
+def test_degenerate_names_are_refused(wrong):
+    with pytest.raises(UnknownTask):
+        envs.make_env(wrong)
+
+
+@pytest.mark.parametrize(
+    ("split", "color_distractor", "second_half", "expected"),
+    [
+        ("train", True, False, "train"),
+        ("eval", True, False, "train"),
+        ("train", True, True, "test"),
+        ("eval", True, True, "test"),
+        ("train", False, False, "train"),
+        ("eval", False, False, "test"),
+        ("train", False, True, "train"),
+        ("eval", False, True, "test"),
+    ],
+)
+def test_variation_for_follows_the_papers_switch(split, color_distractor, second_half, expected):
+    for task in ("dmc2gym_finger_spin", "dmc_finger_spin"):
+        assert envs.variation_for(task, split, color_distractor, second_half) == expected
+
+
+def test_variation_for_refuses_other_splits():
+    with pytest.raises(ValueError, match="train, eval"):
+        envs.variation_for("dmc_finger_spin", "test", False, False)
+
+
+def test_defaults_are_the_authors_preset():
+    settings = EnvSettings()
+    assert (settings.max_delta, settings.step_std) == (0.2, 0.2)
+    assert (settings.disjoint_sets, settings.test_disjoint_sets) == ("train", "test")
+    assert (settings.action_repeat, settings.time_limit, settings.size) == (2, 1000, (64, 64))
+    assert not settings.camera
+    assert not settings.dynamic
+    assert settings.background_dataset_path is None
+
+
+def test_every_setting_is_documented():
+    for name in EnvSettings.__dataclass_fields__:
+        documented = name.removeprefix("test_") if name.startswith("test_") else name
+        assert f"        {documented}: " in EnvSettings.__doc__, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_sdt": 0.1}, "'step_sdt'; did you mean 'step_std'"),
+        ({"action_repeat": 0}, "action_repeat must be at least 1"),
+        ({"time_limit": 0}, "time_limit must be at least 1"),
+        ({"size": (64,)}, "size must be"),
+        ({"difficulty": "extreme"}, "difficulty must be"),
+        ({"test_disjoint_sets": "val"}, "test_disjoint_sets must be"),
+        ({"camera": True}, "set difficulty"),
+        ({"test_camera": True}, "test_camera is on but .* set difficulty"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make_env("dmc2gym_walker_walk", **settings)

@@ -1,0 +1,308 @@
+"""Sinks: what is read back from JSONL, TensorBoard, W&B and the terminal."""
+
+import io
+import json
+import sys
+import types
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from logger import (
+    JSONLSink,
+    Logger,
+    TensorBoardSink,
+    TerminalSink,
+    WandbSink,
+    make_sinks,
+    read_metrics,
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def steps(path):
+    return [row["step"] for row in read_metrics(path)]
+
+
+def events(directory):
+    accumulator = EventAccumulator(str(directory))
+    accumulator.Reload()
+    return accumulator
+
+
+# JSONL
+
+
+def test_one_line_per_write_with_step_time_and_scalars(tmp_path):
+    path, clock = tmp_path / "run" / "metrics.jsonl", Clock()
+    with Logger([JSONLSink(path, clock=clock)], step=4) as logger:
+        logger.scalar("a", np.float32(0.5))
+        logger.scalars({"b": 2, "c": np.array(3)}, prefix="eval_")
+        clock.now += 1.25
+        logger.write()
+        assert len(path.read_text().splitlines()) == 1  # at once, not when the file is closed
+        logger.write()  # nothing gathered, nothing written
+        logger.scalar("a", 1)
+        logger.write(step=6, flush=True)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 4, "time": 1.25, "a": 0.5, "eval_b": 2.0, "eval_c": 3.0},
+        {"step": 6, "time": 1.25, "a": 1.0},
+    ]
+
+
+def test_close_writes_what_is_left(tmp_path):
+    with Logger([JSONLSink(tmp_path / "m")]) as logger:
+        logger.scalar("a", 1)
+    assert read_metrics(tmp_path / "m")[0]["a"] == 1
+    logger.close()
+
+
+def test_non_finite_numbers_stay_valid_json(tmp_path):
+    with Logger([JSONLSink(tmp_path / "m")]) as logger:
+        logger.scalars({"x": float("nan"), "y": -np.inf, "z": 1})
+        logger.write()
+        logger.event("eval", returns=[1.0, float("nan")], mean=np.float32("inf"), ok=np.bool_(True))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    lines = (tmp_path / "m").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert (first["x"], first["y"], first["z"], first["nonfinite"]) == (None, None, 1, ["x", "y"])
+    assert (second["event"], second["returns"], second["ok"]) == ("eval", [1.0, None], True)
+    assert (second["mean"], second["nonfinite"]) == (None, ["returns", "mean"])
+
+
+@pytest.mark.parametrize("name", ["step", "time", "nonfinite", "resumed_from", "event"])
+def test_names_of_the_log_itself_are_refused(name):
+    logger = Logger([])
+    with pytest.raises(ValueError, match=name):
+        logger.scalar(name, 1)
+    with pytest.raises(ValueError, match=name):
+        logger.event("eval", **{name: 1})
+
+
+def test_resume_masks_later_rows_keeps_every_byte_and_goes_on_in_time(tmp_path):
+    path, clock = tmp_path / "m", Clock()
+    with Logger([JSONLSink(path, clock=clock)]) as logger:
+        for step in (1, 2, 3, 4):
+            clock.now += 10
+            logger.scalar("a", step)
+            logger.write(step)
+    path.write_bytes(path.read_bytes() + b'{"step": 5, "ti')  # killed while writing
+    assert steps(path) == [1, 2, 3, 4]
+    before = path.read_bytes()
+    clock.now += 1000
+    with Logger([JSONLSink(path, resume_step=2, clock=clock)]) as logger:
+        clock.now += 5
+        logger.scalar("a", -3)
+        logger.write(3)
+    assert path.read_bytes().startswith(before)
+    assert [(row["step"], row["time"], row["a"]) for row in read_metrics(path)] == [
+        (1, 10.0, 1),
+        (2, 20.0, 2),
+        (3, 25.0, -3),
+    ]
+    with Logger([JSONLSink(path, resume_step=1)]):
+        pass
+    assert steps(path) == [1]
+
+
+def test_starting_anew_in_the_same_file_masks_all_of_it(tmp_path):
+    for value in (1, 2):
+        with Logger([JSONLSink(tmp_path / "m")]) as logger:
+            logger.scalar("a", value)
+            logger.write(0)
+    assert [row["a"] for row in read_metrics(tmp_path / "m")] == [2]
+
+
+@pytest.mark.parametrize("content", ['{"step": 1}\n{"st\n{"step": 2}\n', "hello\n", "[1]\n"])
+def test_a_damaged_log_is_refused_by_line(tmp_path, content):
+    (tmp_path / "m").write_text(content)
+    with pytest.raises(ValueError, match=r"m, line \d"):
+        read_metrics(tmp_path / "m")
+
+
+# TensorBoard
+
+
+def test_tensorboard_tags_values_images_and_text(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    with Logger([TensorBoardSink(tmp_path)], step=30) as logger:
+        logger.scalars({"train_return": 1.5, "loss/kl": 0.25})
+        logger.image("picture", image)
+        logger.text("config", "seed: **1**")
+        logger.write()
+    log = events(tmp_path)
+    assert sorted(log.Tags()["scalars"]) == ["loss/kl", "scalars/train_return"]
+    [point] = log.Scalars("scalars/train_return")
+    assert (point.step, point.value) == (30, 1.5)
+    [picture] = log.Images("picture")
+    assert (picture.step, picture.width, picture.height) == (30, 7, 5)
+    np.testing.assert_array_equal(imageio.imread(picture.encoded_image_string), image)
+    assert log.SummaryMetadata("config").plugin_data.plugin_name == "text"
+    assert log.Tensors("config")[0].tensor_proto.string_val[0] == b"seed: **1**"
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_videos_are_animated_gifs_with_all_frames_side_by_side(tmp_path, kind):
+    grey = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 6, 1), dtype=np.uint8)
+    video = np.repeat(grey, 3, -1)
+    with Logger([TensorBoardSink(tmp_path, fps=20)]) as logger:
+        logger.video("openl", video if kind == "uint8" else video.astype(np.float32) / 255)
+        logger.video("single", video[0])
+        logger.write(1)
+    log = events(tmp_path)
+    encoded = log.Images("openl")[0].encoded_image_string
+    assert encoded[:6] == b"GIF89a"
+    assert b"NETSCAPE2.0" in encoded  # loops
+    assert imageio.immeta(encoded, index=0)["duration"] == 50
+    frames = imageio.imread(encoded, index=None)[..., :3]
+    assert frames.shape == (9, 8, 12, 3)
+    expected = np.concatenate([video[0], video[1]], 2)
+    # A GIF has 256 colours: near, but not equal.
+    np.testing.assert_allclose(frames.astype(int), expected.astype(int), atol=16)
+    assert imageio.imread(log.Images("single")[0].encoded_image_string, index=None).shape[0] == 9
+
+
+def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path):
+    for resume_step, values in ((None, {10: 1, 20: 1, 30: 1}), (20, {30: 2})):
+        sinks = make_sinks(tmp_path, resume_step=resume_step, terminal=False)
+        with Logger(sinks) as logger:
+            for step, value in values.items():
+                logger.scalar("a", value)
+                logger.write(step)
+    points = [(point.step, point.value) for point in events(tmp_path).Scalars("scalars/a")]
+    assert points == [(10, 1), (20, 1), (30, 2)]
+    rows = [(row["step"], row["a"]) for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rows == points
+
+
+# W&B
+
+
+def fake_wandb(monkeypatch, fail=""):
+    calls = []
+
+    def call(name):
+        def record(*args, **kwargs):
+            calls.append((name, args, kwargs))
+            if name == fail:
+                raise RuntimeError(f"{name} refused")
+            return run
+
+        return record
+
+    run = types.SimpleNamespace(log=call("log"), finish=call("finish"))
+    module = types.ModuleType("wandb")
+    module.init, module.Image, module.Html = call("init"), lambda image: image, lambda text: text
+    module.Video = lambda file, format: (file.getvalue()[:3], format)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return calls
+
+
+def wandb_sink(directory, **kwargs):
+    return WandbSink("offline", "diswm", "run", {"seed": 1}, directory, **kwargs)
+
+
+def test_wandb_gets_everything_and_its_run_id(tmp_path, monkeypatch):
+    calls = fake_wandb(monkeypatch)
+    with Logger([wandb_sink(tmp_path, id="abc")], step=8) as logger:
+        logger.scalar("a", 1)
+        logger.video("v", np.zeros((3, 4, 4, 3)))
+        logger.text("t", "1 < 2")
+        logger.write()
+    (_, _, init), (_, (items,), log), (last, _, _) = calls
+    assert (init["mode"], init["id"], init["resume"]) == ("offline", "abc", "allow")
+    assert init["config"] == {"seed": 1}
+    assert items == {"a": 1.0, "v": (b"GIF", "gif"), "t": "<pre>1 &lt; 2</pre>"}
+    assert (log, last) == ({"step": 8}, "finish")
+
+
+@pytest.mark.parametrize("fail", ["init", "log", "finish"])
+def test_run_goes_on_when_wandb_fails(tmp_path, monkeypatch, fail):
+    calls, screen = fake_wandb(monkeypatch, fail), io.StringIO()
+    sinks = [JSONLSink(tmp_path / "m"), TerminalSink(screen), wandb_sink(tmp_path)]
+    with Logger(sinks) as logger:
+        for step in (1, 2, 3):
+            logger.scalar("a", step)
+            logger.write(step)
+    assert [row["a"] for row in read_metrics(tmp_path / "m") if "a" in row] == [1, 2, 3]
+    [line] = screen.getvalue().splitlines()
+    assert "W&B failed in" in line
+    assert f"{fail} refused" in line
+    assert [name for name, _, _ in calls].count(fail) == 1
+
+
+def test_wandb_itself_takes_all_kinds_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name in ("WANDB_SILENT", "WANDB_DISABLE_GIT"):
+        monkeypatch.setenv(name, "true")
+    screen = io.StringIO()
+    with Logger([TerminalSink(screen), wandb_sink(tmp_path, id="abc")], step=8) as logger:
+        logger.scalar("a", 1)
+        logger.image("i", np.zeros((4, 4, 3), np.uint8))
+        logger.video("v", np.zeros((3, 4, 4, 3)))
+        logger.text("t", "hello")
+        logger.write()
+    assert screen.getvalue() == ""
+    [log] = tmp_path.glob("wandb/offline-run-*/run-abc.wandb")
+    assert log.stat().st_size > 0
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/videos/*.gif"))) == 1
+
+
+def test_missing_wandb_is_a_warning_and_a_wrong_mode_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    screen = io.StringIO()
+    Logger([TerminalSink(screen), wandb_sink(tmp_path)]).close()
+    assert "W&B failed in open" in screen.getvalue()
+    with pytest.raises(ValueError, match="mode 'on'"):
+        WandbSink("on", "p", "n", {}, tmp_path)
+
+
+# Terminal
+
+
+def test_events_are_lines_and_a_file_gets_no_bar(tmp_path):
+    screen = io.StringIO()
+    with Logger([TerminalSink(screen)], step=10_000) as logger:
+        logger.bar(100, desc="train")
+        logger.progress(50)
+        logger.event("eval", ret=np.float64(123.456), episodes=10)
+        logger.scalar("a", 1)
+        logger.write()
+    assert screen.getvalue() == "[   10,000] eval  ret 123.5  episodes 10\n"
+
+
+def test_a_terminal_has_one_bar_with_lines_above_it():
+    screen = Terminal()
+    with Logger([TerminalSink(screen)], step=60) as logger:
+        logger.bar(100, initial=40, desc="train")
+        logger.progress(60, ret=12.5)
+        before = len(screen.getvalue())
+        logger.event("saved")
+        shown = screen.getvalue()[before:]
+        logger.progress(100)
+    text = screen.getvalue()
+    assert "train:  40%" in text
+    assert "100/100" in text
+    line, _, rest = shown.partition("saved\n")
+    assert line.startswith("\r")  # the bar is wiped, the line printed, the bar drawn again
+    assert line.rstrip().endswith("[       60]")
+    assert "train:  60%" in rest
+    assert "ret=12.5" in rest

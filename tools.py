@@ -1,0 +1,165 @@
+"""Small things that belong to nobody: schedules, clocks, seeds, atomic writes, near names."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+class UserError(Exception):
+    """A mistake in what the user gave. Its text is one line that names the thing and the mend."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the valid name nearest to ``name``, or ``""``."""
+    by_lower = {str(v).lower(): str(v) for v in valid}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Yields a binary file that takes its place at ``path`` whole, or not at all.
+
+    The bytes go to a temporary file in the same folder, reach the disk (fsync), and are renamed
+    over ``path``. After an exception the temporary file is gone and ``path`` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
+    try:
+        # mkstemp makes private files; what is written here is as readable as any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(descriptor, 0o666 & ~umask)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    # The rename itself is durable only once the folder's entry is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 31-bit seed for one named purpose, the same on every platform.
+
+    Args:
+        seed: the run's seed.
+        names: what the numbers are for, e.g. ``("eval", 3)``; strings and non-negative integers.
+    """
+    words = [zlib.crc32(n.encode()) if isinstance(n, str) else int(n) for n in names]
+    return int(np.random.SeedSequence([int(seed), *words]).generate_state(1)[0] >> 1)
+
+
+Schedule = Callable[[float], float]
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_CALL = re.compile(r"^(\w+)\((.*)\)$")
+
+
+def schedule(text: str | float) -> Schedule:
+    """Parses a schedule: a function from the agent's step to a value.
+
+    ========================  ===================================================================
+    ``0.3``                   constant
+    ``linear(a,b,n)``         from a to b over the first n steps, then b
+    ``warmup(n,a)``           from 0 to a over the first n steps, then a
+    ``exp(a,b,h)``            from a towards b, half of the way every h steps
+    ``horizon(a,b,n)``        1 − 1/h, with h rising from a to b over the first n steps
+    ``delay(n,schedule)``     0 before step n; then the schedule, its step counted from n
+    ========================  ===================================================================
+
+    Raises:
+        UserError: the text is none of these.
+    """
+    text = str(text).strip().replace(" ", "")
+    if re.fullmatch(_NUMBER, text):
+        constant = float(text)
+        return lambda step: constant
+    match = _CALL.match(text)
+    name, inside = match.groups() if match else ("", "")
+    if name == "delay" and "," in inside:
+        first, rest = inside.split(",", 1)
+        if re.fullmatch(_NUMBER, first):
+            start, inner = float(first), schedule(rest)
+            return lambda step: inner(step - start) if step >= start else 0.0
+    makers = {"linear": (_linear, 3), "warmup": (_warmup, 2), "exp": (_exp, 3)}
+    makers["horizon"] = (_horizon, 3)
+    numbers = inside.split(",")
+    if name in makers and all(re.fullmatch(_NUMBER, n) for n in numbers):
+        make, arity = makers[name]
+        if len(numbers) == arity:
+            return make(*map(float, numbers))
+    raise UserError(
+        f"'{text}' is not a schedule: give a number or one of linear(from,to,steps), "
+        "warmup(steps,value), exp(from,to,halflife), horizon(from,to,steps), delay(steps,schedule)"
+    )
+
+
+def is_zero(text: str | float) -> bool:
+    """Whether a schedule is the constant 0."""
+    return re.fullmatch(_NUMBER, str(text).strip()) is not None and float(text) == 0.0
+
+
+def _linear(first: float, last: float, duration: float) -> Schedule:
+    def value(step: float) -> float:
+        mix = min(max(step / duration, 0.0), 1.0) if duration else 1.0
+        return (1 - mix) * first + mix * last
+
+    return value
+
+
+def _warmup(duration: float, value: float) -> Schedule:
+    return _linear(0.0, value, duration)
+
+
+def _exp(first: float, last: float, halflife: float) -> Schedule:
+    return lambda step: (first - last) * math.pow(0.5, max(step, 0) / halflife) + last
+
+
+def _horizon(first: float, last: float, duration: float) -> Schedule:
+    length = _linear(first, last, duration)
+    return lambda step: 1 - 1 / length(step)
+
+
+class Every:
+    """True once for every ``period`` steps that have gone by; never when the period is 0.
+
+    Its state is the last multiple that it answered for, so that a resumed run goes on in rhythm.
+    """
+
+    def __init__(self, period: float, last: int = -1):
+        self.period = period
+        self.last = last
+
+    def __call__(self, step: int) -> bool:
+        return self.due(step) > 0
+
+    def due(self, step: int) -> int:
+        """How many multiples of the period lie behind ``step`` unanswered (the first is step 0)."""
+        if not self.period:
+            return 0
+        now = int(step // self.period)
+        count, self.last = now - self.last, max(now, self.last)
+        return max(count, 0)
