@@ -14,9 +14,6 @@ from distracting_control.background import DistractingBackground
 from distracting_control.base import task_random
 from distracting_control.camera import DistractingCamera
 from distracting_control.color import DistractingColor
-from distracting_control.compat import mend_quadruped
-
-mend_quadruped()
 
 # Scale of the colour and camera changes, and number of videos, per difficulty.
 DIFFICULTIES: dict[str, tuple[float, int | None]] = {

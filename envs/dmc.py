@@ -8,7 +8,6 @@ import functools
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 import dmc2gym
 from envs.rendering import choose_backend
@@ -86,9 +85,6 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
         prefix: Start of the names of the distractions' settings; None for no distractions.
     """
     backend = choose_backend()
-    if not hasattr(np, "in1d"):
-        # The quadruped of dm_control 1.0.28 calls it; NumPy 2.4 has dropped it for this one.
-        np.in1d = np.isin  # noqa: NPY201
     domain, task = identity
     shadow_size = settings.shadow_size
     if shadow_size is None and backend.software:

@@ -1,0 +1,75 @@
+# make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
+# make test   the tests
+# make lint   ruff, as in CI
+# make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= runs/demo
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint format setup gl
+
+setup: $(VENV)/.run $(VENV)/.dev gl
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.10 to 3.12 is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv \
+	       && $(PYTHON) -m venv $(VENV); } \
+	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# MuJoCo draws through EGL on a GPU and through OSMesa without one.
+gl: $(VENV)/.run
+	@$(PY) -c 'from envs.rendering import choose_backend; choose_backend()' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update -qq && apt-get install -y -qq libosmesa6; } \
+	  || { echo "headless rendering needs a GL library: sudo apt-get install libosmesa6"; exit 1; }
+
+LAPTOP = defaults dmc2gym cpu demo
+COLLECTED = $(DEMO)/dmc2gym_reacher_easy/dreamerv2/seed_0
+PRETRAINED = $(DEMO)/dmc2gym_reacher_easy/pretrain/seed_0
+FINETUNED = $(DEMO)/dmc2gym_cartpole_swingup/diswm/seed_0
+
+demo: $(VENV)/.run gl
+	@echo "1/4 collect: a random policy's videos of Reacher Easy under changing colours"
+	$(PY) dreamer.py --configs $(LAPTOP) collect --task dmc2gym_reacher_easy \
+	  --prefill 1000 --steps 0 --logdir $(DEMO)
+	@echo "2/4 pretrain: a video predictor on them, without actions"
+	$(PY) dreamer.py --configs $(LAPTOP) --task dmc2gym_reacher_easy --beta_vae_pretrain True \
+	  --beta_vae True --pretrain_action_num 2 --pretrain_datasets_path $(COLLECTED)/train_eps \
+	  --logdir $(DEMO)
+	@echo "3/4 finetune: DisWM on Cartpole Swingup, distilled from it; colours switch half-way"
+	$(PY) dreamer.py --configs $(LAPTOP) --task dmc2gym_cartpole_swingup --method_name diswm \
+	  --beta_vae True --distillation True --source_action_num 2 --color_distractor True \
+	  --traverse True --pretrain_checkpoint_path $(PRETRAINED) --logdir $(DEMO)
+	@echo "4/4 draw the learning curve"
+	$(PY) -m figures.learning_curve $(FINETUNED) --output $(DEMO)/learning_curve.png
+	@echo
+	@echo "TensorBoard          $(BIN)/tensorboard --logdir $(DEMO)"
+	@echo "traversal            $(PRETRAINED)/traverse.png"
+	@echo "open-loop prediction $(FINETUNED)/pictures/eval_openl.gif"
+	@echo "evaluation           $(FINETUNED)/pictures/eval_policy.gif"
+	@echo "learning curve       $(DEMO)/learning_curve.png"
+
+test: $(VENV)/.dev gl
+	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

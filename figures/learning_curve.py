@@ -1,0 +1,143 @@
+"""Learning curves from run folders: evaluation return against frames.
+
+python -m figures.learning_curve RUN [RUN …] --output curve.png [--csv curve.csv]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from ruamel.yaml import YAML
+from scipy import stats
+
+from logger import read_metrics
+from tools import UserError, atomic_write
+
+
+def read_run(folder: Path) -> dict:
+    """What a curve shows of a run.
+
+    Args:
+        folder: a run's folder, with config.yaml and metrics.jsonl.
+
+    Returns:
+        ``config``; ``frames``, ``mean``, ``std`` (of one episode's return), ``episodes`` of each
+        evaluation; ``random``: the random policy's ``{"mean", "std", "episodes"}`` or None.
+
+    Raises:
+        UserError: the folder holds no evaluated run.
+    """
+    try:
+        config = YAML(typ="safe", pure=True).load((folder / "config.yaml").read_text())
+        rows = read_metrics(folder / "metrics.jsonl")
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no run's folder: it has no {error.filename}") from None
+    evals = [row for row in rows if "eval_return" in row]
+    if not evals:
+        raise UserError(f"{folder} has not been evaluated yet")
+    columns = {"frames": "step", "mean": "eval_return", "std": "eval_return_std"}
+    curve = {name: np.array([row[key] for row in evals]) for name, key in columns.items()}
+    curve["episodes"] = np.array([row["eval_episodes"] for row in evals], int)
+    random = next((row for row in rows if "random_return" in row), None)
+    if random is not None:
+        random = {
+            "mean": random["random_return"],
+            "std": random["random_return_std"],
+            "episodes": int(random["random_episodes"]),
+        }
+    return {**curve, "config": config, "random": random}
+
+
+def interval(std: np.ndarray | float, episodes: np.ndarray | int) -> np.ndarray:
+    """Half the width of the mean's 95% interval, by Student's t: [evaluations], or one number.
+
+    Args:
+        std: standard deviation of one episode's return (n − 1 in the denominator).
+        episodes: n; the interval of a single episode is empty.
+    """
+    n = np.maximum(episodes, 1)
+    return np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) * std / np.sqrt(n), 0.0)
+
+
+def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
+    """One line a run, its mean's 95% interval shaded, the random policy dashed."""
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for index, run in enumerate(runs):
+        config, colour = run["config"], f"C{index}"
+        label = f"{config['method_name']}, seed {config['seed']}"
+        half = interval(run["std"], run["episodes"])
+        axes.plot(run["frames"], run["mean"], "o-", ms=3, color=colour, label=label)
+        axes.fill_between(
+            run["frames"], run["mean"] - half, run["mean"] + half, color=colour, alpha=0.2, lw=0
+        )
+    config, random = runs[0]["config"], runs[0]["random"]
+    if random is not None:
+        half = float(interval(random["std"], random["episodes"]))
+        axes.axhline(random["mean"], ls="--", color="0.4", label="random policy")
+        axes.axhspan(random["mean"] - half, random["mean"] + half, color="0.4", alpha=0.15, lw=0)
+    if config["color_distractor"]:
+        axes.axvline(config["steps"] / 2, ls=":", color="0.4")
+        axes.annotate(
+            "new colours", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
+            xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
+        )  # fmt: skip
+    axes.set(xlabel="environment frames", ylabel="evaluation return", ylim=(0, None))
+    axes.set_title(title or config["task"])
+    axes.legend(fontsize=8, loc="upper left")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def write_csv(runs: Sequence[dict], path: Path) -> None:
+    """The curves' numbers, one row an evaluation."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "method", "seed", "frames", "mean", "std", "episodes"])
+    for run in runs:
+        c, random = run["config"], run["random"]
+        if random is not None:
+            numbers = [round(random["mean"], 2), round(random["std"], 2), random["episodes"]]
+            writer.writerow([c["task"], "random", c["seed"], 0, *numbers])
+        rows = zip(run["frames"], run["mean"], run["std"], run["episodes"], strict=True)
+        for frames, mean, std, episodes in rows:
+            numbers = [int(frames), round(mean, 2), round(std, 2), int(episodes)]
+            writer.writerow([c["task"], c["method_name"], c["seed"], *numbers])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the runs named on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m figures.learning_curve", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--output", type=Path, default=Path("learning_curve.png"))
+    parser.add_argument("--csv", type=Path, help="write the numbers, too")
+    parser.add_argument("--title")
+    args = parser.parse_args(argv)
+    try:
+        runs = [read_run(folder) for folder in args.runs]
+    except UserError as error:
+        print(f"learning_curve: {error}", file=sys.stderr)
+        return 2
+    figure = draw(runs, args.title)
+    with atomic_write(args.output) as file:
+        figure.savefig(file, format="png", dpi=150)
+    plt.close(figure)
+    if args.csv:
+        write_csv(runs, args.csv)
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""Playing: what a row holds, in which order episodes come, and that interrupted ones go on."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from collect import Collector, RandomPolicy, first_row, play
+from envs import VectorEnv, episode_seed
+from replay import Replay, read_episode
+
+SHAPE = (2, 2, 3)
+
+
+class Outcome(NamedTuple):
+    image: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    discount: np.ndarray
+
+
+class Countdown:
+    """Environments whose images show (seed, t); an episode of seed s lasts 2 + s % 5 steps.
+
+    Odd seeds end terminated. The reward is 10·seed + t, and every call is written down.
+    """
+
+    image_shape, action_size, discrete = SHAPE, 2, False
+
+    def __init__(self, n):
+        self.n = n
+        self.seed, self.t = np.zeros(n, int), np.zeros(n, int)
+        self.running = np.zeros(n, bool)
+        self.resets, self.variations, self.actions = [], [], []
+
+    def images(self):
+        image = np.zeros((self.n, *SHAPE), np.uint8)
+        image[:, 0, 0, 0], image[:, 0, 0, 1] = self.seed, self.t
+        return image
+
+    def reset(self, mask=None, seeds=None, variation=None):
+        assert not self.running[mask].any()
+        for i in np.flatnonzero(mask):
+            self.seed[i], self.t[i], self.running[i] = seeds[i], 0, True
+            self.resets.append((int(i), int(seeds[i])))
+            self.variations.append(variation)
+        return self.images()
+
+    def step(self, actions):
+        assert self.running.all()
+        self.actions.append(actions.copy())
+        self.t += 1
+        ended = self.t >= 2 + self.seed % 5
+        odd = self.seed % 2 == 1
+        self.running = ~ended
+        reward = (10 * self.seed + self.t).astype(np.float32)
+        discount = 1.0 - (ended & odd).astype(np.float32)
+        return Outcome(self.images(), reward, ended & odd, ended & ~odd, discount)
+
+    def restore(self, entries):
+        image = self.images()
+        for i, entry in enumerate(entries):
+            if entry is not None:
+                self.seed[i], self.t[i] = entry["seed"], len(entry["actions"])
+                self.running[i] = True
+                self.resets.append((i, entry["seed"]))
+                image = self.images()
+        return image
+
+
+class Counting:
+    """A policy whose state counts each environment's steps; its actions show that count."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, obs, state):
+        n = len(obs["is_first"])
+        state = np.zeros(n, int) if state is None else state
+        state = np.where(obs["is_first"], 0, state) + 1
+        pixel = obs["image"][:, 0, 0]
+        for i in range(n):
+            assert obs["is_first"][i] == (pixel[i, 1] == 0)
+            assert state[i] == pixel[i, 1] + 1
+        self.seen.append(pixel.copy())
+        return np.stack([state, -state], 1).astype(np.float32) / 10, state
+
+
+# Whole episodes
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_play_gives_every_seed_its_episode_in_order(n):
+    seeds = [4, 0, 3, 1, 2]  # of 6, 2, 5, 3, 4 steps
+    envs, checks = Countdown(n), []
+    episodes = play(envs, Counting(), seeds, "test", lambda: checks.append(1))
+    assert len(episodes) == 5
+    for seed, episode in zip(seeds, episodes, strict=True):
+        steps = 2 + seed % 5
+        t = np.arange(steps + 1)
+        assert (episode["image"][:, 0, 0, 0] == seed).all()
+        np.testing.assert_array_equal(episode["image"][:, 0, 0, 1], t)
+        np.testing.assert_array_equal(episode["reward"], (10 * seed + t) * (t > 0))
+        actions = np.stack([t, -t], 1).astype(np.float32) / 10
+        np.testing.assert_array_equal(episode["action"], actions)
+        last = t == steps
+        np.testing.assert_array_equal(episode["is_terminal"], last & (seed % 2 == 1))
+        np.testing.assert_array_equal(episode["discount"], 1.0 - (last & (seed % 2 == 1)))
+        kinds = {name: value.dtype.name for name, value in episode.items()}
+        assert kinds.pop("image") == "uint8"
+        assert kinds.pop("is_terminal") == "bool"
+        assert set(kinds.values()) == {"float32"}
+    assert set(envs.variations) == {"test"}
+    assert len(checks) == len(envs.actions)
+
+
+def test_play_starts_seeds_in_order_and_stops_when_the_last_has_ended():
+    envs = Countdown(2)
+    play(envs, Counting(), [4, 0, 3], "train")
+    # 0 ends after 2 steps, 3 after 2 + 5; 4 after 6, and then its environment is idle.
+    assert envs.resets == [(0, 4), (1, 0), (1, 3), (0, 4)]
+    assert len(envs.actions) == 7
+
+
+def test_play_with_more_environments_than_seeds_gives_each_seed_once():
+    episodes = play(Countdown(6), Counting(), [1, 2], "train")
+    assert [int(episode["image"][0, 0, 0, 0]) for episode in episodes] == [1, 2]
+
+
+def test_play_stops_where_the_check_raises():
+    envs, calls = Countdown(1), []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(envs, Counting(), [4, 4], "train", check)
+    assert len(envs.actions) == 3
+
+
+# The collector
+
+
+def collector_of(folder, n, seed=0, variation=lambda: "train"):
+    replay = Replay(folder, image_shape=SHAPE, action_shape=(2,))
+    return Collector(Countdown(n), replay, seed, variation)
+
+
+@pytest.fixture
+def small_seeds(monkeypatch):
+    """Episode i of every run has seed i."""
+    monkeypatch.setattr("collect.episode_seed", lambda seed, split, index: index)
+
+
+def test_collector_numbers_episodes_and_asks_for_the_variation_of_each(tmp_path, small_seeds):
+    asked = []
+
+    def variation():
+        asked.append(collector.steps)
+        return "test" if collector.steps >= 8 else "train"
+
+    collector = collector_of(tmp_path, 2, variation=variation)
+    closed = [episode for _ in range(12) for episode in collector.step(Counting())]
+    # Worker 0 plays 0 (2 steps), 2 (4), 4 (6); worker 1 plays 1 (3), 3 (5), 5 (2), 6 (3).
+    assert collector.envs.resets == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4), (1, 5), (1, 6)]
+    assert asked == [0, 4, 6, 12, 16, 20]
+    assert collector.envs.variations == ["train"] * 4 + ["test"] * 3
+    assert [episode.index for episode in closed] == [0, 1, 2, 3, 4, 5]
+    assert [episode.length for episode in closed] == [2, 3, 4, 5, 2, 6]
+    assert collector.steps == collector.replay.steps == 24
+    assert collector.begun == 7
+
+
+def test_collectors_rows_hold_the_action_that_led_to_them(tmp_path, small_seeds):
+    collector = collector_of(tmp_path, 1)
+    [closed] = [episode for _ in range(2) for episode in collector.step(Counting())]
+    episode = read_episode(closed.path)
+    assert episode["image"][:, 0, 0, 1].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(episode["action"], [[0, 0], [0.1, -0.1], [0.2, -0.2]])
+    assert episode["reward"].tolist() == [0, 1, 2]
+    assert closed.ret == 3
+
+
+def test_collectors_seeds_follow_from_the_run(tmp_path):
+    collector = collector_of(tmp_path, 2, seed=5)
+    collector.envs.seed = np.zeros(2, np.int64)
+    collector.envs.images = lambda: np.zeros((2, *SHAPE), np.uint8)
+    collector.step(lambda obs, state: (np.zeros((2, 2), np.float32), None))
+    assert collector.envs.resets == [
+        (0, episode_seed(5, "train", 0)),
+        (1, episode_seed(5, "train", 1)),
+    ]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 6, 11])
+def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at):
+    through = collector_of(tmp_path / "a" / "eps", 2)
+    expected = [episode.ret for _ in range(20) for episode in through.step(Counting())]
+    first = collector_of(tmp_path / "b" / "eps", 2)
+    found = [episode.ret for _ in range(at) for episode in first.step(Counting())]
+    state = first.replay.state_dict(), first.state_dict()
+
+    second = collector_of(tmp_path / "b" / "eps", 2)
+    second.replay.load_state_dict(state[0])
+    assert second.load_state_dict(state[1])
+    found += [episode.ret for _ in range(20 - at) for episode in second.step(Counting())]
+    assert found == expected
+    assert second.steps == through.steps
+    resets = first.envs.resets + second.envs.resets[int((~first.ended).sum()) :]
+    assert resets == through.envs.resets
+    for path in sorted((tmp_path / "a" / "eps").iterdir()):
+        one, other = read_episode(path), read_episode(tmp_path / "b" / "eps" / path.name)
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_collector_says_when_the_renderer_draws_differently(tmp_path, small_seeds):
+    first = collector_of(tmp_path / "eps", 2)
+    first.step(Counting())
+    state = first.replay.state_dict(), first.state_dict()
+    second = collector_of(tmp_path / "eps", 2)
+    draw = second.envs.images
+    second.envs.images = lambda: draw() + np.uint8(1)
+    second.replay.load_state_dict(state[0])
+    assert not second.load_state_dict(state[1])
+
+
+# The random policy
+
+
+def test_random_policy_is_uniform_seeded_and_resumable():
+    policy, again = RandomPolicy(3, False, seed=1), RandomPolicy(3, False, seed=1)
+    obs = {"is_first": np.zeros(2000, bool)}
+    actions, state = policy(obs, None)
+    assert (actions.shape, actions.dtype, state) == ((2000, 3), np.float32, None)
+    assert actions.min() > -1
+    assert actions.max() < 1
+    np.testing.assert_allclose(actions.mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(actions.std(0), 3**-0.5, atol=0.05)
+    np.testing.assert_array_equal(actions, again(obs, None)[0])
+    assert (actions != RandomPolicy(3, False, seed=2)(obs, None)[0]).any()
+    saved = policy.state_dict()
+    expected = policy(obs, None)[0]
+    fresh = RandomPolicy(3, False, seed=9)
+    fresh.load_state_dict(saved)
+    np.testing.assert_array_equal(expected, fresh(obs, None)[0])
+
+
+def test_random_policy_of_choices_is_one_hot():
+    actions, _ = RandomPolicy(4, True, seed=1)({"is_first": np.zeros(400, bool)}, None)
+    assert (actions.sum(1) == 1).all()
+    assert set(np.unique(actions)) == {0, 1}
+    assert actions.sum(0).min() > 60
+
+
+def test_first_row_has_no_past():
+    row = first_row(np.ones(SHAPE, np.uint8))
+    assert (row["reward"], row["discount"]) == (0.0, 1.0)
+    assert (row["is_first"], row["is_last"], row["is_terminal"]) == (True, False, False)
+    assert "action" not in row
+
+
+# Against dm_control itself
+
+
+def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
+    """Row t: the image after action t, and what it earned; by hand, with nothing of ours."""
+    from dm_control import suite
+
+    flags = {"task": "dmc_cheetah_run", "steps": 0, "prefill": 24, "time_limit": 24}
+    flags |= {"beta_vae": False, "distillation": False, "action_repeat": 3, "seed": 4}
+    folder = tiny.finish(tiny.finetune(tmp_path, **flags))
+    paths = sorted((folder / "train_eps").iterdir())
+    assert [path.name for path in paths] == [f"{i:06d}-s4-9.npz" for i in range(3)]
+    env = suite.load("cheetah", "run", task_kwargs={"random": 0})
+    env.physics.model.vis.quality.shadowsize = 1024
+    for index, path in enumerate(paths):
+        episode = read_episode(path)
+        seed = episode_seed(4, "train", index)
+        env.task._random = np.random.RandomState(seed)
+        env.reset()
+        image = env.physics.render(64, 64, camera_id=0)
+        np.testing.assert_array_equal(episode["image"][0], image)
+        assert not episode["action"][0].any()
+        assert (episode["reward"][0], episode["discount"][0]) == (0, 1)
+        for t in range(1, 9):
+            pay = sum(env.step(episode["action"][t]).reward for _ in range(3))
+            np.testing.assert_array_equal(
+                episode["image"][t], env.physics.render(64, 64, camera_id=0)
+            )
+            np.testing.assert_allclose(episode["reward"][t], pay, rtol=1e-6)
+        assert episode["action"][1:].any(1).all()
+        assert not episode["is_terminal"].any()
+    env.close()
+
+
+def test_countdown_keeps_the_contract_of_the_real_vector():
+    for name in ("reset", "step", "restore"):
+        assert hasattr(VectorEnv, name)

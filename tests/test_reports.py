@@ -1,0 +1,214 @@
+"""Pictures: what they show, what they must not have seen, and what they leave alone."""
+
+import numpy as np
+import pytest
+import torch
+
+import config
+import reports
+from agent import Agent, Pretrainer
+from checkpoint import scratch_rng
+from models import VideoPredictor, WorldModel
+
+B, T, A, Z = 7, 9, 2, 3
+SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
+SMALL += ["--z_dim", str(Z), "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
+SMALL += ["--units", "8", "--cnn_depth", "2"]
+
+
+def make_config(**changes):
+    return config.parse(SMALL).replace(**changes)
+
+
+def make_model(kind=WorldModel, **changes):
+    """A model with larger weights than at the start, so that its pictures have contrast."""
+    torch.manual_seed(0)
+    model = kind(make_config(**changes), A)
+    with torch.no_grad():
+        for part, factor in ((model.decoder, 1.5), (model.rssm, 3)):
+            for parameter in part.parameters():
+                parameter.mul_(factor)
+    return model
+
+
+def make_numpy_batch(clips=B, steps=T):
+    rng = np.random.default_rng(0)
+    first = np.zeros((clips, steps), bool)
+    first[:, 0] = True
+    return {
+        "image": rng.integers(0, 256, (clips, steps, 64, 64, 3), dtype=np.uint8),
+        "action": rng.uniform(-1, 1, (clips, steps, A)).astype(np.float32),
+        "reward": np.zeros((clips, steps), np.float32),
+        "discount": np.ones((clips, steps), np.float32),
+        "is_first": first,
+    }
+
+
+def make_batch(clips=B, steps=T):
+    batch = {k: torch.from_numpy(v) for k, v in make_numpy_batch(clips, steps).items()}
+    return batch | {"image": batch["image"] / 255 - 0.5}
+
+
+def draw(function, *args, seed=1):
+    torch.manual_seed(seed)
+    return function(*args)
+
+
+def panels(video):
+    """Truth, prediction and error: [N, T, 64, 64, 3] each."""
+    return video[:, :, :64], video[:, :, 64:128], video[:, :, 128:]
+
+
+@pytest.mark.parametrize("clips", [2, B])
+def test_open_loop_stacks_truth_model_and_error(clips):
+    batch = make_batch(clips)
+    video = reports.open_loop(make_model(), batch)
+    assert video.shape == (min(clips, 6), T, 3 * 64, 64, 3)
+    assert video.dtype == np.float32
+    assert 0 <= video.min() < video.max() <= 1
+    truth, predicted, error = panels(video)
+    np.testing.assert_allclose(truth, batch["image"][:6] + 0.5, atol=1e-6)
+    inside = (predicted > 0) & (predicted < 1)
+    assert inside.mean() > 0.5
+    expected = (predicted - truth) / 2 + 0.5
+    np.testing.assert_allclose(error[inside], expected[inside], atol=1e-5)
+
+
+def test_open_loop_predicts_the_future_without_seeing_it():
+    model, batch = make_model(), make_batch()
+    _, expected, _ = panels(draw(reports.open_loop, model, batch))
+    other = batch | {"image": batch["image"].clone()}
+    other["image"][:, 5:] *= -1
+    truth, predicted, _ = panels(draw(reports.open_loop, model, other))
+    np.testing.assert_array_equal(predicted, expected)
+    assert not np.array_equal(truth[:, 5:], batch["image"][:6, 5:] + 0.5)
+    for seen in (0, 4):  # what lies in the context does matter, up to its last frame
+        other["image"][:, seen] *= -1
+        _, predicted, _ = panels(draw(reports.open_loop, model, other))
+        assert np.abs(predicted[:, 5:] - expected[:, 5:]).max() > 1e-4
+        other["image"][:, seen] *= -1
+
+
+@torch.no_grad()
+def test_open_loop_filters_the_context_and_imagines_under_the_actions():
+    """With the noise taken out of the latents, each frame is computable on its own."""
+    model, batch = make_model(dyn_min_std=1e-6), make_batch(3)
+    model.rssm.posterior_stats.bias[4:] = model.rssm.prior_stats.bias[4:] = -1e4  # std → 1e-6
+    model.encoder.stats.bias[Z:] = -60  # logvar
+    _, predicted, _ = panels(reports.open_loop(model, batch))
+    embed = model.encoder(batch["image"])[0]
+    state = model.rssm.initial(3)
+    for t in range(T):
+        if t < 5:
+            first = batch["is_first"][:, t]
+            state = model.rssm.obs_step(state, batch["action"][:, t], embed[:, t], first, False)
+        else:
+            state = model.rssm.img_step(state, batch["action"][:, t], False)
+        expected = (model.decoder(model.rssm.get_feat(state)).mode() + 0.5).clamp(0, 1)
+        np.testing.assert_allclose(predicted[:, t], expected, atol=1e-3)
+
+
+def test_open_loop_follows_the_actions_unless_there_are_none():
+    batch = make_batch()
+    other = batch | {"action": -batch["action"]}
+    for kind, follows in ((WorldModel, True), (VideoPredictor, False)):
+        model = make_model(kind)
+        left, right = (panels(draw(reports.open_loop, model, b))[1] for b in (batch, other))
+        assert np.array_equal(left, right) is not follows
+    without = {k: batch[k] for k in ("image", "is_first")}
+    assert reports.open_loop(make_model(VideoPredictor), without).shape[1] == T
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 6])
+def test_open_loop_of_short_clips(steps):
+    assert reports.open_loop(make_model(), make_batch(2, steps)).shape[:2] == (2, steps)
+
+
+@pytest.mark.parametrize("beta_vae", [True, False])
+def test_reconstruction_shows_the_last_frames(beta_vae):
+    model, batch = make_model(beta_vae=beta_vae), make_batch()
+    picture = reports.reconstruction(model, batch)
+    assert picture.shape == (2 * 64, 6 * 64, 3)
+    assert 0 <= picture.min() < picture.max() <= 1
+    for n in range(6):
+        truth = picture[:64, n * 64 : (n + 1) * 64]
+        np.testing.assert_allclose(truth, batch["image"][n, -1] + 0.5, atol=1e-6)
+    other = batch | {"image": batch["image"].clone()}
+    other["image"][2, -1] *= -1
+    before, after = (draw(reports.reconstruction, model, b)[64:] for b in (batch, other))
+    changed = [np.abs(before - after)[:, n * 64 : (n + 1) * 64].max() > 0 for n in range(6)]
+    assert changed == [False, False, True, False, False, False]
+
+
+def test_traversal_rows_move_the_named_latent_only():
+    """A posterior that passes on latent 1 alone: only row 1 changes along its columns."""
+    model, batch = make_model(), make_batch()
+    with torch.no_grad():
+        model.rssm.posterior[0].weight[:, 6:] = 0
+        model.rssm.posterior[0].weight[:, 6 + 1] = 1
+    picture = reports.traversal(model, batch)
+    assert picture.shape == (Z * 64, 7 * 64, 3)
+    assert 0 <= picture.min() < picture.max() <= 1
+    cells = picture.reshape(Z, 64, 7, 64, 3).swapaxes(1, 2)  # [Z, 7, 64, 64, 3]
+    for row in (0, 2):
+        np.testing.assert_allclose(cells[row], cells[0, :1].repeat(7, 0), atol=1e-4)
+    steps = np.abs(np.diff(cells[1], axis=0)).max((1, 2, 3))
+    assert (steps > 4e-4).all()
+    np.testing.assert_allclose(cells[1, 3], cells[0, 3], atol=1e-4)
+
+
+@torch.no_grad()
+def test_traversal_cells_one_by_one():
+    model, batch = make_model(), make_batch()
+    picture = reports.traversal(model, batch)
+    mean, _ = model.encoder(batch["image"][0, -1])
+    for row in range(Z):
+        for column, offset in enumerate((-9, -6, -3, 0, 3, 6, 9)):
+            latent = mean.clone()
+            latent[row] += offset
+            state, action = model.rssm.initial(1), torch.zeros(1, A)
+            first = torch.ones(1, dtype=torch.bool)
+            state = model.rssm.obs_step(state, action, latent[None], first, sample=False)
+            image = model.decoder(model.rssm.get_feat(state)).mode()[0] + 0.5
+            cell = picture[row * 64 : (row + 1) * 64, column * 64 : (column + 1) * 64]
+            np.testing.assert_allclose(cell, image.clamp(0, 1), atol=1e-4)
+
+
+def test_reports_leave_weights_and_gradients_alone():
+    model, batch = make_model(), make_batch()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    kept = {k: v.clone() for k, v in batch.items()}
+    for report in (reports.open_loop, reports.reconstruction, reports.traversal):
+        report(model, batch)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, kept[k]) for k, v in batch.items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert model.training
+
+
+def test_which_pictures_a_learner_draws():
+    batch = make_numpy_batch(2)
+    base = {"openl", "reconstruction"}
+    assert set(Pretrainer(make_config()).report(batch)) == base | {"beta_vae_traverse"}
+    assert set(Pretrainer(make_config(beta_vae=False)).report(batch)) == base
+    assert set(Agent(make_config(), A).report(batch)) == base
+    assert set(Agent(make_config(traverse=True, beta_vae=False), A).report(batch)) == base
+    teacher = VideoPredictor(make_config(), 0)
+    agent = Agent(make_config(traverse=True, distillation=True), A, teacher)
+    pictures = agent.report(batch)
+    assert set(pictures) == base | {"beta_vae_traverse", "teacher_openl"}
+    assert all(isinstance(p, np.ndarray) and np.isfinite(p).all() for p in pictures.values())
+
+
+def test_a_report_between_updates_changes_nothing_under_a_scratch_generator():
+    batch, results = make_numpy_batch(2, 4), []
+    for reporting in (False, True):
+        torch.manual_seed(0)
+        agent = Agent(make_config(imag_horizon=2, actor_layers=1), A)
+        agent.update(batch)
+        if reporting:
+            with scratch_rng(5, agent.device):
+                agent.report(batch)
+        agent.update(batch)
+        results.append(agent.state_dict()["weights"])
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])

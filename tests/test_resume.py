@@ -1,0 +1,303 @@
+"""A run that was stopped or killed and started again ends as one that never was, bit for bit.
+
+The references are runs that nothing interrupts. Others stop where a signal could have stopped
+them, or are copies of the reference's folder, taken in the middle: what a power cut leaves.
+"""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import dreamer
+from run import Stopped
+
+ROOT = Path(dreamer.__file__).parent
+
+STOPS = {
+    "filling, inside an episode": ("prefill", 8),
+    "filling, between episodes": ("prefill", 11),
+    "updates before the first step": ("update", 2),
+    "first evaluation": ("evaluation", 27),
+    "evaluation at the midpoint": ("evaluation", 45),
+    "inside an episode": ("acting", 9),
+    "second half": ("acting", 33),
+}
+KILLS = {
+    "before the first checkpoint": ("prefill", 12),
+    "right after a checkpoint": ("acting", 16),
+    "many steps after a checkpoint": ("acting", 36),
+    "last evaluation": ("evaluation", 75),
+}
+
+
+def stop():
+    raise Stopped
+
+
+def copying(source, target):
+    return lambda: shutil.copytree(source, target)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny, calling):
+    """The uninterrupted run; beside it what a kill would have left of it, by the kill's name."""
+    root = tmp_path_factory.mktemp("whole")
+    argv = tiny.finetune(root / "runs")
+    copies = {place: copying(root / "runs", root / name) for name, place in KILLS.items()}
+    with calling(copies):
+        return tiny.finish(argv)
+
+
+@pytest.fixture(scope="module")
+def whole_two(tmp_path_factory, tiny):
+    """The same with two environments, one after the other in this process."""
+    return tiny.finish(tiny.finetune(tmp_path_factory.mktemp("two"), envs=2, async_env="none"))
+
+
+@pytest.fixture(scope="session")
+def whole_predictor(tmp_path_factory, tiny, videos, calling):
+    """An uninterrupted pretraining; beside it what a kill would have left of it."""
+    root = tmp_path_factory.mktemp("predictor")
+    with calling({("update", 6): copying(root / "runs", root / "killed")}):
+        return tiny.finish(tiny.pretrain(root / "runs", videos))
+
+
+def stopped(tiny, calling, argv, place):
+    """Runs a command until it is told to stop there."""
+    with calling({place: stop}):
+        result = tiny.run(argv)
+    assert result.code == 128, result.err
+    assert "stopped" in result.err
+    return torch.load(tiny.folder(argv) / "checkpoint.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def after_stop(tmp_path_factory, tiny, calling):
+    """The folder of a run that was stopped at a place by that name, and then finished."""
+
+    @functools.cache
+    def folder(name):
+        argv = tiny.finetune(tmp_path_factory.mktemp("stopped"))
+        stopped(tiny, calling, argv, STOPS[name])
+        return tiny.finish(argv)
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def after_kill(tmp_path_factory, tiny, whole):
+    """The same of a run that was killed; and the episodes that its last checkpoint lacked."""
+
+    @functools.cache
+    def folder(name):
+        root = tmp_path_factory.mktemp("killed")
+        shutil.copytree(whole.parents[3] / name, root / "runs")
+        argv = tiny.finetune(root / "runs")
+        checkpoint = tiny.folder(argv) / "checkpoint.pt"
+        frames = torch.load(checkpoint, weights_only=True)["frames"] if checkpoint.exists() else -1
+        written = {p.name: p.read_bytes() for p in tiny.folder(argv).glob("train_eps/*.npz")}
+        later = {n: content for n, content in written.items() if (int(n[:6]) + 1) * 20 > frames}
+        return tiny.finish(argv), later
+
+    return folder
+
+
+# Stopped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STOPS)
+def test_stopped_run_goes_on_as_if_nothing_had_been(after_stop, same, whole, name):
+    folder = after_stop(name)
+    same.run(whole, folder)
+    assert not (folder / "stale").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STOPS)
+def test_stopped_run_logs_every_row_once(after_stop, same, whole, name):
+    same.values(same.metrics(whole), same.metrics(after_stop(name)))
+
+
+@pytest.mark.slow
+def test_run_stopped_again_and_again_goes_on(tmp_path, tiny, calling, same, whole_two):
+    argv = tiny.finetune(tmp_path, envs=2, async_env="none")
+    for place in [("prefill", 4), ("update", 2), ("acting", 4), ("acting", 2), ("acting", 9)]:
+        stopped(tiny, calling, argv, place)
+    same.run(whole_two, tiny.finish(argv))
+
+
+@pytest.mark.slow
+def test_pictures_move_no_generator(tmp_path, tiny, same, whole):
+    """Videos and traversals are drawn beside the run."""
+    folder = tiny.finish(tiny.finetune(tmp_path, log_videos=True, traverse=True))
+    states = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, folder)]
+    same.values(*states)
+    same.values(same.metrics(whole), same.metrics(folder))
+
+
+@pytest.mark.slow
+def test_stopped_pretraining_goes_on(tmp_path, tiny, videos, calling, same, whole_predictor):
+    argv = tiny.pretrain(tmp_path, videos)
+    for place in [("update", 1), ("update", 3), ("update", 5)]:
+        stopped(tiny, calling, argv, place)
+    folder = tiny.finish(argv)
+    same.run(whole_predictor, folder)
+    same.values(same.metrics(whole_predictor), same.metrics(folder))
+    for path in sorted(whole_predictor.rglob("*.pt")):
+        other = torch.load(folder / path.relative_to(whole_predictor), weights_only=True)
+        same.values(torch.load(path, weights_only=True), other)
+
+
+# Killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_run_goes_on_from_its_last_checkpoint(after_kill, same, whole, name):
+    folder, later = after_kill(name)
+    same.run(whole, folder)
+    assert later
+    assert {p.name: p.read_bytes() for p in (folder / "stale").iterdir()} == later
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_run_logs_every_row_once(after_kill, same, whole, name):
+    folder, _ = after_kill(name)
+    same.values(same.metrics(whole), same.metrics(folder))
+
+
+@pytest.mark.slow
+def test_killed_pretraining_goes_on(tiny, videos, same, whole_predictor):
+    logdir = whole_predictor.parents[3] / "killed"
+    argv = tiny.pretrain(logdir, videos)
+    state = torch.load(tiny.folder(argv) / "checkpoint.pt", weights_only=True)
+    assert 0 < state["frames"] < 250
+    same.run(whole_predictor, tiny.finish(argv))
+
+
+@pytest.mark.slow
+def test_finished_run_started_again_does_nothing(tmp_path, tiny, same, whole):
+    shutil.copytree(whole.parents[2], tmp_path / "runs")
+    folder = tiny.finish(tiny.finetune(tmp_path / "runs"))
+    same.run(whole, folder)
+    same.values(same.metrics(whole), same.metrics(folder))
+
+
+@pytest.mark.slow
+def test_finished_pretraining_started_again_does_nothing(
+    tmp_path, tiny, videos, same, whole_predictor
+):
+    shutil.copytree(whole_predictor.parents[2], tmp_path / "runs")
+    folder = tiny.finish(tiny.pretrain(tmp_path / "runs", videos))
+    same.run(whole_predictor, folder)
+    same.values(same.metrics(whole_predictor), same.metrics(folder))
+
+
+# Alike, and not
+
+
+@pytest.mark.slow
+def test_same_command_gives_the_same_run_and_another_seed_another(tmp_path, tiny, same, whole):
+    again = tiny.finish(tiny.finetune(tmp_path / "again"))
+    same.run(whole, again)
+    same.values(same.metrics(whole), same.metrics(again))
+    other = tiny.finish(tiny.finetune(tmp_path / "other", seed=1, steps=60))
+    mine, theirs = same.episodes(whole), same.episodes(other)
+    one, two = (mine[min(mine)]["image"], theirs[min(theirs)]["image"])
+    assert (one != two).any()
+    weights = [
+        torch.load(f / "checkpoint.pt", weights_only=True)["learner"]["weights"]
+        for f in (whole, other)
+    ]
+    name = "world_model.encoder.stats.weight"
+    assert (weights[0][name] != weights[1][name]).any()
+
+
+@pytest.mark.slow
+def test_same_pretraining_twice_and_another_seed(tmp_path, tiny, videos, same, whole_predictor):
+    again = tiny.finish(tiny.pretrain(tmp_path / "again", videos))
+    same.run(whole_predictor, again)
+    other = tiny.finish(tiny.pretrain(tmp_path / "other", videos, seed=1))
+    encoders = [torch.load(f / "encoder.pt", weights_only=True) for f in (again, other)]
+    assert (encoders[0]["stats.weight"] != encoders[1]["stats.weight"]).any()
+
+
+@pytest.mark.slow
+def test_what_watches_a_run_may_change_when_it_resumes(tmp_path, tiny, calling, same, whole):
+    """Folder moved, checkpoints rarer: still the same run."""
+    stopped(tiny, calling, tiny.finetune(tmp_path / "old"), ("acting", 20))
+    (tmp_path / "old").rename(tmp_path / "new")
+    folder = tiny.finish(tiny.finetune(tmp_path / "new", checkpoint_every=0))
+    assert same.episodes(folder).keys() == same.episodes(whole).keys()
+    assert same.metrics(folder) == same.metrics(whole)
+
+
+# Real signals
+
+
+def signalled(argv, number, cwd, wait_for):
+    """Starts a process and signals it once its log says so; its status and stderr."""
+    command = [sys.executable, str(ROOT / "dreamer.py"), *argv]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=cwd, start_new_session=True, **pipes)
+    watchdog = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if wait_for in line:
+                break
+        # As a terminal's Ctrl-C does: to all processes of the command.
+        os.killpg(process.pid, number)
+        _, rest = process.communicate(timeout=30)
+    finally:
+        watchdog.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, "".join(lines) + rest
+
+
+@pytest.mark.slow
+def test_sigterm_stops_with_a_checkpoint_that_goes_on(tmp_path, tiny, same, whole):
+    argv = tiny.finetune(tmp_path / "runs")
+    code, err = signalled(argv, signal.SIGTERM, tmp_path, "policy random")
+    assert code == 143, err
+    assert "SIGTERM" in err
+    assert "Traceback" not in err
+    assert "finished" not in err
+    assert (tiny.folder(argv) / "checkpoint.pt").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+    same.run(whole, tiny.finish(argv))
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_worker_processes_too(tmp_path, tiny, same, whole_two):
+    argv = tiny.finetune(tmp_path / "runs", envs=2, async_env="process")
+    code, err = signalled(argv, signal.SIGINT, tmp_path, "renderer")
+    assert code == 130, err
+    assert "SIGINT" in err
+    assert "Traceback" not in err
+    assert (tiny.folder(argv) / "checkpoint.pt").exists()
+    # It goes on with worker processes, and equals the run that never had any.
+    same.run(whole_two, tiny.finish(argv))
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_pretraining(tmp_path, tiny, videos):
+    argv = tiny.pretrain(tmp_path / "runs", videos, pretrain_steps=500_000)
+    code, err = signalled(argv, signal.SIGINT, tmp_path, "dataset")
+    assert code == 130, err
+    state = torch.load(tiny.folder(argv) / "checkpoint.pt", weights_only=True)
+    assert state["frames"] == state["learner"]["updates"] * 50 < 500_000

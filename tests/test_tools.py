@@ -1,0 +1,240 @@
+"""Schedules, clocks, seeds, names, and files that are whole or not there."""
+
+import os
+import stat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tools
+from tools import Every, UserError, atomic_write, derive_seed, is_zero, nearest, schedule
+
+finite = st.floats(-1e3, 1e3, allow_subnormal=False)
+counts = st.integers(1, 10**6)
+
+
+@given(finite, finite, counts, st.floats(0, 2))
+@settings(deadline=None)
+def test_linear_goes_from_a_to_b_and_stays(a, b, steps, share):
+    value = schedule(f"linear({a!r},{b!r},{steps})")
+    assert value(0) == pytest.approx(a)
+    assert value(steps) == value(steps * 7) == b
+    assert value(steps * share) == pytest.approx(a + (b - a) * min(share, 1), abs=1e-6)
+
+
+@given(finite, counts, st.integers(0, 10**6))
+@settings(deadline=None)
+def test_warmup_rises_from_0(value, steps, step):
+    expected = value * min(step / steps, 1)
+    assert schedule(f"warmup({steps},{value!r})")(step) == pytest.approx(expected, abs=1e-9)
+
+
+@given(finite, finite, counts, st.integers(0, 20))
+@settings(deadline=None)
+def test_exp_goes_half_of_the_way_every_halflife(a, b, halflife, times):
+    value = schedule(f"exp({a!r},{b!r},{halflife})")
+    assert value(times * halflife) == pytest.approx(b + (a - b) / 2**times, abs=1e-6)
+
+
+@given(st.floats(1, 100), st.floats(1, 100), counts, st.floats(0, 2))
+@settings(deadline=None)
+def test_horizon_is_a_discount_of_growing_reach(a, b, steps, share):
+    reach = a + (b - a) * min(share, 1)
+    value = schedule(f"horizon({a!r},{b!r},{steps})")(steps * share)
+    assert value == pytest.approx(1 - 1 / reach, abs=1e-6)
+
+
+@given(counts, st.integers(0, 2 * 10**6))
+@settings(deadline=None)
+def test_delay_waits_and_then_counts_from_its_end(wait, step):
+    inner = schedule("linear(0.1,0.01,45000)")
+    value = schedule(f"delay({wait}, linear(0.1, 0.01, 45000))")(step)
+    assert value == (inner(step - wait) if step >= wait else 0.0)
+
+
+@given(finite, counts)
+@settings(deadline=None)
+def test_numbers_are_constants(value, step):
+    assert schedule(value)(step) == schedule(f" {value!r} ")(0) == value
+    assert is_zero(value) == is_zero(repr(value)) == (value == 0)
+
+
+def test_schedules_nest_and_have_no_steps_before_0():
+    assert [schedule("delay(5,delay(3,2))")(s) for s in (4, 7, 8)] == [0, 0, 2]
+    assert [schedule("linear(1,2,0)")(s) for s in (0, 1)] == [2, 2]
+    assert schedule("linear(1,2,10)")(-5) == 1
+    assert schedule("exp(1,0,10)")(-5) == 1
+    assert schedule("1e-4")(0) == 1e-4
+    assert schedule("linear(1e-1,.5,4e3)")(2e3) == pytest.approx(0.3)
+    assert not is_zero("linear(0,1,10)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "fast", "linear", "linear(1,2)", "linear(1,2,3,4)", "linear(1,2,x)", "linear(1,2,3"),
+        *("delay(3)", "delay(x,1)", "delay(5,fast)", "cosine(1,2,3)", "1;2", "__import__('os')"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_in_one_line(text):
+    with pytest.raises(UserError, match=r"is not a schedule: give a number or one of") as caught:
+        schedule(text)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 50), st.lists(st.integers(0, 60), max_size=30))
+@settings(deadline=None)
+def test_every_answers_for_each_multiple_once(period, jumps):
+    clock, step, due = Every(period), 0, 0
+    for jump in jumps:
+        step += jump
+        due += clock.due(step)
+        assert due == len(range(0, step + 1, period))
+        assert clock.due(step) == 0
+        assert not clock(step)
+
+
+@given(st.integers(1, 50), st.lists(st.integers(0, 60), min_size=2, max_size=30), st.data())
+@settings(deadline=None)
+def test_every_goes_on_in_rhythm_after_a_resume(period, jumps, data):
+    steps = [sum(jumps[: i + 1]) for i in range(len(jumps))]
+    whole, first = Every(period), Every(period)
+    expected = [whole(s) for s in steps]
+    cut = data.draw(st.integers(0, len(steps)))
+    actual = [first(s) for s in steps[:cut]]
+    resumed = Every(period, first.last)
+    assert actual + [resumed(s) for s in steps[cut:]] == expected
+
+
+def test_every_may_start_late_be_off_and_go_back():
+    assert [Every(10, last=0)(s) for s in (0, 9, 10)] == [False, False, True]
+    assert not any(Every(0)(s) for s in range(5))
+    clock = Every(10)
+    assert [clock(s) for s in (25, 5, 29, 30)] == [True, False, False, True]
+    assert [Every(2.5).due(s) for s in (0, 10)] == [1, 5]
+
+
+def test_atomic_write_replaces_whole_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    with atomic_write(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    with atomic_write(str(path)) as file:
+        file.write(b"two")
+        assert path.read_bytes() == b"one"
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failed_write_leaves_everything_as_it_was(tmp_path, error, exists):
+    path = tmp_path / "file.bin"
+    if exists:
+        path.write_bytes(b"old")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            file.flush()
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert os.listdir(tmp_path) == (["file.bin"] if exists else [])
+    assert not exists or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_the_system_refuses_leaves_no_temporary_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def refuse(*args):
+        raise OSError("the disk is full")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"new")
+
+    monkeypatch.setattr(tools.os, call, refuse)
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert os.listdir(tmp_path) == ["file.bin"]
+    assert path.read_bytes() == b"old"
+
+
+def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    path, events = tmp_path / "file.bin", []
+    fsync, replace = os.fsync, os.replace
+
+    def spy_fsync(descriptor):
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "bytes")
+        if events[-1] == "bytes":
+            assert os.fstat(descriptor).st_size == 3
+        return fsync(descriptor)
+
+    def spy_replace(source, target):
+        events.append("rename")
+        return replace(source, target)
+
+    monkeypatch.setattr(tools.os, "fsync", spy_fsync)
+    monkeypatch.setattr(tools.os, "replace", spy_replace)
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert events == ["bytes", "rename", "folder"]
+
+
+def test_written_files_have_ordinary_rights(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"x")
+        assert stat.S_IMODE(os.stat(tmp_path / "file").st_mode) == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_derived_seeds_are_the_same_everywhere():
+    seeds = [
+        derive_seed(0),
+        derive_seed(5, "a"),
+        derive_seed(5, "a", 1),
+        derive_seed(0, "train", 3),
+        derive_seed(7, "eval", 0, 2),
+    ]
+    assert seeds == [1484405855, 1713813096, 1994095643, 2069667375, 1931153075]
+
+
+def test_derived_seeds_differ_and_fit():
+    seeds = {
+        derive_seed(seed, split, i)
+        for seed in range(5)
+        for split in ("train", "eval")
+        for i in range(200)
+    }
+    assert len(seeds) == 2000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert abs(sum(seeds) / 2000 / 2**30 - 1) < 0.06
+    assert derive_seed(0, "a", "b") != derive_seed(0, "b", "a")
+
+
+@pytest.mark.xfail(strict=True, reason="SeedSequence pads with zeros: an index 0 adds nothing")
+def test_an_index_0_is_another_purpose():
+    assert derive_seed(5, "eval") != derive_seed(5, "eval", 0)
+
+
+@pytest.mark.xfail(strict=True, reason="the half-life 0 is parsed, and divides by zero later")
+def test_an_impossible_halflife_is_refused():
+    with pytest.raises(UserError):
+        schedule("exp(1,0,0)")
+
+
+def test_nearest():
+    names = ["defaults", "metaworld", "dmc2gym", "Pusher"]
+    assert nearest("metawolrd", names) == " (did you mean 'metaworld'?)"
+    assert nearest("PUSHER", names) == " (did you mean 'Pusher'?)"
+    assert nearest("xyz", names) == nearest("x", []) == ""
+    assert nearest(1, [1, 2]) == " (did you mean '1'?)"
