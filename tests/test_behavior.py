@@ -90,9 +90,7 @@ class World:
         self.reward = Head(lambda z: z)
         # The expected discount counts, not the likelier one: this head has no mode.
         self.discount = discount and (lambda feat: SimpleNamespace(mean=discount(feat)))
-
-    def pad_action(self, action):
-        return action
+        self.pad_action = lambda action: action
 
 
 class Script(nn.Module):
@@ -124,8 +122,7 @@ def make_behavior(actor=None, slope=0.0, **changes):
     behavior = ActorCritic(config.parse(SMALL).replace(**changes), 1, 1)
     behavior.value = Head(lambda z: 7 + 2 * z)
     behavior.slow_value = Head(lambda z: slope * z)
-    if actor is not None:
-        behavior.actor = actor
+    behavior.actor = actor or behavior.actor
     return behavior
 
 
@@ -150,15 +147,14 @@ def numpy_objective(actions, slope):
 def finite_differences(function, x, h=1e-5):
     grad = np.zeros_like(x)
     for index in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[index] += h
-        down[index] -= h
-        grad[index] = (function(up) - function(down)) / (2 * h)
+        step = np.zeros_like(x)
+        step[index] = h
+        grad[index] = (function(x + step) - function(x - step)) / (2 * h)
     return grad
 
 
 def grad_of(loss, leaf):
-    return torch.autograd.grad(loss, leaf)[0].double().numpy()[..., 0]
+    return torch.autograd.grad(loss, leaf)[0].numpy()[..., 0]
 
 
 @given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**16))
@@ -264,7 +260,7 @@ def test_entropy_bonuses_belong_to_the_actors_own_state():
     flags = {"actor_state_entropy": "0.5"}
     _, _, loss = run(make_behavior(script, **flags), actor_state_entropy=0.5)
     std = 0.2 + dream.feat[:-2, :, 0].detach().square()
-    bonus = 0.5 * torch.distributions.Normal(0.0, std).entropy().numpy()
+    bonus = 0.5 * torch.distributions.Normal(0, std).entropy().numpy()
     assert float(loss.detach()) == pytest.approx(plain - (weight * bonus).mean(), rel=1e-5)
 
 
@@ -287,8 +283,7 @@ def test_reinforce_gradient(kind):
     """−w·(a − mean)·(target − baseline) per action, where the log-density has unit variance."""
     script = Script(noise=1.0)
     dream, (target, *_), loss = run(make_behavior(script, 1.0, imag_gradient=kind))
-    baseline = 7 + 2 * dream.feat[: H - 1, :, 0].detach().numpy()
-    advantage = target[1:].detach().numpy() - baseline
+    advantage = (target[1:] - (7 + 2 * dream.feat[:-2, :, 0])).detach().numpy()
     noise = script.noise[: H - 1, :, 0].numpy()
     weight = GAMMA ** np.arange(H - 1)[:, None]
     expected = np.zeros((H, N))
@@ -324,8 +319,9 @@ def test_behavior_stop_grad_cuts_the_path_through_what_the_actor_sees(stop):
         rewards.append(slope)
         slope = slope + z + (0 if stop else 0.3 * slope)  # d(z + k·z)/dk
         z = 1.3 * z
-    rewards = np.stack(rewards)
-    returns = brute_force_return(rewards, np.zeros((H + 1, N)), np.full((H, N), GAMMA), LAMBDA)
+    returns = brute_force_return(
+        np.stack(rewards), np.zeros((H + 1, N)), np.full((H, N), GAMMA), LAMBDA
+    )
     expected = -(GAMMA ** np.arange(H - 1)[:, None] * returns[1:]).mean()
     assert float(torch.autograd.grad(loss, actor.k)[0]) == pytest.approx(expected, rel=1e-5)
 

@@ -271,7 +271,13 @@ def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
     from dm_control import suite
 
     flags = {"task": "dmc_cheetah_run", "steps": 0, "prefill": 24, "time_limit": 24}
-    flags |= {"beta_vae": False, "distillation": False, "action_repeat": 3, "seed": 4}
+    flags |= {
+        "beta_vae": False,
+        "distillation": False,
+        "action_repeat": 3,
+        "seed": 4,
+        "shadow_size": None,
+    }
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     paths = sorted((folder / "train_eps").iterdir())
     assert [path.name for path in paths] == [f"{i:06d}-s4-9.npz" for i in range(3)]

@@ -242,7 +242,7 @@ def test_retired_flags_are_no_keys_and_have_a_mend():
 
 
 def test_misspelt_preset_is_refused(presets):
-    with pytest.raises(UserError, match="block typo: unknown key 'cuont'.*'count'"):
+    with pytest.raises(UserError, match=r"block typo: unknown key 'cuont'.*'count'"):
         parse(["--configs", "defaults", "typo"], presets)
     with pytest.raises(UserError, match="--count takes a whole number, not 'many'"):
         parse(["--configs", "defaults", "wrong"], presets)
@@ -255,7 +255,11 @@ def test_key_without_a_remark_is_refused(tmp_path):
         parse([], path)
 
 
-@pytest.mark.parametrize("text", ["", "a: [1", "defaults: 3\n", "other: {a: 1}\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [1", "defaults: 3", "other: {a: 1}"],
+    ids=["empty", "broken", "no keys", "no defaults"],
+)
 def test_presets_that_are_none_are_refused_in_one_line(tmp_path, text):
     path = tmp_path / "configs.yaml"
     path.write_text(text)

@@ -302,6 +302,16 @@ def test_parameter_counts_of_the_published_networks():
     assert [count(m) for m in (behavior.actor, behavior.value)] == [586_412, 421_601]
 
 
+@pytest.mark.parametrize("sample", [True, False])
+@torch.no_grad()
+def test_imag_sample_decides_whether_a_dream_draws(sample):
+    c = make_config(imag_sample=sample, imag_horizon=3)
+    model = WorldModel(c, A)
+    behavior = ActorCritic(c, model.rssm.feat_size, A)
+    state = behavior.imagine(model, model.rssm.initial(2)).state
+    assert torch.equal(state["stoch"][1:], state["mean"][1:]) is not sample
+
+
 def test_the_pretrainer_learns_one_batch_by_heart():
     """It must beat the best still picture, so it has to tell frames apart."""
     torch.manual_seed(0)
@@ -319,5 +329,5 @@ def test_the_pretrainer_learns_one_batch_by_heart():
         metrics = pretrainer.update(batch)
         errors.append(float(metrics["image_loss"]) - constant)
     assert errors[0] > still
-    assert np.mean(errors[-10:]) < 0.5 * still
+    assert np.mean(errors[-10:]) < 0.25 * still
     assert pretrainer.updates == 200

@@ -73,6 +73,7 @@ def run_folder(path):
     return path
 
 
+PLAIN = {"method_name": "dreamerv2", "beta_vae": False, "distillation": False}
 FLAGS = [
     # flags of a finetuning; what the line has to say
     ({"task": "dmc2gym_walker_wlak"}, ["dmc2gym_walker_wlak", "'dmc2gym_walker_walk'"]),
@@ -144,6 +145,8 @@ FLAGS = [
     ({"shadow_size": -1}, ["--shadow_size", "-1"]),
     ({"background_dataset_path": nowhere}, ["--background_dataset_path", "folder"]),
     ({"camera_max_zoom_in_percent": 2.0, "camera": True}, ["--camera_max_zoom_in_percent"]),
+    ({**PLAIN, "decoder_kernels": [5, 5, 5, 5]}, ["--decoder_kernels", "64"]),
+    ({**PLAIN, "decoder_thin": False}, ["--decoder_thin", "--decoder_kernels"]),
 ]
 
 VIDEOS = [
@@ -184,9 +187,10 @@ def named(case):
     """A test's name from its flags."""
     flags = case[0]
     if isinstance(flags, list):
-        return "_".join(word.strip("-") for word in flags)
-    values = ((k, getattr(v, "__name__", v)) for k, v in flags.items())
-    return "_".join(f"{k}={v}" for k, v in values)
+        return " ".join(flags)
+    hidden = PLAIN if set(PLAIN) <= set(flags) else ()
+    values = ((k, getattr(v, "__name__", v)) for k, v in flags.items() if k not in hidden)
+    return " ".join(f"{k}={v}" for k, v in values)
 
 
 def cases(table):
@@ -280,7 +284,7 @@ def test_config_of_another_run_is_refused_and_shown(tmp_path, tiny):
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", ["- a list\n", "a: [1", ""])
+@pytest.mark.parametrize("content", ["- a list", "a: [1", ""], ids=["list", "broken", "empty"])
 def test_config_that_is_none_is_refused(tmp_path, tiny, content):
     argv = tiny.finetune(tmp_path)
     tiny.folder(argv).mkdir(parents=True)
@@ -296,6 +300,13 @@ def test_damaged_checkpoint_of_a_run_is_refused(tmp_path, tiny):
     before = everything(tmp_path)
     assert_refused(tiny.run(argv), ["checkpoint.pt"])
     assert everything(tmp_path) == before
+
+
+def test_missing_episode_of_a_checkpoint_is_refused(tmp_path, tiny):
+    argv = tiny.finetune(tmp_path, **PLAIN, steps=0, prefill=12)
+    path = tiny.finish(argv) / "train_eps" / "000000-s0-11.npz"
+    path.unlink()
+    assert_refused(tiny.run(argv), [str(path)])
 
 
 def test_corrected_command_works_after_a_refusal(tmp_path, tiny):

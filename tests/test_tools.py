@@ -226,10 +226,11 @@ def test_an_index_0_is_another_purpose():
     assert derive_seed(5, "eval") != derive_seed(5, "eval", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the half-life 0 is parsed, and divides by zero later")
-def test_an_impossible_halflife_is_refused():
+@pytest.mark.xfail(strict=True, reason="they are parsed, and divide by zero at a step")
+@pytest.mark.parametrize("text", ["exp(1,0,0)", "horizon(0,10,100)", "delay(5,exp(1,0,0))"])
+def test_schedules_that_divide_by_zero_are_refused(text):
     with pytest.raises(UserError):
-        schedule("exp(1,0,0)")
+        schedule(text)
 
 
 def test_nearest():
