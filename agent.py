@@ -19,7 +19,7 @@ import reports
 from behavior import ActorCritic, frozen
 from config import Config
 from models import Terms, VideoPredictor, WorldModel, float_image
-from networks import State
+from rssm import State
 from tools import schedule
 
 ActState = dict[str, Tensor]

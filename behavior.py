@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import networks
 from config import Config
 from models import Terms, WorldModel
-from networks import State
+from rssm import State
 from tools import is_zero
 
 

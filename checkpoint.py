@@ -113,13 +113,16 @@ def load_predictor(config: Config) -> VideoPredictor:
             f"--pretrain_checkpoint_path {folder} has no encoder.pt: pretrain first "
             "(--beta_vae_pretrain True), or give the folder that pretraining named"
         )
-    states = {
-        name: load(folder / file)
-        for name, file in PREDICTOR_FILES.items()
-        if (folder / file).is_file()
-    }
+    try:
+        states = {
+            name: load(folder / file)
+            for name, file in PREDICTOR_FILES.items()
+            if (folder / file).is_file()
+        }
+    except UserError as error:
+        raise UserError(f"--pretrain_checkpoint_path: {error}; pretrain again") from None
     actions = config.source_action_num
-    with contextlib.suppress(KeyError, TypeError, AttributeError):
+    with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
         flat_stoch = config.dyn_stoch * max(1, config.dyn_discrete)
         actions = actions or states["rssm"]["inputs.0.weight"].shape[1] - flat_stoch
     model = VideoPredictor(config, max(0, actions))
@@ -149,7 +152,7 @@ def _load_checked(module: nn.Module, state: Any, path: Path) -> None:
         return "the flags of pretraining"
 
     if not isinstance(state, Mapping):
-        raise UserError(f"{path} holds no state dict: pretrain it again")
+        raise UserError(f"--pretrain_checkpoint_path: {path} holds no state dict; pretrain again")
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in state:

@@ -62,11 +62,24 @@ def _check_numbers(config: Config) -> None:
     for name in ("batch_length", "imag_horizon"):
         if config[name] < 2:
             raise UserError(f"--{name} must be at least 2, not {config[name]}")
-    if config.max_delta > 0.2 and config.disjoint_sets:
+    if 0 < config.steps < config.action_repeat:
         raise UserError(
-            f"--max_delta {config.max_delta} makes the train and test colours overlap: give at "
-            "most 0.2, or --disjoint_sets null"
+            f"--steps {config.steps} is less than one agent step of {config.action_repeat} frames"
         )
+    zoom = config.camera_max_zoom_in_percent
+    if zoom is not None and not 0 <= zoom < 1:
+        raise UserError(f"--camera_max_zoom_in_percent is a share below 1, not {zoom}")
+    if config.shadow_size is not None and config.shadow_size < 1:
+        raise UserError(f"--shadow_size must be above 0, not {config.shadow_size}")
+    for prefix in ("", "test_"):
+        delta, colors = config[f"{prefix}max_delta"], config[f"{prefix}disjoint_sets"]
+        if delta is not None and not 0 <= delta <= 1:
+            raise UserError(f"--{prefix}max_delta must be between 0 and 1, not {delta}")
+        if delta is not None and delta > 0.2 and colors:
+            raise UserError(
+                f"--{prefix}max_delta {delta} makes the train and test colours overlap: give at "
+                f"most 0.2, or --{prefix}disjoint_sets null"
+            )
 
 
 def _check_names(config: Config) -> None:
@@ -87,10 +100,31 @@ def _check_names(config: Config) -> None:
                 f"--grad_heads takes {', '.join(heads)}, not '{head}'{nearest(head, heads)}"
             )
     if config.size != (64, 64):
+        given = " ".join(map(str, config.size))
+        raise UserError(f"--size {given}: the encoders and decoders are made for 64 64")
+    _check_kernels(config)
+
+
+def _check_kernels(config: Config) -> None:
+    """Checks that the plain CNN reads 64×64 images and draws them again."""
+    side = 64
+    for kernel in config.encoder_kernels:
+        side = (side - kernel) // 2 + 1
+    if side < 1:
+        raise UserError(f"--encoder_kernels {_words(config.encoder_kernels)}: too much for 64×64")
+    side = 1 if config.decoder_thin else 2
+    for kernel in config.decoder_kernels:
+        side = 2 * (side - 1) + kernel
+    if side != 64:
+        fitting = "5 5 6 6" if config.decoder_thin else "3 3 4 2"
         raise UserError(
-            f"--size {config.size[0]} {config.size[1]}: the encoders and decoders are made for "
-            "64 64"
+            f"--decoder_kernels {_words(config.decoder_kernels)} with --decoder_thin "
+            f"{config.decoder_thin} draw {side}×{side}, not 64×64: give others, such as {fitting}"
         )
+
+
+def _words(values: tuple) -> str:
+    return " ".join(map(str, values))
 
 
 def _check_device(config: Config) -> None:
@@ -132,6 +166,7 @@ def _check_pretraining(config: Config) -> None:
         below = folder / "train_eps"
         hint = f": did you mean {below}?" if below.is_dir() else ""
         raise UserError(f"--pretrain_datasets_path {folder} has no .npz episodes{hint}")
+    _check_folder(config, "offline_evaldir")
     if config.pretrain_steps < 50:
         raise UserError(
             f"--pretrain_steps {config.pretrain_steps}: one update counts 50, so give at least 50"
@@ -146,11 +181,6 @@ def _check_method(config: Config) -> None:
                     f"--method_name dreamerv2 is the agent without β-VAE and teacher: leave out "
                     f"--{name} True, or use --method_name diswm"
                 )
-    elif not (config.beta_vae or config.distillation):
-        print(
-            "note: diswm without --beta_vae True and --distillation True is DreamerV2",
-            file=sys.stderr,
-        )
     if config.traverse and not config.beta_vae:
         raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
     if config.distillation:
@@ -165,8 +195,26 @@ def _check_method(config: Config) -> None:
                 f"--pretrain_checkpoint_path {folder} has no encoder.pt: pretrain first "
                 "(--beta_vae_pretrain True), or give the folder that pretraining named"
             )
-    if config.offline_traindir and not Path(config.offline_traindir).expanduser().is_dir():
-        raise UserError(f"--offline_traindir {config.offline_traindir}: there is no such folder")
+    _check_folder(config, "offline_traindir")
+    _check_folder(config, "background_dataset_path", "*")
+    _check_folder(config, "test_background_dataset_path", "*")
+    if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
+        print(
+            "note: diswm without --beta_vae True and --distillation True is DreamerV2",
+            file=sys.stderr,
+        )
+
+
+def _check_folder(config: Config, flag: str, content: str = "*.npz") -> None:
+    if not config[flag]:
+        return
+    folder = Path(config[flag]).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--{flag} {folder}: there is no such folder; give one that holds {content}"
+        )
+    if not any(folder.glob(content)):
+        raise UserError(f"--{flag} {folder} has no {content.lstrip('*')} file; give another folder")
 
 
 def check_actor(config: Config, discrete: bool) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from envs import VectorEnv, episode_seed
-from replay import Episode, Replay
+from episodes import Episode
+from replay import Replay
+
+
+class Diverged(Exception):
+    """The policy's numbers are not finite any more. Its text is one line with the mend."""
+
 
 Observation = dict[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N]
 Policy = Callable[[Observation, Any], tuple[np.ndarray, Any]]
@@ -34,6 +40,14 @@ class RandomPolicy:
 
     def load_state_dict(self, state: Mapping[str, str]) -> None:
         self.rng.bit_generator.state = json.loads(state["rng"])
+
+
+def _check_finite(action: np.ndarray) -> None:
+    if not np.isfinite(action).all():
+        raise Diverged(
+            "training diverged: the actor's numbers are not finite; go back to an earlier "
+            "checkpoint and lower --model_lr or --actor_lr, or look with --debug True"
+        )
 
 
 def first_row(image: np.ndarray) -> dict[str, Any]:
@@ -95,6 +109,7 @@ class Collector:
         if self.ended.any():
             self._begin()
         action, self.state = policy(self.obs, self.state)
+        _check_finite(action)
         result = self.envs.step(action)
         rows = step_rows(action, result)
         closed = [self.replay.add(i, row) for i, row in enumerate(rows)]
@@ -192,6 +207,7 @@ def play(
                 rows[playing[i]] = [first_row(image[i])]
             is_first = ended
         action, state = policy({"image": image, "is_first": is_first}, state)
+        _check_finite(action)
         result = envs.step(action)
         for i, row in enumerate(step_rows(action, result)):
             rows[playing[i]].append(row)

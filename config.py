@@ -79,7 +79,7 @@ class Key:
             return None
         if isinstance(self.default, tuple):
             items = value if isinstance(value, list | tuple) else str(value).split(",")
-            if not items or (isinstance(self.default[0], int) and len(items) < 2):
+            if not items:
                 raise self._wrong(value, "a list such as " + " ".join(map(str, self.default)))
             return tuple(self._one(item, type(self.default[0])) for item in items)
         value = self._one(value, self.kind)
@@ -123,10 +123,26 @@ class Config(Mapping):
     """A parsed configuration: keys are attributes and items, and nothing can be changed.
 
     ``config.replace(key=value)`` gives a changed copy.
+
+    Args:
+        values: all keys.
+        presets: what the blocks alone say.
+        blocks: their names.
     """
 
-    def __init__(self, values: Mapping[str, Any]):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        presets: Mapping[str, Any] | None = None,
+        blocks: Sequence[str] = ("defaults",),
+    ):
         object.__setattr__(self, "_values", dict(values))
+        object.__setattr__(self, "_presets", dict(values if presets is None else presets))
+        object.__setattr__(self, "blocks", tuple(blocks))
+
+    def of_blocks(self, name: str) -> Any:
+        """The value of a key before flags."""
+        return self._presets[name]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -151,7 +167,7 @@ class Config(Mapping):
         unknown = set(changes) - set(self._values)
         if unknown:
             raise KeyError(f"no config keys {sorted(unknown)}")
-        return Config({**self._values, **changes})
+        return Config({**self._values, **changes}, self._presets, self.blocks)
 
     def to_yaml(self) -> str:
         """The configuration as a flat YAML document."""
@@ -177,7 +193,10 @@ def _load_yaml(path: Path) -> Any:
 
 def load_keys(path: Path = CONFIGS) -> dict[str, Key]:
     """The keys of the ``defaults`` block, in its order."""
-    defaults, keys, group = _load_yaml(path)["defaults"], {}, ""
+    document, keys, group = _load_yaml(path), {}, ""
+    defaults = document.get("defaults") if isinstance(document, dict) else None
+    if not isinstance(defaults, dict) or not defaults:
+        raise UserError(f"{path} has no block 'defaults' with keys: restore the project's file")
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := _GROUP.match(line):
             group = match[1]
@@ -259,8 +278,8 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
         if block != "defaults":
             values.update(_parse_block(document[block], keys, block))
     given = {k: v for k, v in vars(known).items() if k not in ("configs", "help")}
-    values.update({name: keys[name].parse(value) for name, value in given.items()})
-    return Config(values)
+    flags = {name: keys[name].parse(value) for name, value in given.items()}
+    return Config({**values, **flags}, values, known.configs)
 
 
 def _parse_block(block: Mapping, keys: Mapping[str, Key], where: str) -> dict[str, Any]:
@@ -305,7 +324,10 @@ def check_same(config: Config, saved: Path) -> None:
     Raises:
         UserError: another configuration made it; the line shows the difference.
     """
-    before = _load_yaml(saved)
+    try:
+        before = _load_yaml(saved)
+    except UserError as error:
+        raise UserError(f"{error}; choose another --logdir") from None
     if not isinstance(before, dict):
         raise UserError(f"{saved} is not a run's configuration; choose another --logdir")
     now = YAML(typ="safe", pure=True).load(config.to_yaml())

@@ -15,6 +15,7 @@ import torch
 
 import checks
 import config as configuration
+from collect import Diverged
 from config import Config
 from envs import UnknownTask
 from envs.rendering import RenderingError
@@ -30,18 +31,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = configuration.parse(sys.argv[1:] if argv is None else argv)
         checks.check(config)
         prepare_torch(config)
-        with Run(config) as run:
-            job = Pretraining(run) if config.beta_vae_pretrain else Finetuning(run)
-            with job:
-                try:
-                    job.loop()
-                except Stopped:
-                    job.save()
-                    run.logger.event("stopped", resume="the same command goes on from here")
-                    return run.stop_code
+        run = Run(config)
+        kind = Pretraining if config.beta_vae_pretrain else Finetuning
+        if run.finished:
+            print(f"this run has finished: {run.folder}\n{kind.next_step(run)}")
+            return 0
+        with kind(run) as job, run:
+            try:
+                job.loop()
+            except Stopped:
+                job.save()
+                run.logger.event("stopped", resume="the same command goes on from here")
+                return run.stop_code
+            print(kind.next_step(run))
     except (UserError, UnknownTask, RenderingError) as error:
         print(f"dreamer.py: {error}", file=sys.stderr)
         return 2
+    except Diverged as error:
+        print(f"dreamer.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dreamer.py: stopped without a checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -94,6 +94,32 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value.astype(DTYPES[key], copy=False) for key, value in fields.items()}
 
 
+def check_row(
+    worker: int, row: Mapping, image_shape: tuple[int, ...], action_shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """One row's fields in their dtypes, copied: environments reuse their buffers."""
+    needed = {"image", "reward", "discount", "is_first", "is_last", "is_terminal"}
+    if missing := sorted(needed - set(row)):
+        raise ValueError(f"worker {worker}: row without {', '.join(missing)}")
+    if "action" not in row and not row["is_first"]:
+        raise ValueError(f"worker {worker}: row without action")
+    action = row.get("action", np.zeros(action_shape))
+    fields = {key: row[key] for key in DTYPES if key in row} | {"action": action}
+    if np.asarray(row["image"]).dtype != np.uint8:  # a cast would wrap floats round
+        raise ValueError(f"worker {worker}: image is {describe(np.asarray(row['image']))}")
+    fields = {key: np.array(value, DTYPES[key]) for key, value in fields.items()}
+    for key, shape in (("image", image_shape), ("action", action_shape)):
+        if fields[key].shape != shape:
+            raise ValueError(
+                f"worker {worker}: {key} is {describe(fields[key])}, expected {list(shape)}"
+            )
+    if not all(np.isfinite(fields[key]).all() for key in STORED):
+        raise ValueError(f"worker {worker}: action, reward or discount is not finite")
+    if row["is_first"] and fields["action"].any():
+        raise ValueError(f"worker {worker}: no action leads to a first row, it must be zero")
+    return fields
+
+
 def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
     """Write an episode to `path` (.npz, compressed), whole or not at all.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,19 @@ from agent import Agent
 from checkpoint import load_predictor, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
 from config import Config
-from envs import EnvSettings, VectorEnv, episode_seed, make_vector, variation_for
+from envs import (
+    EnvError,
+    EnvSettings,
+    UnknownTask,
+    VectorEnv,
+    episode_seed,
+    make_vector,
+    variation_for,
+)
 from envs.rendering import choose_backend
 from episodes import read_episode, save_episode, set_aside
-from job import Job, new_replay
+from job import Job, load_episodes, new_replay
+from models import VideoPredictor
 from run import Run
 from tools import Every, UserError, derive_seed
 
@@ -30,58 +41,74 @@ class Finetuning(Job):
         c = self.config
         self.repeat = c.action_repeat
         self.total = c.steps // self.repeat  # agent steps
-        backend = choose_backend()
-        run.logger.event("renderer", name=backend.name, why=backend.why)
-        self.train_envs = make_envs(c, c.envs, "train")
-        self.eval_envs: VectorEnv | None = None  # started by the first evaluation
-        shapes = {"action_size": self.train_envs.action_size}
-        self.replay = new_replay(c, self.own_episodes("train"), "train", **shapes)
-        self.seen = new_replay(c, None, "eval", capacity=0, **shapes)  # the newest evaluation
-        teacher = load_predictor(c) if c.distillation else None
-        checks.check_actor(c, self.train_envs.discrete)
-        self.learner = Agent(c, self.train_envs.action_size, teacher)
-        self.collector = Collector(
-            self.train_envs, self.replay, c.seed, lambda: self.variation("train")
-        )
-        self.random = RandomPolicy(
-            self.train_envs.action_size,
-            self.train_envs.discrete,
-            derive_seed(c.seed, "random policy"),
-        )
-        periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
-        self.clocks = {name: Every(period) for name, period in periods.items()}
         self.begun_at = -1  # agent step at which learning began; -1 while the replay fills
         self.evaluated_at = -1
-        if run.resumed:
+        periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
+        self.clocks = {name: Every(period) for name, period in periods.items()}
+        teacher = load_predictor(c) if c.distillation else None
+        backend = choose_backend()
+        run.note("renderer", name=backend.name, why=backend.why)
+        self.eval_envs: VectorEnv | None = None  # started by the first evaluation
+        self.train_envs = make_envs(c, c.envs, "train")
+        try:
+            self._build(teacher)
+        except BaseException:
+            self.train_envs.close()
+            raise
+
+    def _build(self, teacher: VideoPredictor | None) -> None:
+        c, envs = self.config, self.train_envs
+        checks.check_actor(c, envs.discrete)
+        self.replay = new_replay(c, self.own_folder("train"), "train", envs.action_size)
+        self.seen = new_replay(c, None, "eval", envs.action_size, capacity=0)  # last evaluation
+        self.learner = Agent(c, envs.action_size, teacher)
+        self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
+        seed = derive_seed(c.seed, "random policy")
+        self.random = RandomPolicy(envs.action_size, envs.discrete, seed)
+        if self.run.resumed:
             self.resume()
-        elif c.offline_traindir:
-            self.replay.load(Path(c.offline_traindir).expanduser())
+            return
+        if c.offline_traindir:
+            load_episodes(self.run, self.replay, "offline_traindir")
+        self._clear_the_way()
+
+    def _clear_the_way(self) -> None:
+        """Sets aside what an earlier start left that never came to a checkpoint."""
+        folder = self.own_folder("train")
+        if not any(folder.glob("*.npz")):
+            return
+        if self.config.traindir and not self.run.known:
+            raise UserError(
+                f"--traindir {folder} holds episodes already: give an empty folder, "
+                "and --offline_traindir to learn from these"
+            )
+        moved = set_aside(folder, 0)
+        self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
 
     def __exit__(self, *_: object) -> None:
         self.train_envs.close()
         if self.eval_envs is not None:
             self.eval_envs.close()
 
+    @staticmethod
+    def next_step(run: Run) -> str:
+        folder = shlex.quote(str(run.folder))
+        if run.config.steps:
+            return f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
+        return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {folder}/train_eps\n"
+
     @property
     def frames(self) -> int:
         return self.collector.steps * self.repeat
 
-    def own_episodes(self, split: str) -> Path:
-        """The folder of this run's episodes; what an earlier start left there is set aside."""
+    def own_folder(self, split: str) -> Path:
+        """The folder of this run's episodes."""
         given = self.config.traindir if split == "train" else self.config.evaldir
-        folder = Path(given).expanduser() if given else self.run.folder / f"{split}_eps"
-        if not self.run.resumed and split == "train" and any(folder.glob("*.npz")):
-            if given:
-                raise UserError(
-                    f"--traindir {folder} holds episodes already: give an empty folder, "
-                    "and --offline_traindir to learn from these"
-                )
-            set_aside(folder, 0)
-        return folder
+        return Path(given).expanduser() if given else self.run.folder / f"{split}_eps"
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
-        second_half = self.collector.steps * 2 >= self.total
+        second_half = self.total > 0 and self.collector.steps * 2 >= self.total
         c = self.config
         return variation_for(c.task, split, c.color_distractor, second_half)
 
@@ -108,10 +135,9 @@ class Finetuning(Job):
                 if self.collector.steps >= self.total:
                     break
                 self.collect(functools.partial(self.act, mode="train"))
-        if self.total:
-            self.log()
-        self.save()
+        self.log()
         run.logger.event("finished", folder=str(run.folder))
+        self.save(finished=True)
 
     @property
     def filling(self) -> bool:
@@ -150,70 +176,84 @@ class Finetuning(Job):
 
     def collect(self, policy: Any) -> None:
         """One step of the training environments, and a line for each episode that ended."""
-        for episode in self.collector.step(policy):
-            logger, step = self.run.logger, self.frames
+        closed, logger = self.collector.step(policy), self.run.logger
+        logger.step = self.frames
+        for episode in closed:
             logger.scalar("train_return", episode.ret)
             logger.scalar("train_length", episode.length)
             logger.scalar("train_episodes", self.replay.episodes)
-            logger.write(step)
+            logger.write()
             kind = "random" if self.begun_at < 0 else "train"
             variation = self.collector.playing[0]["variation"]
             logger.event(kind, episode=episode.index, ret=round(episode.ret, 1), colors=variation)
             if self.config.expl_gifs and episode.path:
                 self.run.video("train_policy", read_episode(episode.path)["image"])
-        self.run.logger.progress(self.frames)
+        logger.progress(self.frames)
 
     def evaluate(self) -> None:
-        """Whole episodes with the actor's mode; the first time, the random policy's before them."""
+        """Whole episodes with the actor's mode; the first time, the random policy's as well.
+
+        Nothing is logged and no clock moves before the last episode has ended: a run that is
+        stopped within an evaluation does it again, whole.
+        """
         c, steps = self.config, self.collector.steps
         if self.eval_envs is None:
             self.eval_envs = make_envs(c, min(c.eval_envs, c.eval_episodes), "eval")
+        played = {}
         if self.evaluated_at < 0:
             seed = derive_seed(c.seed, "random evaluation")
             envs = self.eval_envs
-            self._play("random", RandomPolicy(envs.action_size, envs.discrete, seed))
+            played["random"] = self._play(RandomPolicy(envs.action_size, envs.discrete, seed))
         with scratch_rng(derive_seed(c.seed, "evaluation", steps), self.learner.device):
-            episodes = self._play("eval", functools.partial(self.act, mode="eval"))
-        # Only now: a run that is stopped within an evaluation does it again, whole.
+            played["eval"] = self._play(functools.partial(self.act, mode="eval"))
         self.due("eval")
         self.evaluated_at = steps
+        for kind, episodes in played.items():
+            self._log_evaluation(kind, episodes)
+        episodes = played["eval"]
         self.seen.replace(episodes)
-        path = self.own_episodes("eval") / f"{self.frames:09d}-{len(episodes[0]['reward'])}.npz"
+        path = self.own_folder("eval") / f"{self.frames:09d}-{len(episodes[0]['reward'])}.npz"
         save_episode(path, episodes[0])
         self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)
 
-    def _play(self, kind: str, policy: Any) -> list[dict[str, np.ndarray]]:
-        c, logger = self.config, self.run.logger
-        first = self.collector.steps // max(c.eval_every // self.repeat, 1) * c.eval_episodes
+    def _play(self, policy: Any) -> list[dict[str, np.ndarray]]:
+        c = self.config
+        # Every evaluation sees episodes of its own; both policies of the first see the same.
+        first = self.collector.steps * c.eval_episodes
         seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
-        variation = self.variation("eval")
-        episodes = play(self.eval_envs, policy, seeds, variation, self.run.check_stop)
+        return play(self.eval_envs, policy, seeds, self.variation("eval"), self.run.check_stop)
+
+    def _log_evaluation(self, kind: str, episodes: list[dict[str, np.ndarray]]) -> None:
+        logger = self.run.logger
         returns = np.array([episode["reward"].sum(dtype=np.float64) for episode in episodes])
         logger.scalar(f"{kind}_return", returns.mean())
         logger.scalar(f"{kind}_return_std", returns.std(ddof=1) if len(returns) > 1 else 0.0)
         logger.scalar(f"{kind}_length", np.mean([len(e["reward"]) - 1 for e in episodes]))
         logger.scalar(f"{kind}_episodes", len(episodes))
-        logger.write(self.frames)
+        logger.write()
         each = [round(float(value), 1) for value in returns]
-        mean = round(float(returns.mean()), 1)
-        logger.event("evaluation", policy=kind, ret=mean, colors=variation, each=each)
-        return episodes
+        mean, colors = round(float(returns.mean()), 1), self.variation("eval")
+        logger.event("evaluation", policy=kind, ret=mean, colors=colors, each=each)
 
     def restore(self, state: dict[str, Any]) -> None:
-        moved = self.replay.load_state_dict(to_arrays(state["replay"]))
+        try:
+            moved = self.replay.load_state_dict(to_arrays(state["replay"]))
+        except ValueError as error:
+            raise UserError(f"{error}; put it back, or begin again in another --logdir") from None
         if moved:
-            self.run.logger.event("set_aside", episodes=len(moved), folder=str(moved[0].parent))
+            self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
         collector = state["collector"]
         policy_state = to_device(collector["state"], self.learner.device)
         same = self.collector.load_state_dict({**to_arrays(collector), "state": policy_state})
         if not same:
-            self.run.logger.event("warning", message="this renderer draws a little differently")
+            self.run.note("warning", message="this renderer draws a little differently")
         self.random.load_state_dict(state["random"])
         self.begun_at, self.evaluated_at = state["begun_at"], state["evaluated_at"]
 
-    def save(self, **more: Any) -> None:
+    def save(self, finished: bool = False, **more: Any) -> None:
         super().save(
+            finished,
             replay=self.replay.state_dict(),
             collector=self.collector.state_dict(),
             random=self.random.state_dict(),
@@ -224,6 +264,25 @@ class Finetuning(Job):
 
 
 def make_envs(config: Config, n: int, split: str) -> VectorEnv:
-    """``n`` environments as the configuration describes them."""
+    """``n`` environments as the configuration describes them.
+
+    Raises:
+        UserError: a setting does not fit the task, or what it names is not there.
+    """
     settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
-    return make_vector(config.task, n, workers=config.async_env, split=split, **settings)
+    envs = None
+    try:
+        envs = make_vector(config.task, n, workers=config.async_env, split=split, **settings)
+        # The first frame shows what building does not, a camera that is not there for one. No
+        # number of the run depends on it: episodes follow from their own seeds.
+        envs.reset(seeds=[0] * n)
+        return envs
+    except (ValueError, OSError, EnvError) as error:
+        if envs is not None:
+            envs.close()
+        if isinstance(error, UnknownTask):
+            raise
+        # A worker's error ends with its own line; above it stands its traceback.
+        reason = str(error).strip().splitlines()[-1]
+        flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
+        raise UserError(f"{config.task} cannot be made: {flags}") from error

@@ -13,7 +13,7 @@ from config import Config
 from logger import Rate
 from replay import Replay
 from run import Run
-from tools import Every, derive_seed
+from tools import Every, UserError, derive_seed
 
 
 class Job:
@@ -59,8 +59,10 @@ class Job:
 
     def log(self) -> None:
         """One log line: the means of all metrics, the rates, the replay's size."""
-        logger = self.run.logger
-        logger.scalars(self.run.meter.flush())
+        logger, means = self.run.logger, self.run.meter.flush()
+        if not means:
+            return  # nothing since the last line
+        logger.scalars(means)
         logger.scalar("fps", self.frame_rate(self.frames))
         logger.scalar("updates_per_second", self.update_rate(self.learner.updates))
         logger.scalar("updates", self.learner.updates)
@@ -78,17 +80,43 @@ class Job:
         self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.learner.updates)
         self.run.restore_rng()
 
+    @staticmethod
+    def next_step(run: Run) -> str:
+        """What the user may want to type when the run has finished."""
+        raise NotImplementedError
+
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up the rest of the checkpoint."""
         raise NotImplementedError
 
-    def save(self, **more: Any) -> None:
+    def save(self, finished: bool = False, **more: Any) -> None:
         """Writes the checkpoint."""
         state = {
             "learner": self.learner.state_dict(),
             "clocks": {name: clock.last for name, clock in self.clocks.items()},
         }
-        self.run.save(self.frames, {**state, **more})
+        self.run.save(self.frames, finished, {**state, **more})
+
+
+def load_episodes(run: Run, replay: Replay, flag: str, fraction: float = 1.0) -> None:
+    """Loads the folder that a flag names, and notes what was found.
+
+    Raises:
+        UserError: it has no episode that can be used.
+    """
+    folder = Path(run.config[flag]).expanduser()
+    before = replay.episodes
+    found = replay.load(folder, fraction=fraction, seed=run.config.seed)
+    if replay.episodes == before:
+        reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
+        raise UserError(
+            f"--{flag} {folder} has no usable .npz episode{reason}: give a folder of episodes such "
+            "as a run's train_eps"
+        )
+    for name, reason in found.skipped[:10]:
+        run.note("skipped", file=name, reason=reason)
+    counts = {"episodes": found.episodes, "frames": found.frames, "skipped": len(found.skipped)}
+    run.note("dataset", folder=str(folder), **counts)
 
 
 def new_replay(

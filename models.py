@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import networks
 from config import Config
 from distributions import kl_standard
-from networks import State
+from rssm import RSSM, State
 
 Terms = dict[str, Tensor]
 
@@ -62,7 +62,7 @@ class VideoPredictor(nn.Module):
             self.encoder = networks.PlainEncoder(
                 channels, config.cnn_depth, act, tuple(config.encoder_kernels), tuple(config.size)
             )
-        self.rssm = networks.RSSM(
+        self.rssm = RSSM(
             self.encoder.embed_size,
             actions,
             stoch=config.dyn_stoch,
@@ -103,9 +103,10 @@ class VideoPredictor(nn.Module):
         """The actions [B, T, A] that the RSSM is fed: none here."""
         return None
 
-    def observe(self, batch: Terms, encoding: Encoding) -> tuple[State, State]:
-        """Posterior and prior over a batch, each [B, T, …]."""
-        return self.rssm.observe(encoding.embed, self.actions(batch), batch["is_first"])
+    def observe(self, batch: Terms, encoding: Encoding, sample: bool = True) -> tuple[State, State]:
+        """Posterior (sampled, or its mode) and prior over a batch, each [B, T, …]."""
+        action, is_first = self.actions(batch), batch["is_first"]
+        return self.rssm.observe(encoding.embed, action, is_first, sample=sample)
 
     def terms(self, batch: Terms, weights: Terms) -> Outputs:
         """The loss terms of a batch.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import numpy as np
 from agent import Pretrainer
 from checkpoint import save_predictor, scratch_rng
 from config import load_keys
-from job import Job, new_replay
-from replay import Replay
+from job import Job, load_episodes, new_replay
 from run import Run, png
-from tools import Every, UserError, atomic_write, derive_seed
+from tools import Every, atomic_write, derive_seed
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
@@ -27,7 +25,9 @@ class Pretraining(Job):
         super().__init__(run)
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
-        self.replay = load_dataset(run)
+        self.replay = new_replay(c, None, "pretrain", action_size=None)
+        given = "pretrain_datasets_path" if c.pretrain_datasets_path else "offline_traindir"
+        load_episodes(run, self.replay, given, c.pretrain_dataset_scale)
         self.learner = Pretrainer(c)
         periods = {
             "snapshot": c.pretrain_save_every,
@@ -38,7 +38,7 @@ class Pretraining(Job):
         self.held_out = None
         if c.offline_evaldir:
             self.held_out = new_replay(c, None, "held_out", capacity=0, action_size=None)
-            self.held_out.load(Path(c.offline_evaldir).expanduser())
+            load_episodes(run, self.held_out, "offline_evaldir")
         if run.resumed:
             self.resume()
 
@@ -49,8 +49,8 @@ class Pretraining(Job):
     def restore(self, state: dict[str, Any]) -> None:
         self.replay.load_rng(state["replay_rng"])
 
-    def save(self, **more: Any) -> None:
-        super().save(replay_rng=self.replay.rng_state(), **more)
+    def save(self, finished: bool = False, **more: Any) -> None:
+        super().save(finished, replay_rng=self.replay.rng_state(), **more)
 
     def loop(self) -> None:
         """Updates until the end; everything else happens once in a while."""
@@ -74,9 +74,8 @@ class Pretraining(Job):
         self.log()
         self.report("train", self.replay)
         self.snapshot(run.folder)
-        self.save()
         run.logger.event("pretrained", folder=str(run.folder))
-        print(f"\nNext, finetune on the task of your choice:\n\n  {self.next_command()}\n")
+        self.save(finished=True)
 
     def snapshot(self, folder: Path) -> None:
         """encoder.pt, decoder.pt, rssm.pt and the traversal as a PNG."""
@@ -90,50 +89,48 @@ class Pretraining(Job):
                 file.write(png(picture))
         self.run.logger.event("snapshot", folder=str(folder))
 
-    def next_command(self) -> str:
+    @staticmethod
+    def next_step(run: Run) -> str:
         """The finetuning that this pretraining is for."""
-        c = self.config
-        blocks = " ".join(arguments_of("--configs") or ["defaults", "dmc2gym"])
+        c, defaults = run.config, load_keys()
         words = [
-            f"python dreamer.py --configs {blocks} --device {shlex.quote(c.device)}",
-            "--task dmc2gym_walker_walk --method_name diswm",
-            f"--beta_vae {c.beta_vae} --distillation True --color_distractor True --traverse True",
-            f"--source_action_num {c.pretrain_action_num}",
-            f"--pretrain_checkpoint_path {shlex.quote(str(self.run.folder))} --seed {c.seed}",
+            f"python dreamer.py --configs {' '.join(c.blocks)} --device {shlex.quote(c.device)}",
+            "--task dmc2gym_walker_walk --method_name diswm --distillation True",
+            f"--beta_vae {c.beta_vae} --color_distractor True --traverse {c.beta_vae}",
+            f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
+            f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]
-        if c.z_dim != load_keys()["z_dim"].default:
-            words.append(f"--z_dim {c.z_dim}")
         if c.logdir:
             words.append(f"--logdir {shlex.quote(c.logdir)}")
-        return " \\\n    ".join(words)
+        # Sizes given as flags must be given again, or the weights do not fit.
+        sizes = [name for name in defaults if name in SIZES and c[name] != c.of_blocks(name)]
+        words += [f"--{name} {' '.join(map(str, as_list(c[name])))}" for name in sizes]
+        command = " \\\n    ".join(words)
+        return f"\nNext, finetune on the task of your choice:\n\n  {command}\n"
 
 
-def arguments_of(flag: str) -> list[str]:
-    """The words behind a flag of the command line."""
-    words = sys.argv[1:]
-    if flag not in words:
-        return []
-    rest = words[words.index(flag) + 1 :]
-    count = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
-    return rest[:count]
+# The keys that shape a predictor.
+SIZES = frozenset(
+    {
+        "z_dim",
+        "grayscale",
+        "act",
+        "cnn_depth",
+        "encoder_kernels",
+        "decoder_kernels",
+        "decoder_thin",
+        "dyn_cell",
+        "dyn_hidden",
+        "dyn_deter",
+        "dyn_stoch",
+        "dyn_discrete",
+        "dyn_input_layers",
+        "dyn_output_layers",
+        "dyn_temp_post",
+    }
+)
 
 
-def load_dataset(run: Run) -> Replay:
-    """The episodes to pretrain on, with a line that says what was found."""
-    c = run.config
-    folder = Path(c.pretrain_datasets_path or c.offline_traindir).expanduser()
-    replay = new_replay(c, None, "pretrain", action_size=None)
-    found = replay.load(folder, fraction=c.pretrain_dataset_scale, seed=c.seed)
-    for name, reason in found.skipped[:10]:
-        run.logger.event("skipped", file=name, reason=reason)
-    if not replay.episodes:
-        reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
-        raise UserError(f"--pretrain_datasets_path {folder} has no usable .npz episode{reason}")
-    run.logger.event(
-        "dataset",
-        folder=str(folder),
-        episodes=found.episodes,
-        frames=found.frames,
-        skipped=len(found.skipped),
-    )
-    return replay
+def as_list(value: Any) -> list[Any]:
+    """The items of a tuple, or the value alone."""
+    return list(value) if isinstance(value, tuple) else [value]

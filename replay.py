@@ -22,28 +22,16 @@ from episodes import (
     Episode,
     LoadSummary,
     check_episode,
-    count_steps,
+    check_row,
     decode,
     describe,
     index_of,
     name_of,
-    read_episode,
     save_episode,
     set_aside,
     stack_rows,
 )
 from storage import RowStore
-
-__all__ = [
-    "Episode",
-    "LoadSummary",
-    "Replay",
-    "RowStore",
-    "count_steps",
-    "read_episode",
-    "save_episode",
-    "set_aside",
-]
 
 
 class Replay:
@@ -139,7 +127,7 @@ class Replay:
             ValueError: a row of wrong keys, shape, dtype or order, or a number that is not finite.
             FileExistsError: the episode's file exists; nothing is overwritten.
         """
-        checked = self._check_row(worker, row)
+        checked = check_row(worker, row, self._image_shape, self._action_shape)
         rows = self._ongoing.get(worker)
         if row["is_first"]:
             if rows:
@@ -314,29 +302,6 @@ class Replay:
         }
         self.load_rng(state["rng"])
         return set_aside(self.directory, self._index) if self._save else []
-
-    def _check_row(self, worker: int, row: Mapping) -> dict[str, np.ndarray]:
-        """One row's fields in their dtypes, copied: environments reuse their buffers."""
-        needed = {"image", "reward", "discount", "is_first", "is_last", "is_terminal"}
-        if missing := sorted(needed - set(row)):
-            raise ValueError(f"worker {worker}: row without {', '.join(missing)}")
-        if "action" not in row and not row["is_first"]:
-            raise ValueError(f"worker {worker}: row without action")
-        action = row.get("action", np.zeros(self._action_shape))
-        fields = {key: row[key] for key in DTYPES if key in row} | {"action": action}
-        if np.asarray(row["image"]).dtype != np.uint8:  # a cast would wrap floats round
-            raise ValueError(f"worker {worker}: image is {describe(np.asarray(row['image']))}")
-        fields = {key: np.array(value, DTYPES[key]) for key, value in fields.items()}
-        for key, shape in (("image", self._image_shape), ("action", self._action_shape)):
-            if fields[key].shape != shape:
-                raise ValueError(
-                    f"worker {worker}: {key} is {describe(fields[key])}, expected {list(shape)}"
-                )
-        if not all(np.isfinite(fields[key]).all() for key in STORED):
-            raise ValueError(f"worker {worker}: action, reward or discount is not finite")
-        if row["is_first"] and fields["action"].any():
-            raise ValueError(f"worker {worker}: no action leads to a first row, it must be zero")
-        return fields
 
     def _close(self, worker: int) -> Episode:
         episode = stack_rows(self._ongoing[worker])

@@ -56,7 +56,7 @@ def open_loop(model: VideoPredictor, batch: Terms) -> np.ndarray:
 def reconstruction(model: VideoPredictor, batch: Terms) -> np.ndarray:
     """Truth above reconstruction, one column a sequence's last frame: an image [2·H, N·W, C]."""
     batch = _first(batch)
-    post, _ = model.observe(batch, model.encode(batch["image"], sample=False))
+    post, _ = model.observe(batch, model.encode(batch["image"], sample=False), sample=False)
     last = {name: value[:, -1:] for name, value in post.items()}
     predicted = model.decoder(model.rssm.get_feat(last)).mode()[:, 0]
     rows = [torch.cat(list(frames), 1) for frames in (batch["image"][:, -1], predicted)]

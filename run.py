@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,44 +36,68 @@ def folder_of(config: Config) -> Path:
 
 
 class Run:
-    """One run in its folder; a context manager that listens to SIGTERM and Ctrl-C.
+    """One run in its folder. Building it only looks; entering it begins to write.
+
+    As a context manager it opens the log and listens to SIGTERM and Ctrl-C.
 
     Attributes:
         folder: where everything lies.
         resumed: the checkpoint's content, or None for a new run.
-        logger: where to log.
+        known: whether an earlier start has been here.
+        logger: where to log, once the run has begun.
         meter: means of metrics until the next log line.
 
     Raises:
         UserError: the folder cannot be used, or holds a run of another configuration.
     """
 
+    logger: Logger
+
     def __init__(self, config: Config):
         self.config = config
         self.folder = folder_of(config).absolute()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"--logdir {self.folder} cannot be made: {reason}") from None
-        if not os.access(self.folder, os.W_OK):
-            raise UserError(f"--logdir {self.folder} cannot be written to: choose another")
-        self.resumed: Any = None
-        if (self.folder / CONFIG).exists():
+        _check_writable(self.folder)
+        self.known = (self.folder / CONFIG).exists()
+        if self.known:
             check_same(config, self.folder / CONFIG)
-        else:
-            config.save(self.folder / CONFIG)
+        self.resumed: Any = None
         if (self.folder / CHECKPOINT).exists():
             self.resumed = checkpoint.load(self.folder / CHECKPOINT)
+        self.meter = MeanMeter()
+        if self.resumed:
+            self.meter.load_state_dict(self.resumed["meter"])
+        self._notes: list[tuple[str, dict[str, Any]]] = []
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end in an earlier start."""
+        return self.resumed is not None and self.resumed["finished"]
+
+    def note(self, event: str, **fields: Any) -> None:
+        """An event to log as soon as the run begins."""
+        self._notes.append((event, fields))
+
+    def __enter__(self) -> Run:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.known:
+            self.config.save(self.folder / CONFIG)
         step = self.resumed["frames"] if self.resumed else None
         if step is None and (self.folder / "metrics.jsonl").exists():
             step = -1  # a run that stopped before its first checkpoint: it begins again
         self.logger = Logger(self._sinks(step), step=max(step or 0, 0))
-        self.meter = MeanMeter()
+        self.logger.text("config", "```\n" + self.config.to_yaml() + "```")
+        where = str(self.folder)
         if self.resumed:
-            self.meter.load_state_dict(self.resumed["meter"])
-        self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
+            self.logger.event("resume", folder=where, frames=self.resumed["frames"])
+        else:
+            self.logger.event("start", folder=where)
+        for event, fields in self._notes:
+            self.logger.event(event, **fields)
+        return self
 
     def _sinks(self, resume_step: int | None) -> list[Any]:
         c = self.config
@@ -80,18 +106,7 @@ class Run:
             method = "pretrain" if c.beta_vae_pretrain else c.method_name
             name = c.wandb_name or f"{c.task}-{method}-seed_{c.seed}"
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
-        return make_sinks(self.folder, resume_step=resume_step, wandb=wandb)
-
-    def __enter__(self) -> Run:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._on_signal)
-        self.logger.text("config", "```\n" + self.config.to_yaml() + "```")
-        where = str(self.folder)
-        if self.resumed:
-            self.logger.event("resume", folder=where, frames=self.resumed["frames"])
-        else:
-            self.logger.event("start", folder=where)
-        return self
+        return make_sinks(self.folder, resume_step=resume_step, wandb=wandb, fps=FPS)
 
     def __exit__(self, *_: object) -> None:
         self.logger.close()
@@ -116,10 +131,12 @@ class Run:
         """The exit status of a process that ended by the signal that came."""
         return 128 + (self._signal or 0)
 
-    def save(self, frames: int, state: Mapping[str, Any]) -> None:
+    def save(self, frames: int, finished: bool, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint: the loop's ``state``, the log's means, PyTorch's generators."""
+        self.logger.write(flush=True)
         whole = {
             "frames": frames,
+            "finished": finished,
             "meter": self.meter.state_dict(),
             "rng": checkpoint.rng_state(torch.device(self.config.device)),
             **state,
@@ -133,15 +150,15 @@ class Run:
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""
         if self.config.log_videos:
-            self.logger.video(tag, frames)
-            clips = frames if frames.ndim == 5 else frames[None]
-            wide = np.concatenate(list(_rgb(clips)), axis=2)
+            clips = _rgb(frames if frames.ndim == 5 else frames[None])
+            self.logger.video(tag, clips)
+            wide = np.concatenate(list(clips), axis=2)
             self._write(f"{tag}.gif", encode_gif(wide, FPS))
 
     def image(self, tag: str, image: np.ndarray) -> None:
         """Logs an image [H, W, C]; the newest is pictures/<tag>.png, too."""
         if self.config.log_videos:
-            self.logger.image(tag, image)
+            self.logger.image(tag, _rgb(image))
             self._write(f"{tag}.png", png(image))
 
     def pictures(self, prefix: str, report: Mapping[str, np.ndarray]) -> None:
@@ -154,6 +171,24 @@ class Run:
     def _write(self, name: str, content: bytes) -> None:
         with atomic_write(self.folder / "pictures" / name) as file:
             file.write(content)
+
+
+def _check_writable(folder: Path) -> None:
+    """Checks that a folder is there or can be made, without making it."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--logdir: {nearest} is a file; choose another")
+    try:
+        if not os.access(nearest, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # Root passes every check of permissions; only a file that is made proves that it can be.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(
+            f"--logdir: {nearest} cannot be written to ({reason}); choose another"
+        ) from None
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:

@@ -69,7 +69,9 @@ def derive_seed(seed: int, *names: str | int) -> int:
         names: what the numbers are for, e.g. ``("eval", 3)``; strings and non-negative integers.
     """
     words = [zlib.crc32(n.encode()) if isinstance(n, str) else int(n) for n in names]
-    return int(np.random.SeedSequence([int(seed), *words]).generate_state(1)[0] >> 1)
+    # The count keeps apart what differs in trailing zeros alone: SeedSequence pads with them.
+    sequence = np.random.SeedSequence([len(words), int(seed), *words])
+    return int(sequence.generate_state(1)[0] >> 1)
 
 
 Schedule = Callable[[float], float]
@@ -94,27 +96,31 @@ def schedule(text: str | float) -> Schedule:
         UserError: the text is none of these.
     """
     text = str(text).strip().replace(" ", "")
-    if re.fullmatch(_NUMBER, text):
-        constant = float(text)
+    if (constant := _number(text)) is not None:
         return lambda step: constant
     match = _CALL.match(text)
     name, inside = match.groups() if match else ("", "")
     if name == "delay" and "," in inside:
         first, rest = inside.split(",", 1)
-        if re.fullmatch(_NUMBER, first):
-            start, inner = float(first), schedule(rest)
+        if (start := _number(first)) is not None and start >= 0:
+            inner = schedule(rest)
             return lambda step: inner(step - start) if step >= start else 0.0
-    makers = {"linear": (_linear, 3), "warmup": (_warmup, 2), "exp": (_exp, 3)}
-    makers["horizon"] = (_horizon, 3)
-    numbers = inside.split(",")
-    if name in makers and all(re.fullmatch(_NUMBER, n) for n in numbers):
-        make, arity = makers[name]
-        if len(numbers) == arity:
-            return make(*map(float, numbers))
+    numbers = [_number(n) for n in inside.split(",")]
+    if name in _MAKERS and None not in numbers:
+        make, arity, valid = _MAKERS[name]
+        if len(numbers) == arity and valid(*numbers):
+            return make(*numbers)
     raise UserError(
         f"'{text}' is not a schedule: give a number or one of linear(from,to,steps), "
         "warmup(steps,value), exp(from,to,halflife), horizon(from,to,steps), delay(steps,schedule)"
     )
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text spells, or None."""
+    if not re.fullmatch(_NUMBER, text) or math.isinf(float(text)):
+        return None
+    return float(text)
 
 
 def is_zero(text: str | float) -> bool:
@@ -141,6 +147,15 @@ def _exp(first: float, last: float, halflife: float) -> Schedule:
 def _horizon(first: float, last: float, duration: float) -> Schedule:
     length = _linear(first, last, duration)
     return lambda step: 1 - 1 / length(step)
+
+
+# How to make each schedule, from how many numbers, and which of them make sense.
+_MAKERS: dict[str, tuple[Callable[..., Schedule], int, Callable[..., bool]]] = {
+    "linear": (_linear, 3, lambda first, last, steps: steps >= 0),
+    "warmup": (_warmup, 2, lambda steps, value: steps >= 0),
+    "exp": (_exp, 3, lambda first, last, halflife: halflife > 0),
+    "horizon": (_horizon, 3, lambda first, last, steps: min(first, last) >= 1 and steps >= 0),
+}
 
 
 class Every:

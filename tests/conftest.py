@@ -41,88 +41,8 @@ CLOCKED = {"time", "fps", "updates_per_second", "folder"}
 RESTARTS = {"start", "resume", "renderer", "dataset", "stopped", "set_aside", "finished"}
 
 
-# Tests that fail today, by what the code does instead. A test that passes again is an error, and
-# is to be taken off here.
-KNOWN = {
-    "refused only inside the run's folder: it stays, config.yaml in it, and events are on stderr": [
-        "test_wrong_finetuning_is_refused[pretrain_checkpoint_path=damaged_encoder]",
-        "test_wrong_finetuning_is_refused[pretrain_checkpoint_path=encoder_without_tensors]",
-        "test_wrong_finetuning_is_refused[pretrain_checkpoint_path=code_in_encoder]",
-        "test_wrong_finetuning_is_refused[z_dim=5]",
-        "test_wrong_finetuning_is_refused[dyn_deter=8]",
-        "test_wrong_finetuning_is_refused[source_action_num=9]",
-        "test_wrong_finetuning_is_refused[actor_dist=onehot]",
-        "test_wrong_finetuning_is_refused[traindir=used_traindir]",
-        "test_wrong_pretraining_is_refused[pretrain_datasets_path=broken_videos]",
-        "test_corrected_command_works_after_a_refusal",
-        "test_refusal_of_a_real_process",
-    ],
-    "a traceback instead of one line": [
-        "test_wrong_finetuning_is_refused[kl_scale=exp(1,0,0)]",
-        "test_wrong_pretraining_is_refused[kl_scale=horizon(0,10,100)]",
-        "test_wrong_finetuning_is_refused[act=Conv2d]",
-        "test_wrong_finetuning_is_refused[test_max_delta=0.5]",
-        "test_wrong_finetuning_is_refused[camera=True]",
-        "test_wrong_finetuning_is_refused[camera_id=99]",
-        "test_wrong_finetuning_is_refused[shadow_size=-1]",
-        "test_wrong_finetuning_is_refused[background_dataset_path=nowhere]",
-        "test_wrong_finetuning_is_refused[camera_max_zoom_in_percent=2.0 camera=True]",
-        "test_wrong_finetuning_is_refused[decoder_kernels=[5, 5, 5, 5]]",
-        "test_wrong_finetuning_is_refused[decoder_thin=False]",
-        "test_wrong_pretraining_is_refused[offline_evaldir=nowhere]",
-        "test_missing_episode_of_a_checkpoint_is_refused",
-        "test_presets_that_are_none_are_refused_in_one_line[empty]",
-        "test_presets_that_are_none_are_refused_in_one_line[no keys]",
-        "test_presets_that_are_none_are_refused_in_one_line[no defaults]",
-        "test_grayscale_run_draws_its_pictures",
-    ],
-    "episodes of --offline_traindir and --offline_evaldir are left out in silence": [
-        "test_wrong_finetuning_is_refused[offline_traindir=empty]",
-        "test_wrong_finetuning_is_refused[offline_traindir=broken_videos]",
-        "test_wrong_pretraining_is_refused[offline_evaldir=broken_videos]",
-    ],
-    "the line has no mend, or shows not what was given": [
-        "test_wrong_finetuning_is_refused[size=[64, 64, 3]]",
-        "test_wrong_finetuning_is_refused[logdir=a_file]",
-        "test_wrong_finetuning_is_refused[logdir=below_a_file]",
-        "test_logdir_that_cannot_be_made_is_refused",
-        "test_config_that_is_none_is_refused[broken]",
-    ],
-    "a note is printed before the refusal: two lines": [
-        "test_wrong_finetuning_is_refused[beta_vae=False distillation=False traverse=True]",
-    ],
-    "the blocks are read off sys.argv, not off the command line that was parsed": [
-        "test_blocks_of_the_printed_command_are_those_of_this_run",
-    ],
-    "the last log line is written a second time, with 0 fps": [
-        "test_one_value_a_step_where_the_end_is_also_a_log_line",
-        "test_every_name_has_one_value_a_step",
-        "test_finished_run_started_again_does_nothing",
-        "test_finished_pretraining_started_again_does_nothing",
-    ],
-    "an episode's event is logged at the step before it ended": [
-        "test_events_and_rows_of_an_episode_have_one_step",
-        "test_killed_run_logs_every_row_once[right after a checkpoint]",
-        "test_killed_run_logs_every_row_once[many steps after a checkpoint]",
-    ],
-    "what an evaluation logged before it was stopped is logged again": [
-        "test_stopped_run_logs_every_row_once[first evaluation]",
-    ],
-    "with --steps 0 the midpoint is passed at once": [
-        "test_dataset_of_prefill_alone_has_the_first_colours",
-    ],
-    "episodes in --traindir are not set aside when a run begins again": [
-        "test_killed_run_with_its_episodes_elsewhere_goes_on",
-    ],
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; what needs a GPU only where there is one; known failures as such."""
-    reasons = {name: reason for reason, names in KNOWN.items() for name in names}
-    for item in items:
-        if item.name in reasons:
-            item.add_marker(pytest.mark.xfail(strict=True, reason=reasons[item.name]))
+    """Fast tests first; what needs a GPU only where there is one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     if not torch.cuda.is_available():
         for item in items:

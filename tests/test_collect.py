@@ -7,7 +7,8 @@ import pytest
 
 from collect import Collector, RandomPolicy, first_row, play
 from envs import VectorEnv, episode_seed
-from replay import Replay, read_episode
+from episodes import read_episode
+from replay import Replay
 
 SHAPE = (2, 2, 3)
 

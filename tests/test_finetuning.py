@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dreamer
+from episodes import read_episode
 from logger import read_metrics
-from replay import read_episode
 
 ROOT = Path(dreamer.__file__).parent
 SCALARS = "eval_return train_return image_loss kl_loss reward_loss beta_vae_kl_loss"

@@ -8,7 +8,7 @@ from torch import nn
 
 import networks
 from distributions import Bernoulli, Huber, Normal, OneHot, TanhNormal, TruncatedNormal, UnitNormal
-from networks import RSSM
+from rssm import RSSM
 
 B, T, E, A, S, D, K = 3, 6, 4, 2, 5, 8, 3  # batch, time, embedding, action, stoch, deter, classes
 

@@ -128,7 +128,10 @@ FLAGS = [
     ({"pretrain_checkpoint_path": nowhere}, ["--pretrain_checkpoint_path", "beta_vae_pretrain"]),
     ({"pretrain_checkpoint_path": empty}, ["--pretrain_checkpoint_path", "no encoder.pt"]),
     ({"pretrain_checkpoint_path": damaged_encoder}, ["encoder.pt", "--pretrain_checkpoint_path"]),
-    ({"pretrain_checkpoint_path": encoder_without_tensors}, ["encoder.pt", "pretrain it again"]),
+    (
+        {"pretrain_checkpoint_path": encoder_without_tensors},
+        ["--pretrain_checkpoint_path", "encoder.pt", "pretrain again"],
+    ),
     ({"pretrain_checkpoint_path": code_in_encoder}, ["encoder.pt", "--pretrain_checkpoint_path"]),
     ({"z_dim": 5}, ["encoder.pt", "'stats.weight'", "(8, 256)", "(10, 256)", "--z_dim"]),
     ({"dyn_deter": 8}, [".pt", "--dyn_deter"]),
@@ -304,7 +307,10 @@ def test_damaged_checkpoint_of_a_run_is_refused(tmp_path, tiny):
 
 def test_missing_episode_of_a_checkpoint_is_refused(tmp_path, tiny):
     argv = tiny.finetune(tmp_path, **PLAIN, steps=0, prefill=12)
-    path = tiny.finish(argv) / "train_eps" / "000000-s0-11.npz"
+    folder = tiny.finish(argv)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "finished": False}, folder / "checkpoint.pt")  # as if it had stopped
+    path = folder / "train_eps" / "000000-s0-11.npz"
     path.unlink()
     assert_refused(tiny.run(argv), [str(path)])
 

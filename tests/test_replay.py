@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import Replay, read_episode
+from episodes import read_episode
+from replay import Replay
 from storage import RowStore
 
 SHAPE = (2, 2, 3)

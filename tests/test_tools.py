@@ -205,7 +205,7 @@ def test_derived_seeds_are_the_same_everywhere():
         derive_seed(0, "train", 3),
         derive_seed(7, "eval", 0, 2),
     ]
-    assert seeds == [1484405855, 1713813096, 1994095643, 2069667375, 1931153075]
+    assert seeds == [1484405855, 836586293, 1365442385, 167145179, 1543975981]
 
 
 def test_derived_seeds_differ_and_fit():
@@ -221,12 +221,10 @@ def test_derived_seeds_differ_and_fit():
     assert derive_seed(0, "a", "b") != derive_seed(0, "b", "a")
 
 
-@pytest.mark.xfail(strict=True, reason="SeedSequence pads with zeros: an index 0 adds nothing")
 def test_an_index_0_is_another_purpose():
     assert derive_seed(5, "eval") != derive_seed(5, "eval", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="they are parsed, and divide by zero at a step")
 @pytest.mark.parametrize("text", ["exp(1,0,0)", "horizon(0,10,100)", "delay(5,exp(1,0,0))"])
 def test_schedules_that_divide_by_zero_are_refused(text):
     with pytest.raises(UserError):
