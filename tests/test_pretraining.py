@@ -56,7 +56,7 @@ def test_rssm_has_the_asked_action_width(pretrained):
 
 def test_log_of_a_pretraining(pretrained):
     folder, result = pretrained
-    [dataset] = events(folder, "dataset")
+    dataset, _ = events(folder, "dataset")
     assert (dataset["episodes"], dataset["frames"], dataset["skipped"]) == (6, 75, 0)
     assert [row["step"] for row in events(folder, "snapshot")] == [200, 400, 500]
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "image_loss" in row]
