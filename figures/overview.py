@@ -1,0 +1,102 @@
+"""A run at a glance: an open-loop prediction over time, and the latents that moved pictures most.
+
+python -m figures.overview RUN --traversal PRETRAINED/traverse.png --output overview.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from reports import CONTEXT, OFFSETS
+from tools import UserError, atomic_write
+
+SIDE = 64  # pixels of one frame
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture [H, W, 3] or a GIF [T, H, W, 3], uint8.
+
+    Raises:
+        UserError: there is no such picture.
+    """
+    try:
+        return np.asarray(iio.imread(path))[..., :3]
+    except FileNotFoundError:
+        raise UserError(f"there is no picture {path}: it is drawn at a run's log lines") from None
+
+
+def strip(video: np.ndarray, clip: int, frames: Sequence[int]) -> np.ndarray:
+    """Some frames of one clip of an open-loop video side by side: [3·64, N·64, 3].
+
+    Args:
+        video: [T, 3·64, clips·64, 3], truth above prediction above error.
+        clip: which clip.
+        frames: which frames.
+    """
+    column = video[:, :, clip * SIDE : (clip + 1) * SIDE]
+    return np.concatenate([column[t] for t in frames], axis=1)
+
+
+def liveliest(traversal: np.ndarray, count: int) -> list[int]:
+    """The rows of a traversal [Z·64, 7·64, 3] whose pictures change most, the first one first."""
+    rows = traversal.reshape(-1, SIDE, len(OFFSETS), SIDE, 3).astype(np.float64)
+    change = rows.std(axis=2).mean(axis=(1, 2, 3))
+    return [int(i) for i in np.argsort(-change)[:count]]
+
+
+def draw(video: np.ndarray, traversal: np.ndarray, clip: int = 0, rows: int = 3) -> plt.Figure:
+    """The figure: prediction on the left, traversal on the right."""
+    frames = [0, CONTEXT - 1, *np.linspace(CONTEXT, len(video) - 1, 5).round().astype(int)]
+    left = strip(video, clip, frames)
+    chosen = liveliest(traversal, rows)
+    right = np.concatenate([traversal[i * SIDE : (i + 1) * SIDE] for i in chosen])
+    figure, axes = plt.subplots(1, 2, figsize=(11, 2.9), layout="constrained")
+    panels = (
+        (left, "predicting unseen frames", ["truth", "model", "error"], frames, "frame"),
+        (right, "moving one latent", [f"z{i}" for i in chosen], OFFSETS, "offset"),
+    )
+    for axis, (picture, title, names, columns, unit) in zip(axes, panels, strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.set_yticks([SIDE * (i + 0.5) for i in range(len(names))], names, fontsize=9)
+        axis.set_xticks([SIDE * (i + 0.5) for i in range(len(columns))], columns, fontsize=8)
+        axis.set_xlabel(unit, fontsize=9)
+        axis.tick_params(length=0)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws what the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m figures.overview", description=__doc__)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--traversal", type=Path, help="default: the run's own")
+    parser.add_argument("--clip", type=int, default=0, help="clip of the video, from 0")
+    parser.add_argument("--output", type=Path, default=Path("overview.png"))
+    args = parser.parse_args(argv)
+    pictures = args.run / "pictures"
+    try:
+        video = read_picture(pictures / "eval_openl.gif")
+        traversal = read_picture(args.traversal or pictures / "beta_vae_traverse.png")
+    except UserError as error:
+        print(f"overview: {error}", file=sys.stderr)
+        return 2
+    figure = draw(video, traversal, args.clip)
+    with atomic_write(args.output) as file:
+        figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Figures from run folders that the tests write: the numbers in them, and the files they become."""
+
+import csv
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from scipy import stats
+
+from figures import learning_curve, overview
+
+CONFIG = (
+    "task: dmc2gym_walker_walk\nmethod_name: diswm\nseed: 3\nsteps: 100\ncolor_distractor: true\n"
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with two evaluations, the second of them repeated after a resume."""
+    folder = tmp_path / "run"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+
+    def row(step, kind, mean, std, n):
+        values = {"return": mean, "return_std": std, "episodes": n}
+        return {"step": step, **{f"{kind}_{name}": value for name, value in values.items()}}
+
+    rows = [
+        row(0, "random", 20.0, 10.0, 4),
+        row(0, "eval", 30.0, 5.0, 4),
+        {"step": 10, "image_loss": 3.0},
+        row(50, "eval", 1.0, 1.0, 4),
+        {"resumed_from": 20},
+        row(50, "eval", 80.0, 8.0, 4),
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+def test_a_curve_is_what_was_logged(run):
+    curve = learning_curve.read_run(run)
+    assert curve["frames"].tolist() == [0, 50]
+    assert curve["mean"].tolist() == [30.0, 80.0]
+    assert curve["random"] == {"mean": 20.0, "std": 10.0, "episodes": 4}
+
+
+def test_the_interval_is_scipys():
+    values = np.random.default_rng(0).normal(5, 2, 10)
+    low, high = stats.t.interval(0.95, 9, values.mean(), stats.sem(values))
+    half = learning_curve.interval(values.std(ddof=1), 10)
+    assert half == pytest.approx((high - low) / 2)
+    assert learning_curve.interval(0.0, 1) == 0.0
+
+
+def test_the_curve_becomes_a_picture_and_a_table(run, tmp_path):
+    png, table = tmp_path / "out" / "curve.png", tmp_path / "curve.csv"
+    assert learning_curve.main([str(run), "--output", str(png), "--csv", str(table)]) == 0
+    assert iio.imread(png).shape[0] > 100
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(r["method"], r["frames"], r["mean"]) for r in rows] == [
+        ("random", "0", "20.0"),
+        ("diswm", "0", "30.0"),
+        ("diswm", "50", "80.0"),
+    ]
+
+
+def test_lines_of_the_curve(run):
+    [axes] = learning_curve.draw([learning_curve.read_run(run)]).axes
+    line = axes.get_lines()[0]
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 30], [50, 80]])
+    assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 50  # where the colours switch
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])
+def test_no_run_is_refused_in_one_line(run, tmp_path, capsys, missing):
+    (run / missing).unlink()
+    assert learning_curve.main([str(run), "--output", str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_run_without_evaluation_is_refused(run, capsys):
+    (run / "metrics.jsonl").write_text('{"step": 1, "image_loss": 2.0}\n')
+    assert learning_curve.main([str(run)]) == 2
+    assert "not been evaluated" in capsys.readouterr().err
+
+
+def test_the_strip_shows_the_frames_of_one_clip():
+    video = np.zeros((6, 192, 128, 3), np.uint8)
+    video += np.arange(6, dtype=np.uint8)[:, None, None, None] * 10
+    video[:, :, 64:] += 100  # the second clip
+    picture = overview.strip(video, 1, [0, 5])
+    assert picture.shape == (192, 128, 3)
+    assert (picture[:, :64] == 100).all()
+    assert (picture[:, 64:] == 150).all()
+
+
+def test_the_liveliest_latents_come_first():
+    traversal = np.zeros((4 * 64, 7 * 64, 3), np.uint8)
+    for row, step in ((2, 20), (0, 5)):
+        for column in range(7):
+            part = np.s_[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+            traversal[part] = column * step
+    assert overview.liveliest(traversal, 2) == [2, 0]
+
+
+def test_the_overview_becomes_a_picture(run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    assert overview.main([str(run), "--output", str(tmp_path / "o.png")]) == 2
+    assert "no picture" in capsys.readouterr().err
+    video = rng.integers(0, 256, (9, 192, 384, 3), np.uint8)
+    iio.imwrite(run / "pictures" / "eval_openl.gif", video)
+    picture = rng.integers(0, 256, (4 * 64, 7 * 64, 3), np.uint8)
+    iio.imwrite(run / "pictures" / "beta_vae_traverse.png", picture)
+    assert overview.main([str(run), "--output", str(tmp_path / "o.png")]) == 0
+    assert iio.imread(tmp_path / "o.png").shape[1] > 500
