@@ -82,8 +82,8 @@ class Finetuning(Job):
                 f"--traindir {folder} holds episodes already: give an empty folder, "
                 "and --offline_traindir to learn from these"
             )
-        moved = set_aside(folder, 0)
-        self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
+        if moved := set_aside(folder, 0):
+            self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
 
     def __exit__(self, *_: object) -> None:
         self.train_envs.close()
@@ -92,10 +92,11 @@ class Finetuning(Job):
 
     @staticmethod
     def next_step(run: Run) -> str:
-        folder = shlex.quote(str(run.folder))
         if run.config.steps:
+            folder = shlex.quote(str(run.folder))
             return f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
-        return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {folder}/train_eps\n"
+        episodes = run.config.traindir or run.folder / "train_eps"
+        return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"
 
     @property
     def frames(self) -> int:
@@ -119,7 +120,7 @@ class Finetuning(Job):
         while True:
             run.check_stop()
             run.logger.step = self.frames
-            if self.filling:
+            if self.still_filling():
                 self.collect(self.random)
             elif self.learner.updates < self.updates_due:
                 self.learner.step = self.collector.steps
@@ -139,9 +140,11 @@ class Finetuning(Job):
         run.logger.event("finished", folder=str(run.folder))
         self.save(finished=True)
 
-    @property
-    def filling(self) -> bool:
-        """Whether the random policy still plays: prefill steps, and at least one whole episode."""
+    def still_filling(self) -> bool:
+        """Whether the random policy still plays: prefill steps, and at least one whole episode.
+
+        The first time that it does not, learning has begun.
+        """
         if self.begun_at >= 0:
             return False
         if self.collector.steps < self.config.prefill or (self.total and not self.replay.episodes):
@@ -184,6 +187,7 @@ class Finetuning(Job):
             logger.scalar("train_episodes", self.replay.episodes)
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
+            # Episodes are of one length, so all environments are in the same variation.
             variation = self.collector.playing[0]["variation"]
             logger.event(kind, episode=episode.index, ret=round(episode.ret, 1), colors=variation)
             if self.config.expl_gifs and episode.path:
