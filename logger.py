@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pictures import to_uint8
 from sinks import (
     RESERVED,
     JSONLSink,
@@ -87,7 +88,7 @@ class Logger:
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[-1] != 3:
             raise ValueError(f"image {name!r} is {list(image.shape)}, not [H, W, 3]")
-        self._record.images[name] = _to_uint8(name, image)
+        self._record.images[name] = to_uint8(image, name)
 
     def video(self, name: str, video: np.ndarray) -> None:
         """Log a video, [T, H, W, 3], or N side by side, [N, T, H, W, 3]; uint8 or float in 0..1.
@@ -101,7 +102,7 @@ class Logger:
         if video.ndim == 5:
             n, t, h, w, c = video.shape
             video = video.transpose(1, 2, 0, 3, 4).reshape(t, h, n * w, c)
-        self._record.videos[name] = _to_uint8(name, video)
+        self._record.videos[name] = to_uint8(video, name)
 
     def text(self, name: str, text: str) -> None:
         """Log a text (Markdown in TensorBoard)."""
@@ -252,12 +253,3 @@ class Rate:
         passed, moved = now - self._time, count - self._count
         self._time, self._count = now, count
         return moved / passed if passed > 0 else 0.0
-
-
-def _to_uint8(name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values.copy()  # it is written later: the caller may reuse its buffer
-    if values.dtype.kind != "f":
-        raise ValueError(f"{name!r} is {values.dtype}, not uint8 or float in 0..1")
-    # A model that diverged draws NaNs; that picture is black, and no reason to stop.
-    return (np.nan_to_num(values).clip(0, 1) * 255 + 0.5).astype(np.uint8)

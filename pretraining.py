@@ -12,7 +12,8 @@ from agent import Pretrainer
 from checkpoint import save_predictor, scratch_rng
 from config import load_keys
 from job import Job, load_episodes, new_replay
-from run import Run, png
+from pictures import encode_png, to_rgb
+from run import Run
 from tools import Every, atomic_write, derive_seed
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
@@ -86,7 +87,7 @@ class Pretraining(Job):
             with scratch_rng(seed, self.learner.device):
                 picture = self.learner.report(batch)["beta_vae_traverse"]
             with atomic_write(folder / "traverse.png") as file:
-                file.write(png(picture))
+                file.write(encode_png(to_rgb(picture)))
         self.run.logger.event("snapshot", folder=str(folder))
 
     @staticmethod

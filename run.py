@@ -17,7 +17,7 @@ import torch
 import checkpoint
 from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
-from sinks import encode_gif, encode_png
+from pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, atomic_write
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoint.pt"
@@ -150,7 +150,7 @@ class Run:
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""
         if self.config.log_videos:
-            clips = _rgb(frames if frames.ndim == 5 else frames[None])
+            clips = to_rgb(frames if frames.ndim == 5 else frames[None])
             self.logger.video(tag, clips)
             wide = np.concatenate(list(clips), axis=2)
             self._write(f"{tag}.gif", encode_gif(wide, FPS))
@@ -158,8 +158,8 @@ class Run:
     def image(self, tag: str, image: np.ndarray) -> None:
         """Logs an image [H, W, C]; the newest is pictures/<tag>.png, too."""
         if self.config.log_videos:
-            self.logger.image(tag, _rgb(image))
-            self._write(f"{tag}.png", png(image))
+            self.logger.image(tag, to_rgb(image))
+            self._write(f"{tag}.png", encode_png(to_rgb(image)))
 
     def pictures(self, prefix: str, report: Mapping[str, np.ndarray]) -> None:
         """An agent's report: videos by their five dimensions, the rest images."""
@@ -189,20 +189,3 @@ def _check_writable(folder: Path) -> None:
         raise UserError(
             f"--logdir: {nearest} cannot be written to ({reason}); choose another"
         ) from None
-
-
-def as_uint8(image: np.ndarray) -> np.ndarray:
-    """Float pictures in 0..1 → uint8; uint8 as it is. What is not a number is black."""
-    if image.dtype == np.uint8:
-        return image
-    return (np.nan_to_num(image).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    image = as_uint8(image)
-    return np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
-
-
-def png(image: np.ndarray) -> bytes:
-    """A picture [H, W, C] as the bytes of a PNG."""
-    return encode_png(_rgb(image))

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
-from PIL import Image
+
+from pictures import encode_gif, encode_png
 
 RESERVED = frozenset({"step", "time", "event", "nonfinite", "resumed_from"})
 
@@ -243,27 +244,6 @@ class TensorBoardSink(Sink):
         """Write what is queued and close the file."""
         self._writer.flush()  # unlike close, it reports an error of the writer's thread
         self._writer.close()
-
-
-def encode_gif(video: np.ndarray, fps: int) -> bytes:
-    """An endless GIF of a video, uint8 [T, H, W, 3]; identical neighbours become one long frame."""
-    # GIF counts time in 10 ms; viewers slow down what is shorter than 20.
-    duration = max(20, 10 * round(100 / fps))
-    # The default, median cut, takes 50 times as long for no smaller error.
-    octree = Image.Quantize.FASTOCTREE
-    first, *others = (
-        Image.fromarray(frame).quantize(256, octree, dither=Image.Dither.NONE) for frame in video
-    )
-    file = io.BytesIO()
-    first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
-    return file.getvalue()
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """A PNG of an image, uint8 [H, W, 3]."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def _picture_value(name: str, image: np.ndarray, encoded: bytes) -> Any:
