@@ -168,11 +168,9 @@ class Learner(nn.Module):
         self.step, self.updates = state["step"], state["updates"]
 
 
-def weighted(terms: Terms, weights: Terms) -> Metrics:
+def named(terms: Terms, weights: Terms) -> Metrics:
     """Each term under its own name, and the weights that move."""
-    names = {"image": "image_loss", "kl": "kl_loss", "reward": "reward_loss"}
-    names |= {"discount": "discount_loss", "beta_vae": "beta_vae_kl_loss"}
-    names["distill"] = "distillation_kl_loss"
+    names = {"beta_vae": "beta_vae_kl_loss", "distill": "distillation_kl_loss"}
     metrics = {names.get(name, f"{name}_loss"): term.detach() for name, term in terms.items()}
     scales = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
     metrics |= {scales[name]: weights[name] for name in scales if name in terms}
@@ -197,7 +195,7 @@ class Pretrainer(Learner):
             loss = self.model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
         self.updates += 1
-        return metrics | outputs.metrics | weighted(outputs.terms, weights)
+        return metrics | outputs.metrics | named(outputs.terms, weights)
 
     def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""
@@ -285,7 +283,7 @@ class Agent(Learner):
             outputs = self.world_model.terms(data, weights)
             loss = self.world_model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
-        metrics |= outputs.metrics | weighted(outputs.terms, weights)
+        metrics |= outputs.metrics | named(outputs.terms, weights)
         metrics |= self._update_behavior(outputs.post, weights)
         self.updates += 1
         return metrics
@@ -325,6 +323,6 @@ class Agent(Learner):
         }
         if self.config.traverse and self.config.beta_vae:
             pictures["beta_vae_traverse"] = reports.traversal(model, data)
-        if model.teacher is not None:
+        if model.teacher is not None and model.teacher.complete:
             pictures["teacher_openl"] = reports.open_loop(model.teacher, data)
         return pictures

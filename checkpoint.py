@@ -126,6 +126,7 @@ def load_predictor(config: Config) -> VideoPredictor:
         flat_stoch = config.dyn_stoch * max(1, config.dyn_discrete)
         actions = actions or states["rssm"]["inputs.0.weight"].shape[1] - flat_stoch
     model = VideoPredictor(config, max(0, actions))
+    model.complete = set(states) == set(PREDICTOR_FILES)
     for name, state in states.items():
         _load_checked(getattr(model, name), state, folder / PREDICTOR_FILES[name])
     return model

@@ -11,11 +11,7 @@ import numpy as np
 from envs import VectorEnv, episode_seed
 from episodes import Episode
 from replay import Replay
-
-
-class Diverged(Exception):
-    """The policy's numbers are not finite any more. Its text is one line with the mend."""
-
+from tools import Diverged
 
 Observation = dict[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N]
 Policy = Callable[[Observation, Any], tuple[np.ndarray, Any]]
@@ -44,10 +40,7 @@ class RandomPolicy:
 
 def _check_finite(action: np.ndarray) -> None:
     if not np.isfinite(action).all():
-        raise Diverged(
-            "training diverged: the actor's numbers are not finite; go back to an earlier "
-            "checkpoint and lower --model_lr or --actor_lr, or look with --debug True"
-        )
+        raise Diverged("an action")
 
 
 def first_row(image: np.ndarray) -> dict[str, Any]:

@@ -15,14 +15,13 @@ import torch
 
 import checks
 import config as configuration
-from collect import Diverged
 from config import Config
 from envs import UnknownTask
 from envs.rendering import RenderingError
 from finetuning import Finetuning
 from pretraining import Pretraining
 from run import Run, Stopped
-from tools import UserError, derive_seed
+from tools import Diverged, UserError, derive_seed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +61,7 @@ def prepare_torch(config: Config) -> None:
         torch.set_num_threads(config.num_threads)
     torch.autograd.set_detect_anomaly(config.debug)
     torch.backends.cuda.matmul.allow_tf32 = config.precision != "32"
+    torch.backends.cudnn.allow_tf32 = config.precision != "32"
     torch.manual_seed(derive_seed(config.seed, "torch"))
 
 

@@ -45,6 +45,7 @@ class Finetuning(Job):
         self.evaluated_at = -1
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
+        self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         teacher = load_predictor(c) if c.distillation else None
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
@@ -121,6 +122,8 @@ class Finetuning(Job):
             run.check_stop()
             run.logger.step = self.frames
             if self.still_filling():
+                if self.due("checkpoint"):
+                    self.save()
                 self.collect(self.random)
             elif self.learner.updates < self.updates_due:
                 self.learner.step = self.collector.steps
@@ -147,8 +150,10 @@ class Finetuning(Job):
         """
         if self.begun_at >= 0:
             return False
-        if self.collector.steps < self.config.prefill or (self.total and not self.replay.episodes):
+        if self.collector.steps < self.config.prefill or not self.replay.episodes:
             return True
+        if not self.total and not self.collector.ended.all():
+            return True  # a dataset's last episode is a whole one, too
         self.begun_at = self.collector.steps
         self.clocks["log"].last = self.frames // max(self.config.log_every, 1)
         return False
@@ -216,7 +221,9 @@ class Finetuning(Job):
             self._log_evaluation(kind, episodes)
         episodes = played["eval"]
         self.seen.replace(episodes)
-        path = self.own_folder("eval") / f"{self.frames:09d}-{len(episodes[0]['reward'])}.npz"
+        tag = f"{c.method_name}-s{c.seed}"  # --evaldir may be shared
+        name = f"{self.frames:09d}-{tag}-{len(episodes[0]['reward'])}.npz"
+        path = self.own_folder("eval") / name
         save_episode(path, episodes[0])
         self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)
@@ -281,7 +288,7 @@ def make_envs(config: Config, n: int, split: str) -> VectorEnv:
         # number of the run depends on it: episodes follow from their own seeds.
         envs.reset(seeds=[0] * n)
         return envs
-    except (ValueError, OSError, EnvError) as error:
+    except (ValueError, OSError, ImportError, EnvError) as error:
         if envs is not None:
             envs.close()
         if isinstance(error, UnknownTask):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agent import Agent, Pretrainer
 from checkpoint import scratch_rng
@@ -13,7 +15,7 @@ from config import Config
 from logger import Rate
 from replay import Replay
 from run import Run
-from tools import Every, UserError, derive_seed
+from tools import Diverged, Every, UserError, derive_seed
 
 
 class Job:
@@ -56,12 +58,15 @@ class Job:
         batch = replay.sample(6, c.batch_length, rng=np.random.default_rng(seed))
         with scratch_rng(seed, self.learner.device):
             self.run.pictures(prefix, self.learner.report(batch))
+        self.run.logger.write(self.frames)
 
     def log(self) -> None:
         """One log line: the means of all metrics, the rates, the replay's size."""
         logger, means = self.run.logger, self.run.meter.flush()
         if not means:
             return  # nothing since the last line
+        if not math.isfinite(means["model_loss"]):
+            raise Diverged("the world model's loss")
         logger.scalars(means)
         logger.scalar("fps", self.frame_rate(self.frames))
         logger.scalar("updates_per_second", self.update_rate(self.learner.updates))
@@ -90,7 +95,13 @@ class Job:
         raise NotImplementedError
 
     def save(self, finished: bool = False, **more: Any) -> None:
-        """Writes the checkpoint."""
+        """Writes the checkpoint.
+
+        Raises:
+            Diverged: a weight is not finite; the checkpoint before stays.
+        """
+        if not all(torch.isfinite(p).all() for p in self.learner.parameters()):
+            raise Diverged("a weight")
         state = {
             "learner": self.learner.state_dict(),
             "clocks": {name: clock.last for name, clock in self.clocks.items()},

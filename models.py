@@ -54,6 +54,7 @@ class VideoPredictor(nn.Module):
     def __init__(self, config: Config, actions: int):
         super().__init__()
         self.config = config
+        self.complete = True  # False for a teacher that came without its RSSM or decoder
         act = networks.activation(config.act)
         channels = 1 if config.grayscale else 3
         if config.beta_vae:

@@ -14,7 +14,7 @@ from config import load_keys
 from job import Job, load_episodes, new_replay
 from pictures import encode_png, to_rgb
 from run import Run
-from tools import Every, atomic_write, derive_seed
+from tools import Every, UserError, atomic_write, derive_seed
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
@@ -48,10 +48,20 @@ class Pretraining(Job):
         return self.learner.updates * PRETRAIN_UNIT
 
     def restore(self, state: dict[str, Any]) -> None:
+        if state["dataset"] != self.replay.contents():
+            raise UserError(
+                "--pretrain_datasets_path holds other episodes than when this run began: put them "
+                "back, or begin again in another --logdir"
+            )
         self.replay.load_rng(state["replay_rng"])
 
     def save(self, finished: bool = False, **more: Any) -> None:
-        super().save(finished, replay_rng=self.replay.rng_state(), **more)
+        super().save(
+            finished,
+            replay_rng=self.replay.rng_state(),
+            dataset=self.replay.contents(),
+            **more,
+        )
 
     def loop(self) -> None:
         """Updates until the end; everything else happens once in a while."""

@@ -250,6 +250,11 @@ class Replay:
             batch["is_first"][b, t] = True
         return batch
 
+    def contents(self) -> list[list]:
+        """``[file name, rows]`` of each closed episode in memory, oldest first."""
+        pairs = zip(self._paths, self._rows, strict=True)
+        return [["" if path is None else path.name, rows] for path, rows in pairs]
+
     def rng_state(self) -> str:
         """The generator's state, as JSON: its integers have 128 bits."""
         return json.dumps(self._rng.bit_generator.state)

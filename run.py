@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -60,6 +61,11 @@ class Run:
         self.known = (self.folder / CONFIG).exists()
         if self.known:
             check_same(config, self.folder / CONFIG)
+        elif (self.folder / CHECKPOINT).exists():
+            raise UserError(
+                f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
+                "another --logdir"
+            )
         self.resumed: Any = None
         if (self.folder / CHECKPOINT).exists():
             self.resumed = checkpoint.load(self.folder / CHECKPOINT)
@@ -88,7 +94,10 @@ class Run:
         step = self.resumed["frames"] if self.resumed else None
         if step is None and (self.folder / "metrics.jsonl").exists():
             step = -1  # a run that stopped before its first checkpoint: it begins again
-        self.logger = Logger(self._sinks(step), step=max(step or 0, 0))
+        try:
+            self.logger = Logger(self._sinks(step), step=max(step or 0, 0))
+        except ValueError as error:
+            raise UserError(f"{error}: move that file away to go on without it") from None
         self.logger.text("config", "```\n" + self.config.to_yaml() + "```")
         where = str(self.folder)
         if self.resumed:
@@ -106,7 +115,16 @@ class Run:
             method = "pretrain" if c.beta_vae_pretrain else c.method_name
             name = c.wandb_name or f"{c.task}-{method}-seed_{c.seed}"
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
+            wandb["id"] = self._wandb_id()
         return make_sinks(self.folder, resume_step=resume_step, wandb=wandb, fps=FPS)
+
+    def _wandb_id(self) -> str:
+        """The run's identity at W&B, made once, so that a resumed run goes on there as well."""
+        path = self.folder / "wandb_id"
+        if not path.exists():
+            with atomic_write(path) as file:
+                file.write(secrets.token_hex(4).encode())
+        return path.read_text().strip()
 
     def __exit__(self, *_: object) -> None:
         self.logger.close()

@@ -20,6 +20,16 @@ class UserError(Exception):
     """A mistake in what the user gave. Its text is one line that names the thing and the mend."""
 
 
+class Diverged(Exception):
+    """Training left the finite numbers. Its text is one line with the mend."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"training diverged: {what} is not finite; begin again in another --logdir with a "
+            "lower --model_lr or --actor_lr, or look where with --debug True"
+        )
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the valid name nearest to ``name``, or ``""``."""
     by_lower = {str(v).lower(): str(v) for v in valid}
