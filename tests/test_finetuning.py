@@ -237,21 +237,21 @@ def test_eta_moves_with_the_agents_step(tmp_path, monkeypatch, tiny, cross_domai
 
 
 def test_prefill_alone_collects_and_stops(tmp_path, tiny):
-    """``--steps 0``: a dataset of random play, which pretraining then takes."""
+    """``--steps 0``: whole episodes of random play, which pretraining then takes."""
     flags = {"steps": 0, "prefill": 25, "method_name": "dreamerv2", "color_distractor": False}
     argv = tiny.finetune(tmp_path, beta_vae=False, distillation=False, **flags)
     result = tiny.run(argv)
     assert result.code == 0
     folder = tiny.folder(argv)
     names = [path.name for path in sorted((folder / "train_eps").iterdir())]
-    assert names == ["000000-s0-11.npz", "000001-s0-11.npz"]
+    assert names == [f"00000{i}-s0-11.npz" for i in range(3)]  # the third one to its end
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert (state["frames"], state["learner"]["updates"]) == (50, 0)
+    assert (state["frames"], state["learner"]["updates"]) == (60, 0)
     assert not events(folder, "evaluation")
     assert {row["colors"] for row in events(folder, "random")} == {"train"}
     predictor = tiny.pretrain(tmp_path / "next", folder / "train_eps", pretrain_steps=100)
     [dataset] = events(tiny.finish(predictor), "dataset")
-    assert (dataset["episodes"], dataset["frames"]) == (2, 22)
+    assert (dataset["episodes"], dataset["frames"]) == (3, 33)
 
 
 def test_dataset_of_prefill_alone_has_the_first_colours(tmp_path, tiny):
