@@ -22,12 +22,12 @@ $(BIN)/python:
 	       && $(PYTHON) -m venv $(VENV); } \
 	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 1; }
 
-$(VENV)/.run: requirements.txt | $(BIN)/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/.run: requirements.txt constraints.txt | $(BIN)/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.run
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
 # MuJoCo draws through EGL on a GPU and through OSMesa without one.
