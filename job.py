@@ -34,7 +34,7 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """Frees what the job holds beyond memory; a job without environments holds nothing."""
 
     @property
     def frames(self) -> int:
