@@ -52,6 +52,9 @@ RETIRED |= dict.fromkeys(
     [*_APV, "queue_dim"], "it belongs to APV's intrinsic bonus, and APV is not among the methods"
 )
 
+# Blocks that published command lines spell another way.
+MISSPELT = {"metawolrd": "metaworld"}
+
 _LINE = re.compile(r"^  (\w+): (.*?) # (?:\[(\w+)\] )?(?:\{(.*?)\} )?(.*)$")
 _GROUP = re.compile(r"^  # ## (.*)$")
 _BOOLS = {"true": True, "false": False}
@@ -269,7 +272,8 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
     if unknown:
         raise _unknown_argument(unknown[0], keys)
     values = {name: key.default for name, key in keys.items()}
-    for block in known.configs:
+    blocks = [_block_name(block) for block in known.configs]
+    for block in blocks:
         if block not in document:
             raise UserError(
                 f"configs.yaml has no block '{block}'{nearest(block, document)}; "
@@ -279,7 +283,15 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
             values.update(_parse_block(document[block], keys, block))
     given = {k: v for k, v in vars(known).items() if k not in ("configs", "help")}
     flags = {name: keys[name].parse(value) for name, value in given.items()}
-    return Config({**values, **flags}, values, known.configs)
+    return Config({**values, **flags}, values, blocks)
+
+
+def _block_name(given: str) -> str:
+    """The block that a name means; a known misspelling is accepted under a warning."""
+    if given not in MISSPELT:
+        return given
+    print(f"warning: the block '{given}' is called '{MISSPELT[given]}' here", file=sys.stderr)
+    return MISSPELT[given]
 
 
 def _parse_block(block: Mapping, keys: Mapping[str, Key], where: str) -> dict[str, Any]:
@@ -314,6 +326,11 @@ RESUMABLE = frozenset(
         "wandb_name",
         "debug",
         "async_env",
+        "replay_storage",
+        "cache_dir",
+        "evaluate",
+        "eval_colors",
+        "export_checkpoint",
     }
 )
 
