@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +58,10 @@ def first_row(image: np.ndarray) -> dict[str, Any]:
 
 
 def step_rows(action: np.ndarray, result: Any) -> list[dict[str, Any]]:
-    """One row for each environment: the image after the action, and what it earned."""
+    """One row for each environment: the image after the action, and what it earned.
+
+    ``success`` and ``distance`` are not a replay's: an evaluation keeps them.
+    """
     last = result.terminated | result.truncated
     return [
         {
@@ -67,6 +72,8 @@ def step_rows(action: np.ndarray, result: Any) -> list[dict[str, Any]]:
             "is_first": False,
             "is_last": bool(last[i]),
             "is_terminal": bool(result.terminated[i]),
+            "success": result.success[i],
+            "distance": result.distance[i],
         }
         for i in range(len(action))
     ]
@@ -89,7 +96,8 @@ class Collector:
         self.envs, self.replay, self.seed, self.variation = envs, replay, seed, variation
         self.steps = 0  # agent steps
         self.begun = 0  # episodes
-        self.playing: list[dict[str, Any]] = [{} for _ in range(envs.n)]  # seed, variation, index
+        # Seed, variation, index and success so far, None where the environment does not tell.
+        self.playing: list[dict[str, Any]] = [{} for _ in range(envs.n)]
         self.ended = np.ones(envs.n, bool)
         self.obs: Observation = {
             "image": np.zeros((envs.n, *envs.image_shape), np.uint8),
@@ -105,17 +113,26 @@ class Collector:
         _check_finite(action)
         result = self.envs.step(action)
         rows = step_rows(action, result)
-        closed = [self.replay.add(i, row) for i, row in enumerate(rows)]
+        closed = [self._add(i, row) for i, row in enumerate(rows)]
         self.ended = result.terminated | result.truncated
         self.obs = {"image": result.image, "is_first": np.zeros(self.envs.n, bool)}
         self.steps += self.envs.n
         return [episode for episode in closed if episode is not None]
 
+    def _add(self, i: int, row: dict[str, Any]) -> Episode | None:
+        """Hands a row to the replay; returns the episode that it closed, with its success."""
+        playing, success = self.playing[i], float(row["success"])
+        if not math.isnan(success):
+            playing["success"] = max(playing["success"] or 0.0, success)
+        episode = self.replay.add(i, row)
+        return episode and dataclasses.replace(episode, success=playing["success"])
+
     def _begin(self) -> None:
         variation = self.variation()
         for i in np.flatnonzero(self.ended):
             seed = episode_seed(self.seed, "train", self.begun)
-            self.playing[i] = {"seed": seed, "variation": variation, "index": self.begun}
+            entry = {"seed": seed, "variation": variation, "index": self.begun, "success": None}
+            self.playing[i] = entry
             self.begun += 1
         seeds = [entry["seed"] for entry in self.playing]
         image = self.envs.reset(self.ended, seeds, variation)
@@ -182,7 +199,8 @@ def play(
 
     Returns:
         The episodes in the order of the seeds: ``image`` [T, H, W, C], ``action`` [T, A],
-        ``reward``, ``discount``, ``is_terminal`` [T].
+        ``reward``, ``discount``, ``is_terminal`` [T]; where the environment tells them, also
+        ``success`` and ``distance`` float32 [T], NaN in row 0.
     """
     rows: dict[int, list[dict[str, Any]]] = {}
     finished: set[int] = set()
@@ -216,4 +234,8 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
     episode = {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
     episode["image"] = np.stack([row["image"] for row in rows])
     episode["action"] = np.stack([row.get("action", zero) for row in rows])
+    for name in ("success", "distance"):
+        told = np.array([row.get(name, np.nan) for row in rows], np.float32)
+        if not np.isnan(told).all():
+            episode[name] = told
     return episode

@@ -47,7 +47,8 @@ UNREADABLE += (zipfile.BadZipFile, zlib.error)
 class Episode:
     """One closed episode: `length` agent steps (rows − 1), `ret` the float64 sum of its rewards.
 
-    `path` is None where nothing was written to disk.
+    `path` is None where nothing was written to disk, `success` where the environment does not
+    tell whether the task was achieved.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Episode:
     length: int
     ret: float
     path: Path | None
+    success: float | None = None
 
 
 @dataclass

@@ -29,6 +29,7 @@ from envs.rendering import choose_backend
 from episodes import read_episode, save_episode, set_aside
 from job import Job, load_episodes, new_replay
 from models import VideoPredictor
+from outcomes import outcome, summarize
 from run import Run
 from tools import Every, UserError, derive_seed
 
@@ -110,9 +111,7 @@ class Finetuning(Job):
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
-        second_half = self.total > 0 and self.collector.steps * 2 >= self.total
-        c = self.config
-        return variation_for(c.task, split, c.color_distractor, second_half)
+        return variation_at(self.config, split, self.collector.steps)
 
     def loop(self) -> None:
         """Each turn does one thing, and where it stands is all in the counters."""
@@ -190,6 +189,8 @@ class Finetuning(Job):
             logger.scalar("train_return", episode.ret)
             logger.scalar("train_length", episode.length)
             logger.scalar("train_episodes", self.replay.episodes)
+            if episode.success is not None:
+                logger.scalar("train_success", episode.success)
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
             # Episodes are of one length, so all environments are in the same variation.
@@ -236,16 +237,21 @@ class Finetuning(Job):
         return play(self.eval_envs, policy, seeds, self.variation("eval"), self.run.check_stop)
 
     def _log_evaluation(self, kind: str, episodes: list[dict[str, np.ndarray]]) -> None:
-        logger = self.run.logger
-        returns = np.array([episode["reward"].sum(dtype=np.float64) for episode in episodes])
-        logger.scalar(f"{kind}_return", returns.mean())
-        logger.scalar(f"{kind}_return_std", returns.std(ddof=1) if len(returns) > 1 else 0.0)
-        logger.scalar(f"{kind}_length", np.mean([len(e["reward"]) - 1 for e in episodes]))
+        logger, outcomes = self.run.logger, [outcome(episode) for episode in episodes]
+        came_to = summarize(outcomes)
+        logger.scalar(f"{kind}_return", came_to.mean)
+        logger.scalar(f"{kind}_return_std", came_to.std)
+        logger.scalar(f"{kind}_length", came_to.length)
         logger.scalar(f"{kind}_episodes", len(episodes))
+        told = {"success": came_to.success, "distance": came_to.distance}
+        told = {name: value for name, value in told.items() if value is not None}
+        for name, value in told.items():
+            logger.scalar(f"{kind}_{name}", value)
         logger.write()
-        each = [round(float(value), 1) for value in returns]
-        mean, colors = round(float(returns.mean()), 1), self.variation("eval")
-        logger.event("evaluation", policy=kind, ret=mean, colors=colors, each=each)
+        fields = {"ret": round(came_to.mean, 1), "colors": self.variation("eval")}
+        fields |= {name: round(value, 3) for name, value in told.items()}
+        each = [round(one.ret, 1) for one in outcomes]
+        logger.event("evaluation", policy=kind, **fields, each=each)
 
     def restore(self, state: dict[str, Any]) -> None:
         try:
@@ -272,6 +278,13 @@ class Finetuning(Job):
             evaluated_at=self.evaluated_at,
             **more,
         )
+
+
+def variation_at(config: Config, split: str, steps: int) -> str:
+    """The distractions of an episode that begins after so many agent steps of training."""
+    total = config.steps // config.action_repeat
+    second_half = total > 0 and steps * 2 >= total
+    return variation_for(config.task, split, config.color_distractor, second_half)
 
 
 def make_envs(config: Config, n: int, split: str) -> VectorEnv:

@@ -15,14 +15,17 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation, TransformObservation
 
-from envs import dmc
+from envs import dmc, drawerworld, pusher
 from envs.rendering import Backend, RenderingError, choose_backend
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS, Suite
 from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, EnvError, Pixels, Reported, Resumable, Variations
 
-SUITES: dict[str, Suite] = {suite.prefix: suite for suite in (*dmc.SUITES,)}
+SUITES: dict[str, Suite] = {
+    suite.prefix: suite
+    for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
+}
 
 __all__ = [
     "SPLITS",

@@ -10,12 +10,9 @@ from typing import Any
 import gymnasium as gym
 
 import dmc2gym
-from envs.rendering import choose_backend
+from envs.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import VARIATIONS, Factories, Suite
-
-# dm_control asks for 4096, which on a CPU takes more time than the rest of the frame.
-SOFTWARE_SHADOW_SIZE = 1024
 
 # Our settings' names → those of distracting_control.
 _CAMERA = {
@@ -84,11 +81,8 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
         settings: The settings.
         prefix: Start of the names of the distractions' settings; None for no distractions.
     """
-    backend = choose_backend()
+    shadow_size = software_shadow_size(settings.shadow_size)
     domain, task = identity
-    shadow_size = settings.shadow_size
-    if shadow_size is None and backend.software:
-        shadow_size = SOFTWARE_SHADOW_SIZE
     height, width = settings.size
     return dmc2gym.make(
         domain,

@@ -16,6 +16,7 @@ _HARMLESS = frozenset({"glfw", "glx", "on", "enable", "enabled", "true", "1"})
 _DISABLED = frozenset({"off", "disable", "disabled", "false", "0"})
 _LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
 _PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+SOFTWARE_SHADOW_SIZE = 1024
 _NVIDIA = ("/dev/nvidiactl", "/proc/driver/nvidia")
 
 
@@ -67,6 +68,22 @@ def choose_backend(requested: str | None = None) -> Backend:
     if backend.name in _LIBRARIES:
         os.environ["PYOPENGL_PLATFORM"] = backend.name
     return backend
+
+
+def software_shadow_size(given: int | None) -> int | None:
+    """The side of the shadow map in texels: what is given, or 1024 where the CPU draws.
+
+    Simulators ask for 4096, which on a CPU takes more time than the rest of the frame. Settles
+    the backend, so it comes before the simulator is imported.
+
+    Args:
+        given: What the user asks for; None leaves it to the backend.
+
+    Returns:
+        Texels, or None for the model's own.
+    """
+    backend = choose_backend()
+    return SOFTWARE_SHADOW_SIZE if given is None and backend.software else given
 
 
 def _find(nvidia: bool) -> Backend:

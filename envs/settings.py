@@ -4,6 +4,8 @@ import difflib
 from dataclasses import dataclass, fields
 from typing import Any
 
+from envs.textures import TEXTURES
+
 
 @dataclass(frozen=True)
 class EnvSettings:
@@ -22,6 +24,10 @@ class EnvSettings:
         camera_id: The model's camera that draws; None for 0, or 2 of the quadruped.
         shadow_size: Side of the shadow map, in texels; None for 1024 on software GL and the
             model's own on a GPU.
+
+        train_texture: Table top of DrawerWorld in the variation 'train'.
+        switch_texture: The same in 'switch', the second half of training.
+        texture: The same in 'test'.
 
         max_delta: Half the side of the box of colours around its centre, per channel in [0, 1].
         step_std: Standard deviation of a colour's change per control step.
@@ -54,6 +60,10 @@ class EnvSettings:
     grayscale: bool = False
     camera_id: int | None = None
     shadow_size: int | None = None
+
+    train_texture: str = "grid"
+    switch_texture: str = "wood"
+    texture: str = "metal"
 
     max_delta: float = 0.2
     step_std: float = 0.2
@@ -103,6 +113,10 @@ class EnvSettings:
                 raise ValueError(
                     f"{name} must be easy, medium, hard or None, not {getattr(self, name)!r}"
                 )
+        for name in ("train_texture", "switch_texture", "texture"):
+            if getattr(self, name) not in TEXTURES:
+                known = ", ".join(TEXTURES)
+                raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
         for name in ("disjoint_sets", "test_disjoint_sets"):
             if getattr(self, name) not in (None, "train", "test"):
                 raise ValueError(f"{name} must be train, test or None, not {getattr(self, name)!r}")

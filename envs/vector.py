@@ -29,6 +29,9 @@ class StepResult(NamedTuple):
         truncated: bool [n], the time is up.
         discount: float32 [n], 0 where terminated.
         control_steps: int64 [n], how many the step took.
+        success: float32 [n], above 0 where the task was achieved in this step; NaN where the
+            environment does not tell.
+        distance: float32 [n], from the goal, in the environment's unit; NaN likewise.
     """
 
     image: np.ndarray
@@ -37,6 +40,8 @@ class StepResult(NamedTuple):
     truncated: np.ndarray
     discount: np.ndarray
     control_steps: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
 
 
 def episode_seed(seed: int, split: str, index: int) -> int:
@@ -226,6 +231,8 @@ class VectorEnv:
             truncated,
             info["discount"].astype(np.float32),
             info["control_steps"].astype(np.int64),
+            info["success"].astype(np.float32),
+            info["distance"].astype(np.float32),
         )
 
     def close(self) -> None:

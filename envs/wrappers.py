@@ -13,6 +13,8 @@ from envs.suites import Factories
 
 Info = dict[str, Any]
 
+UNTOLD = {"success": float("nan"), "distance": float("nan")}
+
 
 class EnvError(RuntimeError):
     """An environment failed; the message says which one and holds its traceback."""
@@ -158,17 +160,24 @@ class ActionRepeat(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray):
-        """At most ``repeat`` control steps; ``info['control_steps']`` says how many."""
-        total = 0.0
+        """At most ``repeat`` control steps; ``info['control_steps']`` says how many.
+
+        ``info['success']``, where there is one, tells whether any of them succeeded.
+        """
+        total = success = 0.0
         count = 0
         terminated = truncated = False
         while count < self._repeat and not (terminated or truncated):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            success = max(success, info.get("success", 0.0))
             count += 1
             self._elapsed += 1
             truncated = truncated or self._elapsed >= self._time_limit
-        return observation, total, terminated, truncated, {**info, "control_steps": count}
+        info = {**info, "control_steps": count}
+        if "success" in info:
+            info["success"] = success
+        return observation, total, terminated, truncated, info
 
 
 class OneHot(spaces.Box):
@@ -208,6 +217,8 @@ class OneHotAction(gym.ActionWrapper):
 class AgentInfo(gym.Wrapper):
     """``info`` always has 'discount', 0.0 after a terminal step, and 'control_steps'.
 
+    It also has 'success', above 0 where the task was achieved in this step, and 'distance' from
+    the goal: NaN where the environment does not tell them.
     Their types do not vary either: Gymnasium's vectors take an array's type from its first
     element, and an int there would cut the others' fractions off.
     """
@@ -215,13 +226,14 @@ class AgentInfo(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Starts an episode, at discount 1 after 0 control steps."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {**info, "discount": 1.0, "control_steps": 0}
+        return observation, {**UNTOLD, **info, "discount": 1.0, "control_steps": 0}
 
     def step(self, action: np.ndarray):
         """One step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         discount = 0.0 if terminated else float(info.get("discount", 1.0))
-        info = {**info, "discount": discount, "control_steps": int(info.get("control_steps", 1))}
+        count = int(info.get("control_steps", 1))
+        info = {**UNTOLD, **info, "discount": discount, "control_steps": count}
         return observation, float(reward), bool(terminated), bool(truncated), info
 
 

@@ -19,18 +19,21 @@ class Outcome(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     discount: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
 
 
 class Countdown:
     """Environments whose images show (seed, t); an episode of seed s lasts 2 + s % 5 steps.
 
-    Odd seeds end terminated. The reward is 10·seed + t, and every call is written down.
+    Odd seeds end terminated. The reward is 10·seed + t, and every call is written down. One that
+    tells of success has it in the first step of every third seed, at the distance t.
     """
 
     image_shape, action_size, discrete = SHAPE, 2, False
 
-    def __init__(self, n):
-        self.n = n
+    def __init__(self, n, tells=False):
+        self.n, self.tells = n, tells
         self.seed, self.t = np.zeros(n, int), np.zeros(n, int)
         self.running = np.zeros(n, bool)
         self.resets, self.variations, self.actions = [], [], []
@@ -57,7 +60,11 @@ class Countdown:
         self.running = ~ended
         reward = (10 * self.seed + self.t).astype(np.float32)
         discount = 1.0 - (ended & odd).astype(np.float32)
-        return Outcome(self.images(), reward, ended & odd, ended & ~odd, discount)
+        success = ((self.seed % 3 == 0) & (self.t == 1)).astype(np.float32)
+        told = (success, self.t.astype(np.float32))
+        if not self.tells:
+            told = (np.full(self.n, np.nan, np.float32),) * 2
+        return Outcome(self.images(), reward, ended & odd, ended & ~odd, discount, *told)
 
     def restore(self, entries):
         image = self.images()
@@ -307,3 +314,35 @@ def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
 def test_countdown_keeps_the_contract_of_the_real_vector():
     for name in ("reset", "step", "restore"):
         assert hasattr(VectorEnv, name)
+
+
+def test_play_keeps_success_and_distance_where_they_are_told():
+    seeds = [3, 4, 6]
+    episodes = play(Countdown(2, tells=True), Counting(), seeds, "test")
+    for seed, episode in zip(seeds, episodes, strict=True):
+        steps = 2 + seed % 5
+        succeeds = 1.0 if seed % 3 == 0 else 0.0
+        np.testing.assert_array_equal(episode["success"], [np.nan, succeeds] + [0.0] * (steps - 1))
+        np.testing.assert_array_equal(episode["distance"], [np.nan, *range(1, steps + 1)])
+        assert episode["success"].dtype == episode["distance"].dtype == np.float32
+    untold = play(Countdown(2), Counting(), seeds, "test")
+    assert all(not {"success", "distance"} & set(episode) for episode in untold)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
+    replay = Replay(tmp_path, image_shape=SHAPE, action_shape=(2,))
+    collector = Collector(Countdown(2, tells), replay, 0, lambda: "train")
+    policy, closed = Counting(), []
+    while len(closed) < 8:
+        closed += collector.step(policy)
+    seeds = [episode_seed(0, "train", i) for i in range(collector.begun)]
+    # Episodes close in the order of their ends: found again by their first reward.
+    for episode in closed:
+        reward = read_episode(episode.path)["reward"][1]
+        matching = [seed for seed in seeds if np.float32(10 * seed + 1) == reward]
+        assert len(matching) == 1
+        expected = float(matching[0] % 3 == 0) if tells else None
+        assert episode.success == expected
+    if tells:
+        assert {episode.success for episode in closed} == {0.0, 1.0}

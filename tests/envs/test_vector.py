@@ -57,6 +57,8 @@ def test_facts_of_the_vector(vector):
         "truncated": ((N,), "bool"),
         "discount": ((N,), "float32"),
         "control_steps": ((N,), "int64"),
+        "success": ((N,), "float32"),
+        "distance": ((N,), "float32"),
     }
 
 

@@ -1,0 +1,227 @@
+"""DrawerWorld and the rest of Meta-World: ``metaworld_<name>-v1``, ``-v2`` or ``-v3``.
+
+The version is that of the reward function; the simulator is always the package's newest, v3.
+Only the texture of the table top differs between variations. MuJoCo is imported with the first
+environment; by then OpenGL is chosen.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.rendering import software_shadow_size
+from envs.settings import EnvSettings
+from envs.suites import SPLITS, Factories, Suite
+from envs.textures import FILES, TEXTURES, TILE, draw
+from envs.wrappers import ActionRepeat
+
+# The package's tasks, here because listing them must not import MuJoCo.
+NAMES = """
+    assembly basketball bin-picking box-close button-press button-press-topdown
+    button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
+    disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
+    faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+    lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall
+    plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall
+    reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close
+    window-open
+""".split()
+VERSIONS = ("v1", "v2", "v3")
+
+GOALS = 50  # as many as Meta-World draws for a task
+
+# Straight above the table, as the paper's DrawerWorld is seen.
+TOP_CAMERA = {
+    "azimuth": 180.0,
+    "elevation": -90.0,
+    "distance": 0.96,
+    "lookat": np.array([0.0, 0.6, 0.0]),
+}
+TABLE_TEXTURE, TABLE_MATERIAL = "T_table", "table_wood"
+
+
+class MetaWorld(gym.Env):
+    """One of Meta-World's environments with one of 50 goals in each episode.
+
+    Goal k is the one that the environment itself draws with seed k; an episode's seed chooses k.
+    Training and evaluation see the same 50. Rewards and success are the package's.
+
+    Attributes:
+        sawyer: The package's environment.
+        goal: Number of the episode's goal.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def __init__(self, sawyer: gym.Env, max_path_length: int):
+        """Wraps an environment of the package.
+
+        Args:
+            sawyer: The environment.
+            max_path_length: Control steps after which it refuses to go on.
+        """
+        self.sawyer = sawyer
+        self.action_space = sawyer.action_space
+        self.observation_space = sawyer.observation_space
+        sawyer.max_path_length = max_path_length
+        # What its `set_task` does, with goals from its own generator rather than from a list.
+        sawyer._set_task_called, sawyer._partially_observable = True, False
+        sawyer._freeze_rand_vec, sawyer.seeded_rand_vec = False, True
+        self.goal = -1
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode with one of the goals; returns the package's state [39]."""
+        import mujoco
+
+        super().reset(seed=seed)
+        self.goal = int(self.np_random.integers(GOALS))
+        self.sawyer.seed(self.goal)
+        state, _ = self.sawyer.reset()
+        # It has moved its object in the model alone; a frame drawn now would show the old place.
+        mujoco.mj_forward(self.sawyer.model, self.sawyer.data)
+        return state, {"success": 0.0}
+
+    def step(self, action: np.ndarray):
+        """One control step.
+
+        ``info`` has 'success', 1.0 where the package says so, and 'distance', the package's
+        distance of the object from its goal in metres; with the reward v1 of the drawers it is
+        measured along y.
+        """
+        state, reward, terminated, truncated, info = self.sawyer.step(action)
+        told = {"success": float(info["success"]), "distance": float(info["obj_to_target"])}
+        return state, float(reward), terminated, truncated, told
+
+    def render(self) -> np.ndarray:
+        """The scene now, uint8 [height, width, 3]."""
+        return self.sawyer.render()
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        self.sawyer.close()
+
+
+def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
+    """The task under the texture of each variation, and under each texture's own name.
+
+    'train' is for the first half of training, 'switch' for the second, 'test' for evaluation,
+    'original' is the package's own table.
+
+    Args:
+        identity: (name, reward version).
+        settings: Of which the first group and the textures concern it.
+    """
+    of_texture = {
+        texture: functools.partial(_build, identity, settings, texture) for texture in TEXTURES
+    }
+    return {
+        "train": of_texture[settings.train_texture],
+        "switch": of_texture[settings.switch_texture],
+        "test": of_texture[settings.texture],
+        "original": functools.partial(_build, identity, settings, None),
+        **of_texture,
+    }
+
+
+def switch_texture(split: str, color_distractor: bool, second_half: bool) -> str:
+    """The variation that an episode is played in: evaluation is always on 'test'.
+
+    Args:
+        split: 'train' or 'eval'.
+        color_distractor: Whether the texture is switched during training.
+        second_half: Whether training is past its midpoint.
+
+    Raises:
+        ValueError: If ``split`` is neither of the two.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if split == "eval":
+        return "test"
+    return "switch" if color_distractor and second_half else "train"
+
+
+def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None) -> gym.Env:
+    """One environment whose table has the texture; None keeps the package's."""
+    shadow_size = software_shadow_size(settings.shadow_size)
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    name, version = identity
+    height, width = settings.size
+    sawyer = _textured(ALL_V3_ENVIRONMENTS[f"{name}-v3"], texture)(
+        render_mode="rgb_array",
+        width=width,
+        height=height,
+        camera_id=settings.camera_id,
+        **({} if version == "v3" else {"reward_function_version": version}),
+    )
+    model = sawyer.model
+    if settings.camera_id is None:
+        sawyer.mujoco_renderer.default_cam_config = TOP_CAMERA
+    elif not -1 <= settings.camera_id < model.ncam:
+        sawyer.close()
+        raise ValueError(f"camera_id must be between -1 and {model.ncam - 1} for {name}")
+    if shadow_size is not None:
+        model.vis.quality.shadowsize = shadow_size
+    # Beyond this many it would refuse, and ActionRepeat ends the episode.
+    env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
+    return ActionRepeat(env, settings.action_repeat, settings.time_limit)
+
+
+def _textured(package_class: type, texture: str | None) -> type:
+    """The package's class with another table top in its model; nothing else is changed."""
+    if texture is None:
+        return package_class
+
+    def _initialize_simulation(self):
+        import mujoco
+
+        spec = mujoco.MjSpec.from_file(self.fullpath)
+        _set_table(spec, texture)
+        model = spec.compile()
+        # As Gymnasium's own does: room to draw at the size that is wanted.
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    methods = {"_initialize_simulation": _initialize_simulation}
+    return type(package_class.__name__, (package_class,), methods)
+
+
+def _set_table(spec: Any, texture: str) -> None:
+    """Puts a texture on the table of a scene.
+
+    Raises:
+        ValueError: If the scene has no such table.
+    """
+    import mujoco
+
+    table, material = spec.texture(TABLE_TEXTURE), spec.material(TABLE_MATERIAL)
+    if table is None or material is None:
+        raise ValueError(f"Meta-World's scene has no {TABLE_TEXTURE}: no texture can be set")
+    # Seen from above the box is a rectangle of 1.4 × 0.8 m; a cube's face would be stretched.
+    table.type = mujoco.mjtTexture.mjTEXTURE_2D
+    material.texuniform = True
+    material.texrepeat = [1 / TILE, 1 / TILE]
+    if texture in FILES:
+        table.file = str(Path(table.file).with_name(FILES[texture]))
+        return
+    image = draw(texture)
+    table.file = ""
+    table.height, table.width, table.nchannel = image.shape
+    table.data = image.tobytes()
+
+
+SUITES = (
+    Suite(
+        "metaworld",
+        {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS},
+        factories,
+        switch_texture,
+    ),
+)

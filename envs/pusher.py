@@ -1,0 +1,167 @@
+"""Gymnasium's MuJoCo environments (``gymnasium_<id>``), Pusher in changing colours.
+
+Only Pusher's parts are recoloured; the other environments are drawn as they are. MuJoCo is
+imported with the first environment; by then OpenGL is chosen.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import RescaleAction, TransformAction
+
+from envs.rendering import software_shadow_size
+from envs.settings import EnvSettings
+from envs.suites import VARIATIONS, Factories, Suite
+from envs.wrappers import ActionRepeat
+
+PUSHER = "Pusher-v5"
+
+# Straight above the table, as the paper's Pusher is seen.
+TOP_CAMERA = {
+    "trackbodyid": -1,
+    "distance": 2.0,
+    "elevation": -90.0,
+    "lookat": np.array([0.0, -0.5, 0.2]),
+}
+TABLE = ("table",)
+# The arm down to the forearm; the wrist and its two fingers keep their grey.
+ARM = ("e1", "e2", "sp", "sl", "uar", "ua", "ef", "fa")
+OBJECT = "object"  # a body, whose only geom has no name
+
+_COLOR_STREAM = 1  # tells the generator of the colours from the physics' own
+
+
+class PusherColors(gym.Wrapper):
+    """Pusher with a black object, and new colours of table and arm at each reset.
+
+    The table gets one colour and the arm another, each uniform in its box; they stay for the
+    episode. They come from a generator of their own, so that the physics of a seed is
+    Gymnasium's.
+
+    Attributes:
+        low: Lower corners of the boxes of table and arm, [2, 3] in [0, 1]; None without boxes.
+        high: Upper corners, likewise.
+    """
+
+    def __init__(self, env: gym.Env, max_delta: float | None, disjoint_set: str | None):
+        """Wraps ``env``, which must be Pusher.
+
+        Args:
+            env: The environment.
+            max_delta: Half the side of a box, per channel in [0, 1]; None leaves table and arm
+                in their own colours.
+            disjoint_set: Centre of the boxes: that of 'train', that of 'test', or None for
+                each part's own colour.
+
+        Raises:
+            ValueError: If the boxes of the two sets would overlap in every channel.
+        """
+        from distracting_control.color import CENTERS, MAX_DISJOINT_DELTA  # imports MuJoCo
+
+        super().__init__(env)
+        if disjoint_set is not None and max_delta is not None and max_delta > MAX_DISJOINT_DELTA:
+            raise ValueError(
+                f"max_delta {max_delta} makes the train and test colours overlap: lower it to "
+                f"{MAX_DISJOINT_DELTA} or less, or leave disjoint_sets unset"
+            )
+        model = env.unwrapped.model
+        self._parts = [[model.geom(name).id for name in names] for names in (TABLE, ARM)]
+        model.geom_rgba[model.body(OBJECT).geomadr] = (0.0, 0.0, 0.0, 1.0)
+        self.low = self.high = None
+        if max_delta is not None:
+            own = np.array([model.geom_rgba[part[0], :3] for part in self._parts], np.float64)
+            center = own if disjoint_set is None else np.array([CENTERS[disjoint_set]] * 2)
+            self.low = np.clip(center - max_delta, 0.0, 1.0)
+            self.high = np.clip(center + max_delta, 0.0, 1.0)
+        self._colors = np.random.default_rng()
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The colours of table and arm now, [2, 3] in [0, 1]."""
+        rgba = self.unwrapped.model.geom_rgba
+        return np.array([rgba[part[0], :3] for part in self._parts])
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode in new colours, which the seed determines."""
+        if seed is not None:
+            sequence = np.random.SeedSequence(seed, spawn_key=(_COLOR_STREAM,))
+            self._colors = np.random.default_rng(sequence)
+        if self.low is not None:
+            for part, rgb in zip(self._parts, self._colors.uniform(self.low, self.high)):
+                self.unwrapped.model.geom_rgba[part, :3] = rgb
+        return self.env.reset(seed=seed, options=options)
+
+
+def _tasks() -> dict[str, tuple[str, ...]]:
+    """The ids of Gymnasium's current MuJoCo environments; their older versions need older
+    simulators.
+    """
+    return {
+        name: (name,)
+        for name, spec in gym.registry.items()
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version == 5
+    }
+
+
+def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
+    """The environment in the colours of each variation; one that is not Pusher has one look.
+
+    Args:
+        identity: (id,).
+        settings: Of which the first group and the colours concern it; ``step_std`` does not, as
+            colours last an episode.
+    """
+    build = functools.partial(_build, identity[0], settings)
+    if identity[0] != PUSHER:
+        return dict.fromkeys(VARIATIONS, build)
+    test_delta = settings.max_delta if settings.test_max_delta is None else settings.test_max_delta
+    return {
+        "train": functools.partial(build, (settings.max_delta, settings.disjoint_sets)),
+        "test": functools.partial(build, (test_delta, settings.test_disjoint_sets)),
+        "original": functools.partial(build, (None, None)),
+    }
+
+
+def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym.Env:
+    """One environment, drawn at the size that is wanted.
+
+    Args:
+        name: Gymnasium's id.
+        settings: The settings.
+        colors: ``(max_delta, disjoint_set)`` of :class:`PusherColors`; None leaves all as it is.
+    """
+    shadow_size = software_shadow_size(settings.shadow_size)
+    height, width = settings.size
+    kwargs: dict[str, Any] = {"camera_id": settings.camera_id}
+    if name == PUSHER and settings.camera_id is None:
+        kwargs = {"default_camera_config": TOP_CAMERA}
+    env = gym.make(
+        name,
+        render_mode="rgb_array",
+        width=width,
+        height=height,
+        max_episode_steps=-1,  # ActionRepeat counts
+        disable_env_checker=True,
+        **kwargs,
+    )
+    model = env.unwrapped.model
+    if settings.camera_id is not None and not -1 <= settings.camera_id < model.ncam:
+        env.close()
+        raise ValueError(f"camera_id must be between -1 and {model.ncam - 1} for {name}")
+    if shadow_size is not None:
+        model.vis.quality.shadowsize = shadow_size
+    if colors is not None:
+        env = PusherColors(env, *colors)
+    env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    env = TransformAction(env, _clip, env.action_space)
+    return ActionRepeat(env, settings.action_repeat, settings.time_limit)
+
+
+def _clip(action: np.ndarray) -> np.ndarray:
+    return np.clip(action, -1.0, 1.0)
+
+
+SUITES = (Suite("gymnasium", _tasks(), factories),)
