@@ -23,8 +23,7 @@ from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, EnvError, Pixels, Reported, Resumable, Variations
 
 SUITES: dict[str, Suite] = {
-    suite.prefix: suite
-    for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
+    suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
 }
 
 __all__ = [

@@ -20,7 +20,7 @@ from envs.textures import FILES, TEXTURES, TILE, draw
 from envs.wrappers import ActionRepeat
 
 # The package's tasks, here because listing them must not import MuJoCo.
-NAMES = """
+_LISTED = """
     assembly basketball bin-picking box-close button-press button-press-topdown
     button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
     disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
@@ -29,7 +29,8 @@ NAMES = """
     plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall
     reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close
     window-open
-""".split()
+"""
+NAMES = tuple(_LISTED.split())
 VERSIONS = ("v1", "v2", "v3")
 
 GOALS = 50  # as many as Meta-World draws for a task
@@ -53,10 +54,8 @@ class MetaWorld(gym.Env):
     Attributes:
         sawyer: The package's environment.
         goal: Number of the episode's goal.
+        state: The package's state now, [39]: what its scripted policies act on.
     """
-
-    metadata = {"render_modes": ["rgb_array"]}
-    render_mode = "rgb_array"
 
     def __init__(self, sawyer: gym.Env, max_path_length: int):
         """Wraps an environment of the package.
@@ -66,6 +65,7 @@ class MetaWorld(gym.Env):
             max_path_length: Control steps after which it refuses to go on.
         """
         self.sawyer = sawyer
+        self.metadata, self.render_mode = {"render_modes": ["rgb_array"]}, "rgb_array"
         self.action_space = sawyer.action_space
         self.observation_space = sawyer.observation_space
         sawyer.max_path_length = max_path_length
@@ -73,6 +73,7 @@ class MetaWorld(gym.Env):
         sawyer._set_task_called, sawyer._partially_observable = True, False
         sawyer._freeze_rand_vec, sawyer.seeded_rand_vec = False, True
         self.goal = -1
+        self.state = np.zeros(self.observation_space.shape)
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Starts an episode with one of the goals; returns the package's state [39]."""
@@ -81,10 +82,10 @@ class MetaWorld(gym.Env):
         super().reset(seed=seed)
         self.goal = int(self.np_random.integers(GOALS))
         self.sawyer.seed(self.goal)
-        state, _ = self.sawyer.reset()
+        self.state, _ = self.sawyer.reset()
         # It has moved its object in the model alone; a frame drawn now would show the old place.
         mujoco.mj_forward(self.sawyer.model, self.sawyer.data)
-        return state, {"success": 0.0}
+        return self.state, {"success": 0.0}
 
     def step(self, action: np.ndarray):
         """One control step.
@@ -93,9 +94,9 @@ class MetaWorld(gym.Env):
         distance of the object from its goal in metres; with the reward v1 of the drawers it is
         measured along y.
         """
-        state, reward, terminated, truncated, info = self.sawyer.step(action)
+        self.state, reward, terminated, truncated, info = self.sawyer.step(action)
         told = {"success": float(info["success"]), "distance": float(info["obj_to_target"])}
-        return state, float(reward), terminated, truncated, told
+        return self.state, float(reward), terminated, truncated, told
 
     def render(self) -> np.ndarray:
         """The scene now, uint8 [height, width, 3]."""

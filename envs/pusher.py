@@ -90,7 +90,8 @@ class PusherColors(gym.Wrapper):
             sequence = np.random.SeedSequence(seed, spawn_key=(_COLOR_STREAM,))
             self._colors = np.random.default_rng(sequence)
         if self.low is not None:
-            for part, rgb in zip(self._parts, self._colors.uniform(self.low, self.high)):
+            colors = self._colors.uniform(self.low, self.high)
+            for part, rgb in zip(self._parts, colors, strict=True):
                 self.unwrapped.model.geom_rgba[part, :3] = rgb
         return self.env.reset(seed=seed, options=options)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from figures import learning_curve, overview
+from figures import environments, learning_curve, overview
 
 CONFIG = (
     "task: dmc2gym_walker_walk\nmethod_name: diswm\nseed: 3\nsteps: 100\ncolor_distractor: true\n"
@@ -115,3 +115,31 @@ def test_the_overview_becomes_a_picture(run, tmp_path, capsys):
     iio.imwrite(run / "pictures" / "beta_vae_traverse.png", picture)
     assert overview.main([str(run), "--output", str(tmp_path / "o.png")]) == 0
     assert iio.imread(tmp_path / "o.png").shape[1] > 500
+
+
+def test_every_look_is_drawn_with_the_same_actions(monkeypatch, tmp_path):
+    from envs import make_env
+
+    monkeypatch.setitem(environments.EPISODE, "gymnasium", 8)
+    labels, frames, steps = environments.play("gymnasium_Pusher-v5", seed=3)
+    assert labels == ["train", "test", "original"]
+    assert steps == 4
+    env = make_env("gymnasium_Pusher-v5", variation="test", time_limit=8)
+    rng, expected = np.random.default_rng(3), [env.reset(seed=3)[0]["image"]]
+    for _ in range(4):
+        expected.append(env.step(rng.uniform(-1, 1, 7).astype(np.float32))[0]["image"])
+    env.close()
+    for shown, index in zip(frames[1], (0, 2, 4), strict=True):
+        np.testing.assert_array_equal(shown, expected[index])
+    assert environments.looks("gymnasium_Hopper-v5", {}) == {"train": "original = test = train"}
+    textures = environments.looks("metaworld_drawer-open-v1", {"texture": "black"})
+    assert textures["train"] == "grid = train"
+    assert textures["test"] == "black = test"
+    png = tmp_path / "looks.png"
+    assert environments.main(["gymnasium_Pusher-v5", "--output", str(png)]) == 0
+    assert iio.imread(png).shape[0] > 200
+
+
+def test_pictures_of_an_unknown_task_are_refused_in_a_line(capsys):
+    assert environments.main(["gymnasium_Pushr-v5"]) == 2
+    assert "gymnasium_Pusher-v5" in capsys.readouterr().err
