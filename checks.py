@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+import sources
 from agent import SCHEDULES
+from checkpoint import find_predictor
 from config import Config
 from envs import parse_task
 from networks import ActionHead, activation
@@ -34,14 +36,29 @@ def check(config: Config) -> None:
         UserError: one line that names the flag and the mend.
         UnknownTask: there is no such task; one line with the nearest one.
     """
-    _check_numbers(config)
-    _check_names(config)
+    check_values(config)
     parse_task(config.task)
     _check_device(config)
-    if config.beta_vae_pretrain:
+    if config.evaluate is not None:
+        _check_backgrounds(config)
+    elif config.eval_colors is not None:
+        raise UserError("--eval_colors goes with --evaluate, and the folder of a run")
+    elif config.beta_vae_pretrain:
         _check_pretraining(config)
     else:
         _check_method(config)
+
+
+def check_values(config: Config) -> None:
+    """Checks what concerns no task, method or folder.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    _check_numbers(config)
+    _check_names(config)
+    if config.export_checkpoint == "":
+        raise UserError("--export_checkpoint needs the name of a folder")
 
 
 def _check_numbers(config: Config) -> None:
@@ -116,7 +133,7 @@ def _check_kernels(config: Config) -> None:
     for kernel in config.decoder_kernels:
         side = 2 * (side - 1) + kernel
     if side != 64:
-        fitting = "5 5 6 6" if config.decoder_thin else "3 3 4 2"
+        fitting = "5 5 6 6" if config.decoder_thin else "5 3 4 2"
         raise UserError(
             f"--decoder_kernels {_words(config.decoder_kernels)} with --decoder_thin "
             f"{config.decoder_thin} draw {side}×{side}, not 64×64: give others, such as {fitting}"
@@ -150,22 +167,15 @@ def _check_device(config: Config) -> None:
 
 
 def _check_pretraining(config: Config) -> None:
-    given = config.pretrain_datasets_path or config.offline_traindir
-    if not given:
+    if config.pretrain_datasets_path:
+        sources.check(config)
+    elif config.offline_traindir:
+        _check_folder(config, "offline_traindir")
+    else:
         raise UserError(
             "--beta_vae_pretrain needs --pretrain_datasets_path, a folder of .npz episodes such "
             "as the train_eps of a run with --configs defaults dmc2gym collect"
         )
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        hint = ""
-        if folder.parent.is_dir():
-            hint = nearest(folder.name, (f.name for f in folder.parent.iterdir() if f.is_dir()))
-        raise UserError(f"--pretrain_datasets_path {folder}: there is no such folder{hint}")
-    if not any(folder.glob("*.npz")):
-        below = folder / "train_eps"
-        hint = f": did you mean {below}?" if below.is_dir() else ""
-        raise UserError(f"--pretrain_datasets_path {folder} has no .npz episodes{hint}")
     _check_folder(config, "offline_evaldir")
     if config.pretrain_steps < 50:
         raise UserError(
@@ -184,25 +194,21 @@ def _check_method(config: Config) -> None:
     if config.traverse and not config.beta_vae:
         raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
     if config.distillation:
-        folder = Path(config.pretrain_checkpoint_path).expanduser()
-        if not folder.is_dir():
-            raise UserError(
-                f"--pretrain_checkpoint_path {folder}: there is no such folder; pretrain first "
-                "(--beta_vae_pretrain True), or give the folder that pretraining named"
-            )
-        if not (folder / "encoder.pt").is_file():
-            raise UserError(
-                f"--pretrain_checkpoint_path {folder} has no encoder.pt: pretrain first "
-                "(--beta_vae_pretrain True), or give the folder that pretraining named"
-            )
+        given = config.pretrain_checkpoint_path
+        if (folder := find_predictor(given)) != Path(given).expanduser():
+            print(f"note: {given} has no encoder.pt; its newest is {folder}'s", file=sys.stderr)
     _check_folder(config, "offline_traindir")
-    _check_folder(config, "background_dataset_path", "*")
-    _check_folder(config, "test_background_dataset_path", "*")
+    _check_backgrounds(config)
     if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
         print(
             "note: diswm without --beta_vae True and --distillation True is DreamerV2",
             file=sys.stderr,
         )
+
+
+def _check_backgrounds(config: Config) -> None:
+    _check_folder(config, "background_dataset_path", "*")
+    _check_folder(config, "test_background_dataset_path", "*")
 
 
 def _check_folder(config: Config, flag: str, content: str = "*.npz") -> None:

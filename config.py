@@ -11,7 +11,7 @@ import dataclasses
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class Config(Mapping):
         values: all keys.
         presets: what the blocks alone say.
         blocks: their names.
+        given: the keys that were flags, whatever their values.
     """
 
     def __init__(
@@ -138,10 +139,12 @@ class Config(Mapping):
         values: Mapping[str, Any],
         presets: Mapping[str, Any] | None = None,
         blocks: Sequence[str] = ("defaults",),
+        given: Iterable[str] = (),
     ):
         object.__setattr__(self, "_values", dict(values))
         object.__setattr__(self, "_presets", dict(values if presets is None else presets))
         object.__setattr__(self, "blocks", tuple(blocks))
+        object.__setattr__(self, "given", frozenset(given))
 
     def of_blocks(self, name: str) -> Any:
         """The value of a key before flags."""
@@ -170,7 +173,7 @@ class Config(Mapping):
         unknown = set(changes) - set(self._values)
         if unknown:
             raise KeyError(f"no config keys {sorted(unknown)}")
-        return Config({**self._values, **changes}, self._presets, self.blocks)
+        return Config({**self._values, **changes}, self._presets, self.blocks, self.given)
 
     def to_yaml(self) -> str:
         """The configuration as a flat YAML document."""
@@ -283,7 +286,24 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
             values.update(_parse_block(document[block], keys, block))
     given = {k: v for k, v in vars(known).items() if k not in ("configs", "help")}
     flags = {name: keys[name].parse(value) for name, value in given.items()}
-    return Config({**values, **flags}, values, blocks)
+    return Config({**values, **flags}, values, blocks, flags)
+
+
+def load_saved(path: Path) -> Config:
+    """The configuration that :meth:`Config.save` wrote; keys newer than it have their defaults.
+
+    Raises:
+        UserError: the file is missing or no run's configuration, or has a key not known here.
+    """
+    saved, keys = _load_yaml(path), load_keys()
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is not a run's configuration")
+    if unknown := sorted(map(str, set(saved) - set(keys))):
+        raise UserError(f"{path} has a key '{unknown[0]}' that this version of the code lacks")
+    try:
+        return _defaults().replace(**{name: keys[name].parse(v) for name, v in saved.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _block_name(given: str) -> str:
@@ -335,8 +355,19 @@ RESUMABLE = frozenset(
 )
 
 
+def _defaults() -> Config:
+    return Config({name: key.default for name, key in load_keys().items()})
+
+
+def _as_read(config: Config) -> dict[str, Any]:
+    """What reading a saved configuration gives."""
+    return YAML(typ="safe", pure=True).load(config.to_yaml())
+
+
 def check_same(config: Config, saved: Path) -> None:
     """Checks that a run's folder was made by this configuration.
+
+    A key that is newer than the run counts as its default there.
 
     Raises:
         UserError: another configuration made it; the line shows the difference.
@@ -347,7 +378,7 @@ def check_same(config: Config, saved: Path) -> None:
         raise UserError(f"{error}; choose another --logdir") from None
     if not isinstance(before, dict):
         raise UserError(f"{saved} is not a run's configuration; choose another --logdir")
-    now = YAML(typ="safe", pure=True).load(config.to_yaml())
+    before, now = _as_read(_defaults()) | before, _as_read(config)
     names = sorted((set(before) | set(now)) - RESUMABLE)
     changed = [n for n in names if before.get(n, "absent") != now.get(n, "absent")]
     if changed:

@@ -15,6 +15,8 @@ from config import Config
 from logger import Rate
 from replay import Replay
 from run import Run
+from sources import FLAG, Source, bar
+from sources.caching import cache_root
 from tools import Diverged, Every, UserError, derive_seed
 
 
@@ -109,31 +111,45 @@ class Job:
         self.run.save(self.frames, finished, {**state, **more})
 
 
-def load_episodes(run: Run, replay: Replay, flag: str, fraction: float = 1.0) -> None:
-    """Loads the folder that a flag names, and notes what was found.
+def load_episodes(
+    run: Run, replay: Replay, flag: str, fraction: float = 1.0, source: Source | None = None
+) -> None:
+    """Loads the folder that a flag names, or the source that it came to; notes what was found.
 
     Raises:
         UserError: it has no episode that can be used.
     """
-    folder = Path(run.config[flag]).expanduser()
+    source = source or Source(Path(run.config[flag]).expanduser())
     before = replay.episodes
-    found = replay.load(folder, fraction=fraction, seed=run.config.seed)
+    with bar(unit=1) as progress:
+        found = replay.load(
+            source.folder,
+            fraction=fraction,
+            seed=run.config.seed,
+            progress=lambda done, total: progress("loading", done, total),
+        )
     if replay.episodes == before:
         reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
+        more = ", or videos, which are scaled" if flag == FLAG else ""
         raise UserError(
-            f"--{flag} {folder} has no usable .npz episode{reason}: give a folder of episodes such "
-            "as a run's train_eps"
+            f"--{flag} {source.folder} has no usable .npz episode{reason}: give a folder of "
+            f"episodes such as a run's train_eps{more}"
         )
-    for name, reason in found.skipped[:10]:
+    skipped = [*source.skipped, *found.skipped]
+    for name, reason in skipped[:10]:
         run.note("skipped", file=name, reason=reason)
-    counts = {"episodes": found.episodes, "frames": found.frames, "skipped": len(found.skipped)}
-    run.note("dataset", folder=str(folder), **counts)
+    counts = {"episodes": found.episodes, "frames": found.frames, "skipped": len(skipped)}
+    run.note("dataset", folder=str(source.folder), **counts, **source.fields)
 
 
 def new_replay(
     config: Config, folder: Path | None, name: str, action_size: int | None, capacity: int = -1
 ) -> Replay:
-    """An empty replay; ``capacity`` −1 is ``--dataset_size``."""
+    """An empty replay; ``capacity`` −1 is ``--dataset_size``.
+
+    Raises:
+        UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used.
+    """
     return Replay(
         folder,
         capacity=config.dataset_size if capacity < 0 else capacity,
@@ -142,4 +158,5 @@ def new_replay(
         image_shape=(*config.size, 1 if config.grayscale else 3),
         action_shape=None if action_size is None else (action_size,),
         tag=f"s{config.seed}",
+        storage=cache_root(config.cache_dir) if config.replay_storage == "disk" else None,
     )

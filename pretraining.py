@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import sources
 from agent import Pretrainer
 from checkpoint import save_predictor, scratch_rng
 from config import load_keys
@@ -27,8 +28,11 @@ class Pretraining(Job):
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
         self.replay = new_replay(c, None, "pretrain", action_size=None)
-        given = "pretrain_datasets_path" if c.pretrain_datasets_path else "offline_traindir"
-        load_episodes(run, self.replay, given, c.pretrain_dataset_scale)
+        if c.pretrain_datasets_path:
+            given, source = "pretrain_datasets_path", sources.resolve(c)
+        else:
+            given, source = "offline_traindir", None
+        load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = Pretrainer(c)
         periods = {
             "snapshot": c.pretrain_save_every,

@@ -31,7 +31,7 @@ from episodes import (
     set_aside,
     stack_rows,
 )
-from storage import RowStore
+from storage import make_store
 
 
 class Replay:
@@ -49,11 +49,13 @@ class Replay:
         action_shape: of one action, (A,); None for action-free data: actions in files are ignored
             and batches have A = 0.
         tag: the middle of file names, `<index>-<tag>-<rows>.npz`.
+        storage: folder for a file that rows are mapped from; None keeps them in memory.
 
     Not thread-safe: `add`, `load` and `sample` belong to one thread.
 
     Raises:
         ValueError: a negative capacity, or a tag unfit for a file name.
+        UserError: here and where episodes come in: `storage` cannot be used, or its disk is full.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Replay:
         image_shape: tuple[int, ...] = (64, 64, 3),
         action_shape: tuple[int, ...] | None,
         tag: str = "s0",
+        storage: Path | None = None,
     ):
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}: give rows, or 0 for no limit")
@@ -79,9 +82,8 @@ class Replay:
         self._has_actions = action_shape is not None
         self._action_shape = tuple(action_shape) if action_shape is not None else (0,)
         shapes = {"image": self._image_shape, "action": self._action_shape}
-        fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
-        # Room beyond the capacity for the row gap that a ring leaves where it wraps.
-        self._store = RowStore(fields, capacity + capacity // 8 if capacity else 1024)
+        self._fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
+        self._store = make_store(self._fields, capacity, storage)
         self._paths: list[Path | None] = []  # closed episodes in memory, oldest first
         self._rows: list[int] = []
         self._ongoing: dict[int, list[dict]] = {}
@@ -387,8 +389,7 @@ class Replay:
         return pieces
 
     def _buffers(self, size: int, length: int, out: Mapping | None) -> dict[str, np.ndarray]:
-        shapes = {"image": self._image_shape, "action": self._action_shape}
-        fields = {key: ((size, length, *shapes.get(key, ())), DTYPES[key]) for key in STORED}
+        fields = {k: ((size, length, *shape), dtype) for k, (shape, dtype) in self._fields.items()}
         fields["is_first"] = (size, length), np.bool_
         if out is None:
             return {key: np.empty(shape, dtype) for key, (shape, dtype) in fields.items()}

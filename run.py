@@ -57,7 +57,7 @@ class Run:
     def __init__(self, config: Config):
         self.config = config
         self.folder = folder_of(config).absolute()
-        _check_writable(self.folder)
+        check_writable(self.folder, "--logdir", "choose another")
         self.known = (self.folder / CONFIG).exists()
         if self.known:
             check_same(config, self.folder / CONFIG)
@@ -191,11 +191,15 @@ class Run:
             file.write(content)
 
 
-def _check_writable(folder: Path) -> None:
-    """Checks that a folder is there or can be made, without making it."""
+def check_writable(folder: Path, flag: str, mend: str) -> None:
+    """Checks that a folder is there or can be made, without making it.
+
+    Raises:
+        UserError: it cannot; the line begins with the flag and ends with the mend.
+    """
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
-        raise UserError(f"--logdir: {nearest} is a file; choose another")
+        raise UserError(f"{flag}: {nearest} is a file; {mend}")
     try:
         if not os.access(nearest, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -204,6 +208,4 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror
-        raise UserError(
-            f"--logdir: {nearest} cannot be written to ({reason}); choose another"
-        ) from None
+        raise UserError(f"{flag}: {nearest} cannot be written to ({reason}); {mend}") from None

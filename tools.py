@@ -38,11 +38,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryIO]:
     """Yields a binary file that takes its place at ``path`` whole, or not at all.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and are renamed
     over ``path``. After an exception the temporary file is gone and ``path`` is as it was.
+
+    Raises:
+        FileExistsError: ``path`` was to be a ``new`` file, and there is one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        (_take if new else os.replace)(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -69,6 +72,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _take(temporary: str, path: Path) -> None:
+    """Gives a file a name that no other file has; one process of several gets it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(f"{path} exists") from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:

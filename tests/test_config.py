@@ -310,9 +310,37 @@ def test_change_of_any_key_is_noticed_or_harmless(tmp_path, name):
         assert "\n" not in str(refusal.value)
 
 
-def test_key_that_came_later_is_a_difference(tmp_path):
-    parsed = parse([])
-    older = config.Config({k: v for k, v in parsed.items() if k != "z_dim"})
+def test_key_that_came_later_had_its_default(tmp_path):
+    parsed = parse(["--seed", "3"])
+    older = config.Config({k: v for k, v in parsed.items() if k not in ("z_dim", "size")})
     older.save(tmp_path / "config.yaml")
-    with pytest.raises(UserError, match="z_dim"):
-        check_same(parsed, tmp_path / "config.yaml")
+    check_same(parsed, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="z_dim: 20 there, 21 now"):
+        check_same(parsed.replace(z_dim=21), tmp_path / "config.yaml")
+    loaded = config.load_saved(tmp_path / "config.yaml")
+    assert dict(loaded) == dict(parsed)
+    assert loaded.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("- a list", "not a run's configuration"),
+        ("zdim: 3", "'zdim'"),
+        ("z_dim: many", "--z_dim takes a whole number"),
+        ("a: [1", "cannot be read"),
+    ],
+)
+def test_saved_config_that_is_none_is_refused(tmp_path, text, wanted):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=wanted) as refusal:
+        config.load_saved(path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_flags_that_were_given_are_known_whatever_their_values():
+    parsed = parse(["--configs", "defaults", "cpu", "--eval_episodes", "10"])
+    assert parsed.given == {"eval_episodes"}
+    assert parsed.replace(seed=3).given == {"eval_episodes"}

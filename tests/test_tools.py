@@ -237,3 +237,21 @@ def test_nearest():
     assert nearest("PUSHER", names) == " (did you mean 'Pusher'?)"
     assert nearest("xyz", names) == nearest("x", []) == ""
     assert nearest(1, [1, 2]) == " (did you mean '1'?)"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_new_file_takes_no_others_place(tmp_path, monkeypatch, links):
+    if not links:
+
+        def refuse(*_):
+            raise PermissionError("this file system has no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a"
+    with atomic_write(path, new=True) as file:
+        file.write(b"first")
+    with pytest.raises(FileExistsError), atomic_write(path, new=True) as file:
+        file.write(b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_nlink == 1

@@ -1,0 +1,206 @@
+"""What ``--pretrain_datasets_path`` takes: whatever it names becomes one folder of episodes.
+
+============================  =====================================================================
+folder with ``.npz`` files    as it is; videos beside the episodes are left out, and named
+``.tar.xz``, ``.tar.gz`` …    unpacked once, beside the archive
+``hf:<name>``                 downloaded once, then unpacked in the cache
+a video, a folder of videos   decoded once, into the cache
+============================  =====================================================================
+
+A thing is known by its first bytes; names count where those say nothing. The cache is
+``--cache_dir``. The same source gives the same folder with the same files, in every start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config import Config
+from sinks import TerminalSink
+from sources import archives, footage, hub, videos
+from sources.caching import cache_root
+from tools import UserError, nearest
+
+FLAG = "pretrain_datasets_path"
+ACCEPTED = (
+    "give a folder of .npz episodes, a .tar.xz or .tar.gz of one, "
+    f"{hub.PREFIX}<name>, a video, or a folder of videos"
+)
+MEGABYTE = 1 << 20
+
+
+@dataclass
+class Source:
+    """A folder of episodes, and what was left out on the way to it.
+
+    Attributes:
+        folder: flat, of .npz files.
+        skipped: (file name, reason).
+        fields: more to say about it in the log.
+    """
+
+    folder: Path
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def check(config: Config) -> None:
+    """Checks that the source is there and of a known kind; reads little, and writes nothing.
+
+    Raises:
+        UserError: it is not, or a setting of videos makes no sense.
+    """
+    if config.video_fps < 0:
+        raise UserError(f"--video_fps must be 0 or more, not {config.video_fps}")
+    if config.video_episode_length < 2:
+        raise UserError(
+            f"--video_episode_length must be at least 2, not {config.video_episode_length}"
+        )
+    kind_of(config[FLAG])
+
+
+def kind_of(given: str) -> str:
+    """``episodes``, ``archive``, ``hub`` or ``videos``.
+
+    Raises:
+        UserError: it is not there, or none of these.
+    """
+    if given.startswith(hub.PREFIX):
+        hub.check_name(given)
+        return "hub"
+    path = Path(given).expanduser()
+    try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        if path.is_file():
+            return _kind_of_file(path)
+    except OSError as error:
+        raise UserError(f"--{FLAG} {path} cannot be read ({error.strerror})") from None
+    raise UserError(f"--{FLAG} {path}: there is no such folder or file{_hint(path)}; {ACCEPTED}")
+
+
+def _kind_of_folder(folder: Path) -> str:
+    if any(folder.glob("*.npz")):
+        return "episodes"
+    if _videos_in(folder):
+        return "videos"
+    hint = ""
+    if (folder / "train_eps").is_dir():
+        hint = f" (did you mean {folder / 'train_eps'}?)"
+    elif found := [path for path in _files_in(folder) if archives.is_archive(path)]:
+        hint = f" (did you mean {found[0]}?)"
+    raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")
+
+
+def _kind_of_file(path: Path) -> str:
+    if path.suffix == ".npz":
+        raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
+    if archives.is_archive(path):
+        return "archive"
+    if footage.is_video(path):
+        return "videos"
+    raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
+
+
+def _hint(path: Path) -> str:
+    """What may have been meant by a path that is not there."""
+    if path.name in hub.NAMES:
+        return f" (did you mean '{hub.PREFIX}{path.name}'?)"
+    if path.parent.is_dir():
+        return nearest(path.name, (p.name for p in path.parent.iterdir()))
+    return ""
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    return [p for p in _files_in(folder) if p.suffix != ".npz" and footage.is_video(p)]
+
+
+def resolve(config: Config) -> Source:
+    """The folder of episodes that ``--pretrain_datasets_path`` comes to.
+
+    Downloads, unpacks and decodes where that has not been done yet, with a progress bar.
+
+    Raises:
+        UserError: there is nothing usable, or no place for it; one line.
+    """
+    given, cache = config[FLAG], cache_root(config.cache_dir)
+    path = Path(given).expanduser()
+    try:
+        kind = kind_of(given)
+        if kind == "episodes":
+            beside = [(p.name, "a video beside .npz episodes") for p in _videos_in(path)]
+            return Source(path, beside)
+        if kind == "hub":
+            return _downloaded(config, cache)
+        if kind == "archive":
+            # Beside the archive, or in the cache where that is a place only to read.
+            home = path.parent if os.access(path.parent, os.W_OK) else cache / "datasets"
+            return _unpacked(path, home / archives.stem(path), given)
+        return _decoded(path, config, cache)
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(
+            f"--{FLAG} {given}: {where}: {error.strerror or error}; make room there, or choose "
+            "another --cache_dir"
+        ) from error
+
+
+def _downloaded(config: Config, cache: Path) -> Source:
+    name = hub.check_name(config[FLAG])
+    archive = hub.download(name, cache / "hub" if config.cache_dir else None)
+    content = archive.resolve().name  # in the Hub's cache a file is named by what is in it
+    target = cache / "datasets" / f"{name}-{content[:12]}"
+    return _unpacked(archive, target, config[FLAG], {"etag": content})
+
+
+def _unpacked(
+    archive: Path, target: Path, given: str, identity: dict[str, Any] | None = None
+) -> Source:
+    with bar() as progress:
+        folder, marker = archives.unpack(archive, target, identity, progress)
+    return Source(folder, [], {"source": given, "ignored": marker["ignored"]})
+
+
+def _decoded(path: Path, config: Config, cache: Path) -> Source:
+    settings = footage.Settings(
+        fps=config.video_fps,
+        length=config.video_episode_length,
+        size=config.size,
+        grayscale=config.grayscale,
+    )
+    paths = _videos_in(path) if path.is_dir() else [path]
+    name = path.resolve().name
+    with bar() as progress:
+        folder, skipped = videos.decode(paths, name, cache / "videos", settings, progress)
+    return Source(folder, skipped, {"source": str(path), "videos": len(paths) - len(skipped)})
+
+
+@contextmanager
+def bar(unit: int = MEGABYTE) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields ``progress(what, done, total)``, which moves a bar on a terminal and is silent else.
+
+    Args:
+        unit: what the bar counts in; bytes are shown as megabytes.
+    """
+    terminal, name = TerminalSink(), ""
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal name
+        if what != name:
+            name = what
+            terminal.bar(-(-total // unit), desc=f"{what} (MB)" if unit == MEGABYTE else what)
+        terminal.progress(-(-done // unit))
+
+    try:
+        yield progress
+    finally:
+        terminal.close()

@@ -1,0 +1,83 @@
+"""The published datasets: ``hf:<name>`` is downloaded from the Hugging Face Hub, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools import UserError, nearest
+
+PREFIX = "hf:"
+REPOSITORY = "MrSC320/DisWM-Pretrain-Datasets"
+NAMES = ("cheetah_run", "finger_spin", "reacher_easy", "walker_walk")
+
+
+def check_name(given: str) -> str:
+    """The dataset that ``hf:<name>`` names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = given[len(PREFIX) :]
+    if name not in NAMES:
+        raise UserError(
+            f"--pretrain_datasets_path {given}: the published datasets are "
+            f"{', '.join(PREFIX + n for n in NAMES)}{nearest(given, (PREFIX + n for n in NAMES))}"
+        )
+    return name
+
+
+def download(name: str, cache: Path | None = None, endpoint: str | None = None) -> Path:
+    """The archive of a published dataset, from the cache or, once, from the Hub.
+
+    What is in the cache is taken without asking the Hub, so that a run that goes on reads what it
+    began with. A connection that breaks is taken up again where it broke, up to five times in a
+    row; a process that ends within a download leaves nothing of it.
+
+    Args:
+        name: one of `NAMES`.
+        cache: folder of the Hub's cache; None is its own (``HF_HOME``, ``HF_HUB_CACHE``).
+        endpoint: address of the Hub; None is its own (``HF_ENDPOINT``).
+
+    Returns:
+        The file in the cache. Its ``resolve().name`` tells its content.
+
+    Raises:
+        UserError: it is not in the cache and cannot be downloaded.
+        OSError: the cache cannot be written.
+    """
+    # It reads its environment when it is imported, and few runs need it.
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    file = f"{name}.tar.xz"
+    where = {"repo_type": "dataset", "endpoint": endpoint}
+    try:
+        found = hf.hf_hub_download(
+            REPOSITORY, file, cache_dir=cache, local_files_only=True, **where
+        )
+        return Path(found)
+    except errors.LocalEntryNotFoundError:
+        pass  # it has to be downloaded
+    url = hf.hf_hub_url(REPOSITORY, file, **where)
+    try:
+        # Asked once, without the patience of a download: no network shows at once.
+        hf.get_hf_file_metadata(url, endpoint=endpoint)
+        return Path(hf.hf_hub_download(REPOSITORY, file, cache_dir=cache, **where))
+    except errors.RemoteEntryNotFoundError as error:
+        raise _refusal(name, url, "the Hub has no such file") from error
+    except errors.OfflineModeIsEnabled as error:
+        reason = "HF_HUB_OFFLINE is set and it is not in the cache"
+        raise _refusal(name, url, reason) from error
+    except (OSError, errors.HTTPError, errors.XetDownloadError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk's, not the network's
+        text = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        reason = f"it is not in the cache and the Hub cannot be reached ({text})"
+        raise _refusal(name, url, reason) from error
+
+
+def _refusal(name: str, url: str, reason: str) -> UserError:
+    return UserError(
+        f"--pretrain_datasets_path {PREFIX}{name}: {reason}; start again, or download {url} by "
+        "hand and give the path of that file"
+    )

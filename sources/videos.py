@@ -1,0 +1,171 @@
+"""Videos as episodes: decoded once, in parallel, into a cache of image-only .npz files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from episodes import save_episode
+from sources.caching import building, read_marker, write_marker
+from sources.footage import Settings, Unusable, frames
+from tools import UserError, atomic_write
+
+LAYOUT = 1  # of the cache: another number decodes everything anew
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+class _Cancelled(Exception):
+    """Decoding is to stop."""
+
+
+def decode(
+    paths: Sequence[Path],
+    name: str,
+    cache: Path,
+    settings: Settings,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[Path, list[tuple[str, str]]]:
+    """Decodes videos into one folder of image-only episodes; reuses a folder made before.
+
+    The folder's name has a hash of the videos (path, size, time) and the settings, so that what
+    changed is decoded anew. A decoding that was interrupted goes on after the last whole video.
+
+    Args:
+        paths: the videos.
+        name: begins the folder's name.
+        cache: where the folder is made.
+        settings: how.
+        progress: called with what is being done, bytes of video done, and bytes in all.
+
+    Returns:
+        The folder, and (file name, reason) of each video that cannot be used.
+
+    Raises:
+        UserError: not one of them can be used.
+        OSError: the folder cannot be written.
+    """
+    paths = sorted(paths)
+    target = cache / f"{name[:80]}-{_key(paths, settings)}"
+    marker = read_marker(target)
+    if marker is None:
+        with building(target, keep=True) as partial:
+            if partial is not None:
+                marker = {"videos": _decode_all(paths, partial, settings, progress)}
+                _check_usable(marker["videos"])
+                write_marker(partial, marker)
+    marker = marker or read_marker(target)
+    if marker is None:
+        raise UserError(f"{target} is not of this program's making: move it away")
+    _check_usable(marker["videos"])
+    return target, [(v["name"], v["skipped"]) for v in marker["videos"] if "skipped" in v]
+
+
+def _key(paths: Sequence[Path], settings: Settings) -> str:
+    files = []
+    for path in paths:
+        found = path.stat()
+        files.append([str(path.resolve()), found.st_size, found.st_mtime_ns])
+    chosen = [settings.fps, settings.length, list(settings.size), settings.grayscale]
+    return hashlib.sha256(json.dumps([LAYOUT, chosen, files]).encode()).hexdigest()[:16]
+
+
+def _check_usable(videos: Sequence[dict[str, Any]]) -> None:
+    skipped = [v for v in videos if "skipped" in v]
+    if len(skipped) == len(videos):
+        raise UserError(
+            f"--pretrain_datasets_path: no usable video ({skipped[0]['name']}: "
+            f"{skipped[0]['skipped']}): give others"
+        )
+
+
+def _decode_all(
+    paths: Sequence[Path],
+    folder: Path,
+    settings: Settings,
+    progress: Callable[[str, int, int], None],
+) -> list[dict[str, Any]]:
+    """Decodes in threads (PyAV, Pillow and zlib let go of the interpreter); a record per video."""
+    sizes = {path: path.stat().st_size for path in paths}
+    done = dict.fromkeys(paths, 0.0)  # share of each video
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        futures: list[Future] = []
+        for path in paths:
+
+            def tick(share: float, path: Path = path) -> None:
+                done[path] = share
+                if stop.is_set():
+                    raise _Cancelled
+
+            futures.append(pool.submit(_decode_one, path, folder, settings, tick))
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()  # an error that is not the video's ends all
+            amount = sum(int(sizes[path] * share) for path, share in list(done.items()))
+            progress("decoding", amount, sum(sizes.values()))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+def _decode_one(
+    path: Path, folder: Path, settings: Settings, tick: Callable[[float], None]
+) -> dict[str, Any]:
+    """One video into episodes, and a record that it is whole; a reason in "skipped" if it is not.
+
+    A record that an earlier start left is taken as it is.
+    """
+    label = path.name
+    if len(label.encode()) > 150:  # a file's name has at most 255 bytes, the piece's included
+        label = hashlib.sha256(label.encode()).hexdigest()[:16] + path.suffix
+    record = folder / f".{label}.json"
+    if record.exists():
+        tick(1.0)
+        return json.loads(record.read_text(encoding="utf-8"))
+    written: list[Path] = []
+    result: dict[str, Any] = {"name": path.name}
+    try:
+        rows = 0
+        for images in pieces(frames(path, settings, tick), settings.length):
+            target = folder / f"{label}-{len(written):05d}-{len(images)}.npz"
+            save_episode(target, {"image": images})
+            written.append(target)
+            rows += len(images)
+        if not written:
+            raise Unusable("less than two frames")
+        result |= {"episodes": len(written), "frames": rows}
+    except Unusable as error:
+        for target in written:
+            target.unlink()
+        return result | {"skipped": str(error)}  # tried again by the next start
+    with atomic_write(record) as file:
+        file.write(json.dumps(result).encode())
+    tick(1.0)
+    return result
+
+
+def pieces(images: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Episodes of ``length`` images, uint8 [length, H, W, C]; the last may be shorter.
+
+    A single image left over at the end is dropped: an episode has at least two rows.
+    """
+    rows: list[np.ndarray] = []
+    for image in images:
+        rows.append(image)
+        if len(rows) == length:
+            yield np.stack(rows)
+            rows = []
+    if len(rows) > 1:
+        yield np.stack(rows)

@@ -1,0 +1,220 @@
+"""The published datasets, from a server on this machine that speaks as the Hub does."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+from logger import read_metrics
+from sources import hub
+from tools import UserError
+
+ROOT = Path(hub.__file__).parents[1]
+COMMIT = "a" * 40
+PLACE = f"/datasets/{hub.REPOSITORY}/resolve/main/"
+
+
+def dataset(number=4, rows=12):
+    """The bytes of a .tar.xz of episodes in the published format."""
+    rng = np.random.default_rng(0)
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:xz") as tar:
+        for index in range(number):
+            content = io.BytesIO()
+            np.savez_compressed(
+                content,
+                image=rng.integers(0, 256, (rows, 64, 64, 3), dtype=np.uint8),
+                action=np.zeros((rows, 6), np.float32),
+                logprob=np.zeros(rows, np.float32),
+                reward=np.zeros(rows, np.float32),
+                discount=np.ones(rows, np.float32),
+                is_terminal=np.zeros(rows, bool),
+            )
+            member = tarfile.TarInfo(f"cheetah_run/{index}.npz")
+            member.size = len(content.getvalue())
+            content.seek(0)
+            tar.addfile(member, content)
+    return file.getvalue()
+
+
+class Hub(ThreadingHTTPServer):
+    """Files as the Hub serves them; `breaks` bodies end in the middle of what was promised."""
+
+    daemon_threads = True
+
+    def __init__(self, files):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files, self.breaks, self.requests = files, 0, []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def stop(self):
+        self.shutdown()
+        self.server_close()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        given = self.headers.get("Range")
+        self.server.requests.append((self.command, self.path, given))
+        content = self.server.files.get(self.path.removeprefix(PLACE))
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", given)[1]) if given else 0
+        self.send_response(206 if given else 200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if given:
+            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", span)
+        self.end_headers()
+        if not body:
+            return
+        if self.server.breaks:
+            self.server.breaks -= 1
+            self.wfile.write(content[start : start + (len(content) - start) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+        else:
+            self.wfile.write(content[start:])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def archive():
+    return dataset()
+
+
+@pytest.fixture
+def server(archive):
+    running = Hub({"cheetah_run.tar.xz": archive})
+    yield running
+    running.stop()
+
+
+def downloads(server):
+    return [given for method, _, given in server.requests if method == "GET"]
+
+
+def test_downloads_once_and_then_reads_the_cache_without_the_server(tmp_path, server, archive):
+    path = hub.download("cheetah_run", tmp_path, server.address)
+    assert path.read_bytes() == archive
+    assert tmp_path in path.parents
+    assert path.resolve().name == hashlib.sha256(archive).hexdigest()
+    assert downloads(server) == [None]
+    asked = len(server.requests)
+    assert hub.download("cheetah_run", tmp_path, server.address) == path
+    assert len(server.requests) == asked
+    server.stop()
+    assert hub.download("cheetah_run", tmp_path, server.address) == path
+
+
+def test_goes_on_where_the_connection_broke(tmp_path, server):
+    """The Hub's client keeps what came in whole pieces of 10 MiB."""
+    content = os.urandom(24 << 20)
+    server.files["cheetah_run.tar.xz"] = content
+    server.breaks = 1
+    path = hub.download("cheetah_run", tmp_path, server.address)
+    assert path.read_bytes() == content
+    assert downloads(server) == [None, f"bytes={10 << 20}-"]
+
+
+def test_file_that_the_hub_does_not_have(tmp_path, server):
+    with pytest.raises(UserError, match=r"hf:walker_walk: the Hub has no such file") as refusal:
+        hub.download("walker_walk", tmp_path, server.address)
+    assert f"{server.address}{PLACE}walker_walk.tar.xz" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_no_network_and_nothing_in_the_cache(tmp_path, server):
+    server.stop()
+    with pytest.raises(UserError, match="not in the cache and the Hub cannot") as refusal:
+        hub.download("cheetah_run", tmp_path, server.address)
+    for words in ("by hand", f"{PLACE}cheetah_run.tar.xz", "give the path"):
+        assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_cache_that_cannot_be_made_is_not_taken_for_the_network(tmp_path, server):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NotADirectoryError):
+        hub.download("cheetah_run", tmp_path / "file" / "hub", server.address)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    assert hub.check_name("hf:finger_spin") == "finger_spin"
+    with pytest.raises(UserError, match=r"hf:walker_wlak.*did you mean 'hf:walker_walk'"):
+        hub.check_name("hf:walker_wlak")
+    with pytest.raises(UserError, match="hf:cheetah_run, hf:finger_spin"):
+        hub.check_name("hf:")
+
+
+def start(argv, **environment):
+    """The real command, in a process that reads the Hub's environment itself."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    command = [sys.executable, str(ROOT / "dreamer.py"), *argv]
+    environment = kept | {"HF_HUB_DISABLE_TELEMETRY": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.slow
+def test_command_downloads_unpacks_and_pretrains(tmp_path, tiny, server):
+    """In the Hub's own cache, as no --cache_dir is given."""
+    homes = {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    argv = tiny.pretrain(tmp_path / "one", "hf:cheetah_run", pretrain_steps=100)
+    done = start(argv, HF_ENDPOINT=server.address, **homes)
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tiny.folder(argv) / "metrics.jsonl")
+    [found] = [row for row in rows if row.get("event") == "dataset"]
+    assert (found["episodes"], found["frames"], found["skipped"]) == (4, 48, 0)
+    assert (found["source"], found["ignored"]) == ("hf:cheetah_run", 0)
+    folder = Path(found["folder"])
+    assert folder.parent == tmp_path / "cache" / "diswm" / "datasets"
+    assert sorted(p.name for p in folder.glob("*.npz")) == [f"{n}.npz" for n in range(4)]
+    assert (tmp_path / "hf" / "hub").is_dir()
+
+
+def test_command_without_network(tmp_path, tiny, monkeypatch, server):
+    """Refused in one line, until the archive is in the cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cache = tmp_path / "cache"
+    argv = tiny.pretrain(tmp_path / "runs", "hf:cheetah_run", cache_dir=cache, pretrain_steps=50)
+    result = tiny.run(argv)
+    assert result.code == 2
+    [line] = result.err.splitlines()
+    assert line.startswith("dreamer.py: --pretrain_datasets_path hf:cheetah_run: HF_HUB_OFFLINE")
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub.download("cheetah_run", cache / "hub", server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    tiny.finish(argv)
