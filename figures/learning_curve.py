@@ -18,9 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from ruamel.yaml import YAML
-from scipy import stats
 
 from logger import read_metrics
+from outcomes import interval
 from tools import UserError, atomic_write
 
 
@@ -56,17 +56,6 @@ def read_run(folder: Path) -> dict:
             "episodes": int(random["random_episodes"]),
         }
     return {**curve, "config": config, "random": random}
-
-
-def interval(std: np.ndarray | float, episodes: np.ndarray | int) -> np.ndarray:
-    """Half the width of the mean's 95% interval, by Student's t: [evaluations], or one number.
-
-    Args:
-        std: standard deviation of one episode's return (n − 1 in the denominator).
-        episodes: n; the interval of a single episode is empty.
-    """
-    n = np.maximum(episodes, 1)
-    return np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) * std / np.sqrt(n), 0.0)
 
 
 def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import checkpoint
+import checks
 import config
 from models import VideoPredictor
 from tools import UserError
@@ -150,7 +151,9 @@ def test_the_encoder_alone_is_a_teacher(tmp_path):
     assert torch.equal(loaded.encode(image, sample=False).embed, model.encoder(image)[0])
     line = refusal(checkpoint.load_predictor, make_config(tmp_path / "elsewhere"))
     assert "--pretrain_checkpoint_path" in line
-    assert "has no encoder.pt" in line
+    assert "there is no such folder" in line
+    (tmp_path / "encoder.pt").unlink()
+    assert "has no encoder.pt" in refusal(checkpoint.load_predictor, make_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -184,15 +187,38 @@ def test_a_misfit_names_tensor_shapes_and_flag(tmp_path, changes, file, tensor, 
     assert flag in line
 
 
+@pytest.mark.parametrize("below", ["", "snapshots"])
+def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
+    run = tmp_path / "run"
+    for number, actions in (("100", 3), ("90", 2), ("last", 1)):
+        pretrained(run / below / number, actions)
+    (run / below / "200").mkdir()
+    checkpoint.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
+    for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
+        assert checkpoint.find_predictor(str(given)) == run / below / found
+    settings = make_config(run, distillation=True)
+    checks.check(settings)
+    noted = capsys.readouterr().err
+    assert str(run / below / "100") in noted
+    assert noted.count("\n") == 1
+    assert checkpoint.load_predictor(settings).rssm.actions == 3
+    pretrained(run, 5)
+    checks.check(settings)
+    assert not capsys.readouterr().err
+    assert checkpoint.load_predictor(settings).rssm.actions == 5
+
+
 def test_a_missing_and_a_superfluous_tensor(tmp_path):
-    pretrained(tmp_path, dyn_cell="gru")
+    model = pretrained(tmp_path)
+    state = model.rssm.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if name != "cell.norm.weight"}
+    checkpoint.save(tmp_path / "rssm.pt", kept)
     line = refusal(checkpoint.load_predictor, make_config(tmp_path))
     assert "has no tensor 'cell.norm.weight'" in line
-    assert "--dyn_cell" in line
-    pretrained(tmp_path)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path, dyn_cell="gru"))
-    assert "has a tensor 'cell.norm.bias' too many" in line
-    assert "--dyn_cell" in line
+    assert "--dyn_deter" in line
+    checkpoint.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
+    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    assert "has a tensor 'cell.norm.scale' too many" in line
     pretrained(tmp_path, beta_vae=False)
     assert "--beta_vae" in refusal(checkpoint.load_predictor, make_config(tmp_path))
 

@@ -1,0 +1,74 @@
+"""The names that tensors of a predictor have in the authors' encoder.pt, decoder.pt, rssm.pt.
+
+Their modules compute what ours compute, from tensors of the same shapes in the same order: only
+the names differ. Gates are reset, candidate, update; statistics are mean, then std or log variance;
+inputs are [stoch, action], [input, state], [deter, embed]; features are [stoch, deter].
+
+A file's part is ``encoder``, ``decoder`` or ``rssm``. The plain CNN's encoder has the same names on
+both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+# Beginnings of names: ours → theirs.
+_BETA_VAE = {
+    "encoder": {"layers.": "encoder.", "stats.": "dis_encoder.0."},
+    "decoder": {
+        "bottleneck.": "feat_to_decoder.0.",
+        "inflate.": "decoder.0.",
+        # Their convolutions follow the linear layer, a reshape and an activation.
+        **{f"layers.{n}.": f"decoder.{n + 3}." for n in range(0, 10, 2)},
+    },
+}
+_PLAIN = {
+    "encoder": {},
+    "decoder": {"first.": "_linear_layer.", "layers.": "_cnnt_layers."},
+}
+_RSSM = {
+    "inputs.": "_inp_layers.",
+    "cell.layer.": "_cell._layer.",
+    "cell.norm.": "_cell._norm.",
+    "prior.": "_img_out_layers.",
+    "prior_stats.": "_ims_stat_layer.",
+    "posterior.": "_obs_out_layers.",
+    "posterior_stats.": "_obs_stat_layer.",
+}
+# What no name of ours begins with.
+_MARKS = {
+    "encoder": ("encoder.", "dis_encoder."),
+    "decoder": ("feat_to_decoder.", "decoder.", "_linear_layer.", "_cnnt_layers."),
+    "rssm": ("_",),
+}
+
+
+def is_theirs(part: str, names: Iterable[str]) -> bool:
+    """Whether a file has the authors' names."""
+    return any(str(name).startswith(_MARKS[part]) for name in names)
+
+
+def is_beta_vae(names: Collection[str]) -> bool | None:
+    """Whether an encoder's tensors, under either name, are a β-VAE's; None for no encoder's."""
+    if any(str(name).startswith((*_MARKS["encoder"], "stats.")) for name in names):
+        return True
+    return False if "layers.0.weight" in names else None
+
+
+def to_theirs(part: str, name: str, beta_vae: bool) -> str:
+    """The authors' name of one of our tensors; a name without a counterpart stays."""
+    table = _RSSM if part == "rssm" else (_BETA_VAE if beta_vae else _PLAIN)[part]
+    return _replace(name, table.items())
+
+
+def to_ours(part: str, name: str) -> str:
+    """Our name of one of the authors' tensors; a name without a counterpart stays."""
+    tables = [_RSSM] if part == "rssm" else [_BETA_VAE[part], _PLAIN[part]]
+    return _replace(name, ((theirs, ours) for table in tables for ours, theirs in table.items()))
+
+
+def _replace(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    for before, after in pairs:
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name

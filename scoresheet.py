@@ -1,0 +1,204 @@
+"""An evaluation on the terminal and on the disk: table, JSON, video, contact sheet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from config import Config
+from envs.rendering import choose_backend
+from outcomes import Outcome, Summary, interval, summarize
+from pictures import contact_sheet, encode_mp4, encode_png, enlarge
+from run import FPS
+from tools import atomic_write
+
+ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")
+
+
+class Played(NamedTuple):
+    """What was played.
+
+    Attributes:
+        config: the run's configuration under the given flags.
+        frames, updates, finished: where the run's checkpoint stands.
+        colors: the variation of the episodes.
+        seeds: theirs.
+        outcomes: what they came to.
+        videos: their frames, uint8 [T, H, W, 3] each.
+        seconds: how long it took to play them.
+    """
+
+    config: Config
+    frames: int
+    updates: int
+    finished: bool
+    colors: str
+    seeds: list[int]
+    outcomes: list[Outcome]
+    videos: list[np.ndarray]
+    seconds: float
+
+
+def table(played: Played) -> str:
+    """What the episodes came to, as aligned text: a line for each, and their statistics."""
+    c, whole = played.config, summarize(played.outcomes)
+    state = "finished" if played.finished else "not finished"
+    title = f"{c.task}, {c.method_name}: frame {played.frames}, {played.updates} updates, {state}"
+    names = ["episode", "seed", "return", "length"]
+    rows = [
+        [str(number), str(seed), f"{one.ret:.2f}", str(one.length)]
+        for number, (seed, one) in enumerate(zip(played.seeds, played.outcomes, strict=True), 1)
+    ]
+    if whole.success is not None:
+        names.append("success")
+        for row, one in zip(rows, played.outcomes, strict=True):
+            row.append("yes" if one.success else "no")
+    if whole.distance is not None:
+        names.append("distance")
+        for row, one in zip(rows, played.outcomes, strict=True):
+            row.append("" if one.distance is None else f"{one.distance:.4f}")
+    lines = [names, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+    return "\n".join(
+        [title, f"colours: {played.colors}", "", *text, "", *_statistics(whole, played)]
+    )
+
+
+def _statistics(whole: Summary, played: Played) -> list[str]:
+    """The table's last lines."""
+    n = len(played.outcomes)
+    line = f"return {whole.mean:.2f}, standard deviation {whole.std:.2f}"
+    if n > 1:
+        half = float(interval(whole.std, n))
+        line += f", 95% interval {whole.mean - half:.2f} to {whole.mean + half:.2f}"
+    lines = [line, f"length {whole.length:.1f}"]
+    if whole.success is not None:
+        lines.append(f"success {whole.success:.0%}, {round(whole.success * n)} of {n}")
+    if whole.distance is not None:
+        lines.append(f"distance at the end {whole.distance:.4f}")
+    return lines
+
+
+def record(played: Played) -> dict[str, Any]:
+    """What is written as JSON; what the environment does not tell is null."""
+    c, whole = played.config, summarize(played.outcomes)
+    half = float(interval(whole.std, len(played.outcomes)))
+    spread = [whole.mean - half, whole.mean + half] if len(played.outcomes) > 1 else None
+    return {
+        "run": str(Path(c.evaluate).expanduser().absolute()),
+        "task": c.task,
+        "method": c.method_name,
+        "frames": played.frames,
+        "updates": played.updates,
+        "finished": played.finished,
+        "colors": played.colors,
+        "seed": c.seed,
+        "flags": {name: c[name] for name in sorted(c.given - {"evaluate"})},
+        "return_mean": whole.mean,
+        "return_std": whole.std,
+        "return_interval95": spread,
+        "length_mean": whole.length,
+        "success_rate": whole.success,
+        "distance_mean": whole.distance,
+        "episodes": [
+            {
+                "seed": seed,
+                "return": one.ret,
+                "length": one.length,
+                "success": one.success,
+                "distance": one.distance,
+            }
+            for seed, one in zip(played.seeds, played.outcomes, strict=True)
+        ],
+        "eval_envs": c.eval_envs,
+        "device": c.device,
+        "precision": c.precision,
+        "renderer": choose_backend().name,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "seconds": round(played.seconds, 3),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def write(played: Played, folder: Path) -> list[Path]:
+    """Writes ``<frames>-<colours>-<episodes>.json``, ``.mp4`` and ``.png``.
+
+    Nothing is overwritten: where another evaluation has that name, a number is appended. One that
+    came to the same is left as it is, and takes whatever of its files is missing.
+
+    Returns:
+        The three paths.
+    """
+    content = json.loads(json.dumps(record(played)))
+    path = _claim(content, folder / f"{played.frames:09d}-{played.colors}-{len(played.seeds)}")
+    pictures = {".mp4": _video, ".png": _sheet}
+    for suffix, draw in pictures.items():
+        if not path.with_suffix(suffix).exists():
+            with atomic_write(path.with_suffix(suffix)) as file:
+                file.write(draw(played))
+    return [path, *(path.with_suffix(suffix) for suffix in pictures)]
+
+
+def _claim(content: Mapping[str, Any], stem: Path) -> Path:
+    """Writes the JSON under the first name that is free, or finds it under one that is not."""
+    path, number = stem.with_name(stem.name + ".json"), 1
+    while True:
+        try:
+            with atomic_write(path, new=True) as file:
+                file.write((json.dumps(content, indent=2) + "\n").encode())
+            return path
+        except FileExistsError:
+            if _timeless(_read(path)) == _timeless(content):
+                return path
+        number += 1
+        path = stem.with_name(f"{stem.name}-{number}.json")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None  # whatever it is, it is not this evaluation
+
+
+def _timeless(content: Any) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    return {name: value for name, value in content.items() if name != "seconds"}
+
+
+def _video(played: Played) -> bytes:
+    """The first episodes side by side; one that has ended shows its last frame."""
+    shown = played.videos[:ABREAST]
+    longest = max(map(len, shown))
+    rows = [video[np.minimum(np.arange(longest), len(video) - 1)] for video in shown]
+    return encode_mp4(enlarge(np.concatenate(rows, axis=2), 4), FPS)
+
+
+def _sheet(played: Played) -> bytes:
+    """A row of frames for each of the first episodes, what it came to beside it."""
+    labels = []
+    for number, one in enumerate(played.outcomes[:ROWS], 1):
+        lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]
+        if one.success is not None:
+            lines.append("success" if one.success else "no success")
+        if one.distance is not None:
+            lines.append(f"distance {one.distance:.3f}")
+        labels.append("\n".join(lines))
+    return encode_png(contact_sheet(played.videos[:ROWS], labels, COLUMNS))

@@ -1,0 +1,94 @@
+"""What an evaluation came to: statistics, table, JSON, video, contact sheet."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+import scoresheet
+from outcomes import Outcome, outcome
+from scoresheet import Played, record, table
+
+
+@pytest.fixture
+def played(tmp_path):
+    """Four episodes that an environment with a goal might have given."""
+    each = [(1.0, 5, True, 0.5), (2.0, 5, False, 1.5), (4.0, 6, True, 0.25), (9.0, 8, True, 0.75)]
+    c = config.parse(["--evaluate", str(tmp_path / "seed_0"), "--eval_colors", "wood"])
+    black = [np.zeros((length + 1, 64, 64, 3), np.uint8) for _, length, _, _ in each]
+    results = [Outcome(*one) for one in each]
+    return Played(c, 40, 7, False, "wood", [11, 12, 13, 14], results, black, 1.5)
+
+
+def decoded(path):
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+def test_outcome_of_an_episode():
+    nan = np.nan
+    told = {"reward": np.array([0, 0.1, 0.2, 0.7], np.float32)}
+    assert outcome(told) == (pytest.approx(1.0), 3, None, None)
+    told["success"] = np.array([nan, 0, 1, 0], np.float32)
+    told["distance"] = np.array([nan, 3, 2, 2.5], np.float32)
+    assert outcome(told) == (pytest.approx(1.0), 3, True, 2.5)
+    told["success"][2] = 0
+    assert outcome(told).success is False
+
+
+def test_record_has_success_and_distance(played):
+    found = record(played)
+    assert (found["return_mean"], found["length_mean"]) == (4.0, 6.0)
+    assert found["return_std"] == pytest.approx(np.std([1, 2, 4, 9], ddof=1))
+    assert (found["success_rate"], found["distance_mean"]) == (0.75, 0.75)
+    wanted = {"seed": 12, "return": 2.0, "length": 5, "success": False, "distance": 1.5}
+    assert found["episodes"][1] == wanted
+    json.dumps(found, allow_nan=False)
+
+
+def test_table_has_success_and_distance(played):
+    lines = [line.split() for line in table(played).splitlines()]
+    assert ["episode", "seed", "return", "length", "success", "distance"] in lines
+    assert ["2", "12", "2.00", "5", "no", "1.5000"] in lines
+    assert ["4", "14", "9.00", "8", "yes", "0.7500"] in lines
+    assert "success 75%, 3 of 4" in table(played)
+    single = played._replace(outcomes=played.outcomes[:1], seeds=[11])
+    assert "interval" not in table(single)
+    assert record(single)["return_interval95"] is None
+    assert record(single)["return_std"] == 0
+
+
+def test_episodes_of_different_lengths_share_a_video(tmp_path, played):
+    for number, video in enumerate(played.videos):
+        video[...] = np.linspace(0, 250, len(video)).astype(np.uint8)[:, None, None, None]
+        assert video[-1].min() == 250, number
+    paths = scoresheet.write(played, tmp_path)
+    video = decoded(paths[1])
+    assert video.shape == (9, 256, 4 * 256, 3)
+    assert video[-1].min() > 240  # those that ended earlier stay on their last frames
+    assert video[5, :, :512].min() > 240 > video[5, :, 512:].max()
+
+
+def test_foreign_file_in_the_way_stays(tmp_path, played):
+    path = tmp_path / "000000040-wood-4.json"
+    path.write_text("mine")
+    written = scoresheet.write(played, tmp_path)
+    assert [path.name for path in written] == [
+        f"000000040-wood-4-2.{suffix}" for suffix in ("json", "mp4", "png")
+    ]
+    assert path.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
+    many = played._replace(
+        outcomes=played.outcomes * 6, videos=played.videos * 6, seeds=list(range(24))
+    )
+    paths = scoresheet.write(many, tmp_path)
+    assert paths[2].name == "000000040-wood-24.png"
+    assert Image.open(paths[2]).height == 20 * 128
+    assert decoded(paths[1]).shape[2] == 4 * 256
+    assert len(json.loads(paths[0].read_text())["episodes"]) == 24
