@@ -90,9 +90,10 @@ def _check_numbers(config: Config) -> None:
         raise UserError(f"--shadow_size must be above 0, not {config.shadow_size}")
     for prefix in ("", "test_"):
         delta, colors = config[f"{prefix}max_delta"], config[f"{prefix}disjoint_sets"]
-        if delta is not None and not 0 <= delta <= 1:
+        delta = config.max_delta if delta is None else delta
+        if not 0 <= delta <= 1:
             raise UserError(f"--{prefix}max_delta must be between 0 and 1, not {delta}")
-        if delta is not None and delta > 0.2 and colors:
+        if delta > 0.2 and colors:
             raise UserError(
                 f"--{prefix}max_delta {delta} makes the train and test colours overlap: give at "
                 f"most 0.2, or --{prefix}disjoint_sets null"

@@ -17,7 +17,7 @@ from envs.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
-from envs.wrappers import ActionRepeat
+from envs.wrappers import ActionRepeat, OwnContext
 
 # The package's tasks, here because listing them must not import MuJoCo.
 _LISTED = """
@@ -67,10 +67,11 @@ class MetaWorld(gym.Env):
         self.sawyer = sawyer
         self.metadata, self.render_mode = {"render_modes": ["rgb_array"]}, "rgb_array"
         self.action_space = sawyer.action_space
-        self.observation_space = sawyer.observation_space
         sawyer.max_path_length = max_path_length
         # What its `set_task` does, with goals from its own generator rather than from a list.
         sawyer._set_task_called, sawyer._partially_observable = True, False
+        vars(sawyer).pop("sawyer_observation_space", None)  # of before, without the goal
+        self.observation_space = sawyer.sawyer_observation_space
         sawyer._freeze_rand_vec, sawyer.seeded_rand_vec = False, True
         self.goal = -1
         self.state = np.zeros(self.observation_space.shape)
@@ -82,9 +83,11 @@ class MetaWorld(gym.Env):
         super().reset(seed=seed)
         self.goal = int(self.np_random.integers(GOALS))
         self.sawyer.seed(self.goal)
-        self.state, _ = self.sawyer.reset()
-        # It has moved its object in the model alone; a frame drawn now would show the old place.
+        self.sawyer.reset()
+        # It has moved its object in the model alone; frame and state would show the old place.
         mujoco.mj_forward(self.sawyer.model, self.sawyer.data)
+        self.state = self.sawyer._get_obs()
+        self.state[18:36] = self.state[:18]  # the step before, which there was none of
         return self.state, {"success": 0.0}
 
     def step(self, action: np.ndarray):
@@ -171,6 +174,7 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None
         model.vis.quality.shadowsize = shadow_size
     # Beyond this many it would refuse, and ActionRepeat ends the episode.
     env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
+    env = OwnContext(env, sawyer.mujoco_renderer)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
 
 

@@ -15,7 +15,7 @@ from gymnasium.wrappers import RescaleAction, TransformAction
 from envs.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import VARIATIONS, Factories, Suite
-from envs.wrappers import ActionRepeat
+from envs.wrappers import ActionRepeat, OwnContext
 
 PUSHER = "Pusher-v5"
 
@@ -154,6 +154,7 @@ def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym
         raise ValueError(f"camera_id must be between -1 and {model.ncam - 1} for {name}")
     if shadow_size is not None:
         model.vis.quality.shadowsize = shadow_size
+    env = OwnContext(env, env.unwrapped.mujoco_renderer)
     if colors is not None:
         env = PusherColors(env, *colors)
     env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))

@@ -134,6 +134,40 @@ class Pixels(gym.Wrapper):
         return np.ascontiguousarray(frame)
 
 
+class OwnContext(gym.Wrapper):
+    """Draws in the environment's own OpenGL context, and frees it there.
+
+    Gymnasium's renderer makes its context current only when it creates it. Of several such
+    environments in a process the last one's textures would show in all of their frames, and
+    nothing at all once that one is closed.
+    """
+
+    def __init__(self, env: gym.Env, renderer: Any):
+        """Wraps ``env``, which draws with ``renderer``, a ``MujocoRenderer`` of Gymnasium."""
+        super().__init__(env)
+        self._renderer = renderer
+
+    def render(self):
+        """The frame of the environment."""
+        self._make_current()
+        return self.env.render()
+
+    def close(self) -> None:
+        """Closes the environment."""
+        if self._make_current():
+            # Later, Python would free its textures by number from whichever context is current.
+            self._renderer.viewer.con.free()
+        self._renderer = None
+        self.env.close()
+
+    def _make_current(self) -> bool:
+        """Whether there is a context yet, or still."""
+        if self._renderer is None or self._renderer.viewer is None:
+            return False
+        self._renderer.viewer.make_context_current()
+        return True
+
+
 class ActionRepeat(gym.Wrapper):
     """Holds an action for several control steps, and counts an episode's length in them.
 

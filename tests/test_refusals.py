@@ -120,6 +120,10 @@ FLAGS = [
     ({"grad_heads": ["image", "rewards"]}, ["--grad_heads", "did you mean 'reward'"]),
     ({"max_delta": 0.5}, ["--max_delta 0.5", "--disjoint_sets null"]),
     ({"test_max_delta": 0.5}, ["--test_max_delta", "0.5"]),
+    (
+        {"max_delta": 0.3, "disjoint_sets": "null"},
+        ["--test_max_delta 0.3", "--test_disjoint_sets null"],
+    ),
     ({"beta_vae": False, "traverse": True}, ["--traverse", "--beta_vae True"]),
     (
         {"beta_vae": False, "distillation": False, "traverse": True},

@@ -11,13 +11,18 @@ from envs import EnvSettings, UnknownTask
 
 def test_importing_envs_loads_neither_torch_nor_a_simulator():
     code = (
-        "import sys, envs; envs.parse_task('dmc2gym_walker_walk'); envs.known_tasks();"
-        "print([m for m in ('torch', 'mujoco', 'dm_control', 'OpenGL') if m in sys.modules])"
+        "import sys, envs; envs.known_tasks();"
+        "tasks = 'dmc2gym_walker_walk', 'gymnasium_Pusher-v5', 'metaworld_drawer-open-v1';"
+        "[envs.SUITES[envs.parse_task(t).suite].factories(envs.parse_task(t).identity,"
+        " envs.EnvSettings()) for t in tasks if not t.startswith('dmc')];"
+        "print([envs.variation_for(t, 'train', True, True) for t in tasks]);"
+        "names = 'torch', 'mujoco', 'dm_control', 'OpenGL', 'metaworld';"
+        "print([m for m in names if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["['test', 'test', 'switch']", "[]"]
 
 
 @pytest.mark.parametrize("prefix", ["dmc", "dmc2gym"])
@@ -44,6 +49,9 @@ def test_every_task_of_the_suite_is_known_and_no_other(prefix, monkeypatch):
         ("dmc2gym_point_mass_easy", "dmc2gym", ("point_mass", "easy")),
         ("dmc_lqr_lqr_2_1", "dmc", ("lqr", "lqr_2_1")),
         ("dmc2gym_cartpole_swingup_sparse", "dmc2gym", ("cartpole", "swingup_sparse")),
+        ("gymnasium_Pusher-v5", "gymnasium", ("Pusher-v5",)),
+        ("metaworld_drawer-open-v1", "metaworld", ("drawer-open", "v1")),
+        ("metaworld_pick-place-wall-v2", "metaworld", ("pick-place-wall", "v2")),
     ],
 )
 def test_names_with_underscores_are_split_where_the_suite_splits_them(name, suite, identity):
@@ -57,6 +65,9 @@ def test_names_with_underscores_are_split_where_the_suite_splits_them(name, suit
         ("dmc_cheetah_jump", "dmc_cheetah_run"),
         ("dm2gym_hopper_stand", "dmc2gym_hopper_stand"),
         ("dmc2gym_ball_in_cup", "dmc2gym_ball_in_cup_catch"),
+        ("metaworld_drawer-opn-v1", "metaworld_drawer-open-v1"),
+        ("gymnasium_Pusher-v4", "gymnasium_Pusher-v5"),
+        ("gymnasium_pusher-v5", "gymnasium_Pusher-v5"),
     ],
 )
 def test_unknown_task_names_the_nearest(wrong, nearest):
@@ -84,13 +95,36 @@ def test_degenerate_names_are_refused(wrong):
     ],
 )
 def test_variation_for_follows_the_papers_switch(split, color_distractor, second_half, expected):
-    for task in ("dmc2gym_finger_spin", "dmc_finger_spin"):
+    for task in ("dmc2gym_finger_spin", "dmc_finger_spin", "gymnasium_Pusher-v5"):
         assert envs.variation_for(task, split, color_distractor, second_half) == expected
 
 
-def test_variation_for_refuses_other_splits():
+@pytest.mark.parametrize("color_distractor", [False, True])
+@pytest.mark.parametrize("second_half", [False, True])
+def test_drawerworld_switches_its_table_while_training_and_never_in_evaluation(
+    color_distractor, second_half
+):
+    for task in ("metaworld_drawer-open-v1", "metaworld_drawer-close-v1", "metaworld_reach-v3"):
+        training = envs.variation_for(task, "train", color_distractor, second_half)
+        assert training == ("switch" if color_distractor and second_half else "train")
+        assert envs.variation_for(task, "eval", color_distractor, second_half) == "test"
+
+
+@pytest.mark.parametrize(
+    "task", ["dmc_finger_spin", "gymnasium_Pusher-v5", "metaworld_drawer-open-v1"]
+)
+def test_variation_for_refuses_other_splits(task):
     with pytest.raises(ValueError, match="train, eval"):
-        envs.variation_for("dmc_finger_spin", "test", False, False)
+        envs.variation_for(task, "test", False, False)
+    with pytest.raises(UnknownTask):
+        envs.variation_for(task[:-1], "train", False, False)
+
+
+def test_gymnasiums_tasks_are_its_newest_of_mujoco():
+    names = "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum "
+    names += "InvertedPendulum Pusher Reacher Swimmer Walker2d"
+    known = {name for name in envs.known_tasks() if name.startswith("gymnasium_")}
+    assert known == {f"gymnasium_{name}-v5" for name in names.split()}
 
 
 def test_defaults_are_the_authors_preset():
@@ -98,6 +132,8 @@ def test_defaults_are_the_authors_preset():
     assert (settings.max_delta, settings.step_std) == (0.2, 0.2)
     assert (settings.disjoint_sets, settings.test_disjoint_sets) == ("train", "test")
     assert (settings.action_repeat, settings.time_limit, settings.size) == (2, 1000, (64, 64))
+    tables = (settings.train_texture, settings.switch_texture, settings.texture)
+    assert tables == ("grid", "wood", "metal")
     assert not settings.camera
     assert not settings.dynamic
     assert settings.background_dataset_path is None
@@ -117,6 +153,8 @@ def test_every_setting_is_documented():
         ({"time_limit": 0}, "time_limit must be at least 1"),
         ({"size": (64,)}, "size must be"),
         ({"difficulty": "extreme"}, "difficulty must be"),
+        ({"texture": "stone"}, "texture must be one of grid, black, .* not 'stone'"),
+        ({"train_texture": None}, "train_texture must be one of"),
         ({"test_disjoint_sets": "val"}, "test_disjoint_sets must be"),
         ({"camera": True}, "set difficulty"),
         ({"test_camera": True}, "test_camera is on but .* set difficulty"),

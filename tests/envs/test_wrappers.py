@@ -55,6 +55,42 @@ def test_action_repeat_stops_where_the_episode_terminates():
     assert env.step(1)[4]["control_steps"] == info["control_steps"]
 
 
+class Successes(gym.Env):
+    """Succeeds in the steps it is told to, getting ever nearer."""
+
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, *successes):
+        self.successes, self.t = successes, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1), {"success": 0.0}
+
+    def step(self, action):
+        self.t += 1
+        info = {"success": self.successes[self.t - 1], "distance": 1 / self.t}
+        return np.zeros(1), 1.0, False, False, info
+
+
+def test_success_in_any_control_step_counts_and_is_forgotten_by_the_next():
+    env = AgentInfo(ActionRepeat(Successes(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), 3, 9))
+    for _ in range(2):
+        _, info = env.reset()
+        assert info["success"] == 0.0
+        assert np.isnan(info["distance"])
+        infos = [env.step(0)[4] for _ in range(3)]
+        assert [info["success"] for info in infos] == [1.0, 0.0, 1.0]
+        assert [info["distance"] for info in infos] == [1 / 3, 1 / 6, 1 / 9]
+
+
+def test_action_repeat_invents_no_success():
+    env = ActionRepeat(cartpole(), repeat=2, time_limit=10)
+    env.reset(seed=0)
+    assert "success" not in env.step(0)[4]
+
+
 def test_agent_info_types_do_not_depend_on_the_env():
     env = AgentInfo(cartpole())
     _, info = env.reset(seed=0)
@@ -64,6 +100,9 @@ def test_agent_info_types_do_not_depend_on_the_env():
     assert types == [float, bool, bool]
     assert type(info["discount"]) is float
     assert info["control_steps"] == 1
+    for name in ("success", "distance"):  # cart-pole tells of neither
+        assert type(info[name]) is float
+        assert np.isnan(info[name])
 
 
 def test_one_hot_actions_choose():
