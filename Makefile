@@ -1,6 +1,7 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
 # make lint   ruff, as in CI
+# make export FROM=… TO=…   a pretrained predictor in the authors' format
 # make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format setup gl
+.PHONY: demo test lint format setup gl export
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -62,6 +63,10 @@ demo: $(VENV)/.run gl
 	@echo "open-loop prediction $(FINETUNED)/pictures/eval_openl.gif"
 	@echo "evaluation           $(FINETUNED)/pictures/eval_policy.gif"
 	@echo "learning curve       $(DEMO)/learning_curve.png"
+
+export: $(VENV)/.run
+	@test -n "$(FROM)" -a -n "$(TO)" || { echo "make export FROM=<pretraining> TO=<folder>"; exit 1; }
+	$(PY) dreamer.py --configs defaults dmc2gym --pretrain_checkpoint_path "$(FROM)" --export_checkpoint "$(TO)"
 
 test: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85

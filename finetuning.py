@@ -96,7 +96,11 @@ class Finetuning(Job):
     def next_step(run: Run) -> str:
         if run.config.steps:
             folder = shlex.quote(str(run.folder))
-            return f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
+            return (
+                f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
+                "\nIts policy under colours that training did not show:\n\n"
+                f"  python dreamer.py --evaluate {folder} --eval_colors original\n"
+            )
         episodes = run.config.traindir or run.folder / "train_eps"
         return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"
 
