@@ -80,9 +80,11 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
             "new colours", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
             xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
         )  # fmt: skip
-    axes.set(xlabel="environment frames", ylabel="evaluation return", ylim=(0, None))
+    axes.set(xlabel="environment frames", ylabel="evaluation return")
+    if all((run["mean"] >= 0).all() for run in runs):
+        axes.set_ylim(bottom=0)  # where zero is the least, it belongs into the picture
     axes.set_title(title or config["task"])
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure
 

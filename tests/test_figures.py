@@ -72,6 +72,16 @@ def test_lines_of_the_curve(run):
     assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 50  # where the colours switch
 
 
+def test_every_value_is_in_the_picture_below_zero_too(run):
+    curve = learning_curve.read_run(run)
+    [axes] = learning_curve.draw([curve]).axes
+    assert axes.get_ylim()[0] == 0
+    below = {**curve, "mean": curve["mean"] - 500, "random": {**curve["random"], "mean": -600.0}}
+    [axes] = learning_curve.draw([below]).axes
+    low, high = axes.get_ylim()
+    assert low < -600 < below["mean"].max() < high < 0
+
+
 @pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])
 def test_no_run_is_refused_in_one_line(run, tmp_path, capsys, missing):
     (run / missing).unlink()
