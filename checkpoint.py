@@ -41,14 +41,17 @@ def load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint: it holds objects where only tensors are read "
-            "(a whole module? save its state_dict() instead)"
-        ) from None
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from None
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise UserError(
+                f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
+                "read (a whole module? save its state_dict() instead)"
+            ) from None
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or no file of PyTorch's "
+            f"({reason}): copy it again"
+        ) from None
 
 
 def _to_tensors(value: Any) -> Any:

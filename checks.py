@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import sources
 from agent import SCHEDULES
 from checkpoint import find_predictor
 from config import Config
-from envs import parse_task
+from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
 from tools import UserError, nearest, schedule
 
@@ -57,6 +58,8 @@ def check_values(config: Config) -> None:
     """
     _check_numbers(config)
     _check_names(config)
+    if config.export_checkpoint is not None and config.evaluate is not None:
+        raise UserError("--export_checkpoint and --evaluate do not go together: give one of them")
     if config.export_checkpoint == "":
         raise UserError("--export_checkpoint needs the name of a folder")
 
@@ -200,11 +203,21 @@ def _check_method(config: Config) -> None:
             print(f"note: {given} has no encoder.pt; its newest is {folder}'s", file=sys.stderr)
     _check_folder(config, "offline_traindir")
     _check_backgrounds(config)
+    _note_unread(config)
     if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
         print(
             "note: diswm without --beta_vae True and --distillation True is DreamerV2",
             file=sys.stderr,
         )
+
+
+def _note_unread(config: Config) -> None:
+    """Says which of the given flags the task's suite does not read."""
+    settings = {field.name for field in dataclasses.fields(EnvSettings)}
+    unread = (config.given & settings) - SUITES[parse_task(config.task).suite].reads
+    if unread:
+        flags = ", ".join(f"--{name}" for name in sorted(unread))
+        print(f"note: {flags} changes nothing in {config.task}", file=sys.stderr)
 
 
 def _check_backgrounds(config: Config) -> None:

@@ -96,7 +96,8 @@ class Collector:
         self.envs, self.replay, self.seed, self.variation = envs, replay, seed, variation
         self.steps = 0  # agent steps
         self.begun = 0  # episodes
-        # Seed, variation, index and success so far, None where the environment does not tell.
+        # Seed, variation, index, agent step of the beginning, and success so far, None where the
+        # environment does not tell.
         self.playing: list[dict[str, Any]] = [{} for _ in range(envs.n)]
         self.ended = np.ones(envs.n, bool)
         self.obs: Observation = {
@@ -125,14 +126,15 @@ class Collector:
         if not math.isnan(success):
             playing["success"] = max(playing["success"] or 0.0, success)
         episode = self.replay.add(i, row)
-        return episode and dataclasses.replace(episode, success=playing["success"])
+        told = {"success": playing["success"], "variation": playing["variation"]}
+        return episode and dataclasses.replace(episode, **told)
 
     def _begin(self) -> None:
         variation = self.variation()
         for i in np.flatnonzero(self.ended):
             seed = episode_seed(self.seed, "train", self.begun)
-            entry = {"seed": seed, "variation": variation, "index": self.begun, "success": None}
-            self.playing[i] = entry
+            entry = {"seed": seed, "variation": variation, "index": self.begun}
+            self.playing[i] = {**entry, "since": self.steps, "success": None}
             self.begun += 1
         seeds = [entry["seed"] for entry in self.playing]
         image = self.envs.reset(self.ended, seeds, variation)
@@ -140,6 +142,11 @@ class Collector:
             self.replay.add(int(i), first_row(image[i]))
         self.obs = {"image": image, "is_first": self.ended.copy()}
         self.ended = np.zeros(self.envs.n, bool)
+
+    def whole_since(self, step: int) -> bool:
+        """Whether every episode that began before that agent step has ended."""
+        pairs = zip(self.ended, self.playing, strict=True)
+        return all(ended or entry["since"] >= step for ended, entry in pairs)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, the episodes being played, the last observation, the policy's state."""
@@ -162,7 +169,9 @@ class Collector:
             may draw the same state a little differently.
         """
         self.steps, self.begun = state["steps"], state["begun"]
-        self.playing, self.state = list(state["playing"]), state["state"]
+        # Runs of earlier versions have neither.
+        fresh = {"since": 0, "success": None}
+        self.playing, self.state = [{**fresh, **e} for e in state["playing"]], state["state"]
         self.ended, self.obs = state["ended"], dict(state["obs"])
         if self.ended.all():
             return True
@@ -187,6 +196,7 @@ def play(
     seeds: Sequence[int],
     variation: str,
     check: Callable[[], None] = lambda: None,
+    images: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Plays one whole episode for each seed, as many at once as there are environments.
 
@@ -196,6 +206,7 @@ def play(
         seeds: of the episodes.
         variation: the distractions of all of them.
         check: called at every step, to raise if the run is to stop.
+        images: keep those of so many episodes, the first ones; None keeps all.
 
     Returns:
         The episodes in the order of the seeds: ``image`` [T, H, W, C], ``action`` [T, A],
@@ -222,6 +233,8 @@ def play(
         result = envs.step(action)
         for i, row in enumerate(step_rows(action, result)):
             rows[playing[i]].append(row)
+            if images is not None and playing[i] >= images:
+                del row["image"]
         image, ended = result.image, result.terminated | result.truncated
         is_first = np.zeros(envs.n, bool)
         finished |= {playing[i] for i in np.flatnonzero(ended) if playing[i] < len(seeds)}
@@ -232,7 +245,8 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
     zero = np.zeros(action_size, np.float32)
     kinds = {"reward": np.float32, "discount": np.float32, "is_terminal": bool}
     episode = {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
-    episode["image"] = np.stack([row["image"] for row in rows])
+    if all("image" in row for row in rows):
+        episode["image"] = np.stack([row["image"] for row in rows])
     episode["action"] = np.stack([row.get("action", zero) for row in rows])
     for name in ("success", "distance"):
         told = np.array([row.get(name, np.nan) for row in rows], np.float32)

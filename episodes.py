@@ -48,7 +48,7 @@ class Episode:
     """One closed episode: `length` agent steps (rows − 1), `ret` the float64 sum of its rewards.
 
     `path` is None where nothing was written to disk, `success` where the environment does not
-    tell whether the task was achieved.
+    tell whether the task was achieved. `variation` names the distractions that it had.
     """
 
     index: int
@@ -57,6 +57,7 @@ class Episode:
     ret: float
     path: Path | None
     success: float | None = None
+    variation: str = ""
 
 
 @dataclass

@@ -28,7 +28,7 @@ from finetuning import make_envs, variation_at
 from outcomes import outcome
 from pictures import to_rgb
 from run import CHECKPOINT, CONFIG, check_writable
-from scoresheet import Played, table, write
+from scoresheet import ROWS, Played, table, write
 from tools import UserError, derive_seed, nearest
 
 FOLDER = "evaluations"
@@ -39,8 +39,8 @@ _PLACE += ("num_threads", "async_env", "task", "color_distractor")
 _ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
 FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})
-# Of these, what cannot change the size of a network.
-_ELSEWHERE = frozenset({"evaluate", *_PLACE}) - {"task"}
+# Of these, what can change the size of a network.
+_SIZING = ("grayscale", "size", "task")
 
 
 def configure(given: Config) -> Config:
@@ -93,7 +93,7 @@ def _check_folder(given: str, folder: Path) -> None:
         raise UserError(f"--evaluate {folder} is a file: give its run's folder, {folder.parent}")
     if not (folder / CONFIG).is_file():
         below = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG)]
-        below = sorted(path.parent for path in below if path.parts[-3] != "pretrain")
+        below = sorted(p.parent for p in below if p.absolute().parts[-3] != "pretrain")
         hint = f": did you mean {below[0]}?" if below else ""
         raise UserError(
             f"--evaluate {folder} is no run's folder, it has no {CONFIG}"
@@ -133,7 +133,8 @@ def play_episodes(config: Config) -> Played:
 
     As many of them as the run's own evaluation plays are the same ones, and so are the colours
     unless ``--eval_colors`` says otherwise: an evaluation of the run's last checkpoint with its
-    own settings gives what the run logged.
+    own settings gives what the run logged, if it was written at an evaluation, as the last one of
+    a finished run is.
 
     Raises:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
@@ -154,10 +155,11 @@ def play_episodes(config: Config) -> Played:
         if not learner["updates"]:
             print("note: this agent has made no update yet", file=sys.stderr)
         policy = functools.partial(agent.act, mode="eval")
-        rounds = -(-config.eval_episodes // envs.n) * (config.time_limit // config.action_repeat)
+        longest = -(-config.time_limit // config.action_repeat)
+        rounds = -(-config.eval_episodes // envs.n) * longest
         seed = derive_seed(config.seed, "evaluation", steps)
         with checkpoint.scratch_rng(seed, agent.device), tqdm(total=rounds, disable=None) as bar:
-            episodes = play(envs, policy, seeds, colors, bar.update)
+            episodes = play(envs, policy, seeds, colors, bar.update, images=ROWS)
     return Played(
         config,
         state["frames"],
@@ -166,7 +168,7 @@ def play_episodes(config: Config) -> Played:
         colors,
         seeds,
         [outcome(episode) for episode in episodes],
-        [to_rgb(episode["image"]) for episode in episodes],
+        [to_rgb(episode["image"]) for episode in episodes if "image" in episode],
         time.monotonic() - start,
     )
 
@@ -204,7 +206,7 @@ def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -
     for name in sorted(own.keys() | taught.keys()):
         shapes = [tuple(there[name].shape) if name in there else None for there in (taught, own)]
         if shapes[0] != shapes[1]:
-            given = " or ".join(f"--{flag}" for flag in sorted(config.given - _ELSEWHERE))
+            given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
             mend = f"leave out {given}" if given else "evaluate with the code that made the run"
             raise UserError(
                 f"{path}: tensor '{name}' has shape {shapes[0]}, not {shapes[1]}: {mend}"

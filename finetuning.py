@@ -98,8 +98,8 @@ class Finetuning(Job):
             folder = shlex.quote(str(run.folder))
             return (
                 f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
-                "\nIts policy under colours that training did not show:\n\n"
-                f"  python dreamer.py --evaluate {folder} --eval_colors original\n"
+                "\nMore episodes of its policy, on these or other --eval_colors:\n\n"
+                f"  python dreamer.py --evaluate {folder} --eval_episodes 20\n"
             )
         episodes = run.config.traindir or run.folder / "train_eps"
         return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"
@@ -155,8 +155,8 @@ class Finetuning(Job):
             return False
         if self.collector.steps < self.config.prefill or not self.replay.episodes:
             return True
-        if not self.total and not self.collector.ended.all():
-            return True  # a dataset's last episode is a whole one, too
+        if not self.total and not self.collector.whole_since(self.config.prefill):
+            return True  # a dataset's last episodes are whole ones, too
         self.begun_at = self.collector.steps
         self.clocks["log"].last = self.frames // max(self.config.log_every, 1)
         return False
@@ -197,9 +197,8 @@ class Finetuning(Job):
                 logger.scalar("train_success", episode.success)
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
-            # Episodes are of one length, so all environments are in the same variation.
-            variation = self.collector.playing[0]["variation"]
-            logger.event(kind, episode=episode.index, ret=round(episode.ret, 1), colors=variation)
+            fields = {"ret": round(episode.ret, 1), "colors": episode.variation}
+            logger.event(kind, episode=episode.index, **fields)
             if self.config.expl_gifs and episode.path:
                 self.run.video("train_policy", read_episode(episode.path)["image"])
         logger.progress(self.frames)
@@ -312,5 +311,7 @@ def make_envs(config: Config, n: int, split: str) -> VectorEnv:
             raise
         # A worker's error ends with its own line; above it stands its traceback.
         reason = str(error).strip().splitlines()[-1]
+        if "No module named" in reason:
+            reason += ": pip install -r requirements.txt"
         flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
         raise UserError(f"{config.task} cannot be made: {flags}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -50,17 +50,18 @@ def encode_png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def encode_mp4(video: np.ndarray, fps: int) -> bytes:
-    """An H.264 video, uint8 [T, H, W, 3] with even sides, that browsers play."""
+def encode_mp4(video: Iterable[np.ndarray], fps: int) -> bytes:
+    """An H.264 video of images, uint8 [H, W, 3] with even sides, that browsers play."""
     import av  # loads a set of libraries that few commands need
 
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         # crf 18: hardly to be told from the frames.
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-        stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for image in video:
+        for number, image in enumerate(video):
+            if not number:
+                stream.height, stream.width = image.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -68,7 +68,10 @@ class Run:
             )
         self.resumed: Any = None
         if (self.folder / CHECKPOINT).exists():
-            self.resumed = checkpoint.load(self.folder / CHECKPOINT)
+            try:
+                self.resumed = checkpoint.load(self.folder / CHECKPOINT)
+            except UserError as error:
+                raise UserError(f"{error}, or choose another --logdir") from None
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])

@@ -32,7 +32,7 @@ class Played(NamedTuple):
         colors: the variation of the episodes.
         seeds: theirs.
         outcomes: what they came to.
-        videos: their frames, uint8 [T, H, W, 3] each.
+        videos: frames of the first ones, as many as are shown, uint8 [T, H, W, 3] each.
         seconds: how long it took to play them.
     """
 
@@ -187,8 +187,11 @@ def _video(played: Played) -> bytes:
     """The first episodes side by side; one that has ended shows its last frame."""
     shown = played.videos[:ABREAST]
     longest = max(map(len, shown))
-    rows = [video[np.minimum(np.arange(longest), len(video) - 1)] for video in shown]
-    return encode_mp4(enlarge(np.concatenate(rows, axis=2), 4), FPS)
+    abreast = (
+        np.concatenate([video[min(t, len(video) - 1)] for video in shown], axis=1)
+        for t in range(longest)
+    )
+    return encode_mp4((enlarge(image, 4) for image in abreast), FPS)
 
 
 def _sheet(played: Played) -> bytes:

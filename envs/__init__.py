@@ -80,7 +80,8 @@ def parse_task(task: str) -> Task:
     prefix, _, name = task.partition("_")
     suite = SUITES.get(prefix)
     if suite is None or name not in suite.tasks:
-        nearest = difflib.get_close_matches(task, known_tasks(), n=1, cutoff=0.0)[0]
+        # Of equally near ones the first: a task without its version means the paper's, v1.
+        nearest = min(known_tasks(), key=lambda known: -_likeness(task, known))
         raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?")
     return Task(prefix, suite.tasks[name])
 
@@ -174,6 +175,10 @@ def _make_reported(task: str, index: int, *, variation: str, settings: dict[str,
     """:func:`make_env` for a vector: whatever it raises later names the environment."""
     env = make_env(task, variation=variation, index=index, **settings)
     return Reported(env, index)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, one).ratio()
 
 
 def _as_dict(image):

@@ -5,13 +5,14 @@ environment; by then OpenGL is chosen.
 """
 
 import functools
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
 
 import dmc2gym
 from envs.rendering import software_shadow_size
-from envs.settings import EnvSettings
+from envs.settings import TEXTURE_SETTINGS, EnvSettings
 from envs.suites import VARIATIONS, Factories, Suite
 
 # Our settings' names → those of distracting_control.
@@ -159,7 +160,9 @@ def _check_camera(settings: EnvSettings, prefix: str) -> None:
         )
 
 
+_DISTRACTING = frozenset(field.name for field in fields(EnvSettings)) - TEXTURE_SETTINGS
+
 SUITES = (
     Suite("dmc", _table(), plain_factories),
-    Suite("dmc2gym", _table(), distracting_factories),
+    Suite("dmc2gym", _table(), distracting_factories, reads=_DISTRACTING),
 )

@@ -1,6 +1,7 @@
 """DrawerWorld and the rest of Meta-World: ``metaworld_<name>-v1``, ``-v2`` or ``-v3``.
 
-The version is that of the reward function; the simulator is always the package's newest, v3.
+The version is that of the reward function, v3 being the package's default, which is v2's; the
+simulator is always its newest.
 Only the texture of the table top differs between variations. MuJoCo is imported with the first
 environment; by then OpenGL is chosen.
 """
@@ -14,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 
 from envs.rendering import software_shadow_size
-from envs.settings import EnvSettings
-from envs.suites import SPLITS, Factories, Suite
+from envs.settings import TEXTURE_SETTINGS, EnvSettings
+from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
 from envs.wrappers import ActionRepeat, OwnContext
 
@@ -228,5 +229,6 @@ SUITES = (
         {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS},
         factories,
         switch_texture,
+        reads=COMMON | TEXTURE_SETTINGS,
     ),
 )

@@ -14,7 +14,7 @@ from gymnasium.wrappers import RescaleAction, TransformAction
 
 from envs.rendering import software_shadow_size
 from envs.settings import EnvSettings
-from envs.suites import VARIATIONS, Factories, Suite
+from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext
 
 PUSHER = "Pusher-v5"
@@ -27,7 +27,7 @@ TOP_CAMERA = {
     "lookat": np.array([0.0, -0.5, 0.2]),
 }
 TABLE = ("table",)
-# The arm down to the forearm; the wrist and its two fingers keep their grey.
+# The links that the authors recolour; roll joint, wrist and fingers keep their grey, as there.
 ARM = ("e1", "e2", "sp", "sl", "uar", "ua", "ef", "fa")
 OBJECT = "object"  # a body, whose only geom has no name
 
@@ -166,4 +166,6 @@ def _clip(action: np.ndarray) -> np.ndarray:
     return np.clip(action, -1.0, 1.0)
 
 
-SUITES = (Suite("gymnasium", _tasks(), factories),)
+_COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
+
+SUITES = (Suite("gymnasium", _tasks(), factories, reads=COMMON | _COLORS),)

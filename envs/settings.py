@@ -6,6 +6,8 @@ from typing import Any
 
 from envs.textures import TEXTURES
 
+TEXTURE_SETTINGS = frozenset({"train_texture", "switch_texture", "texture"})
+
 
 @dataclass(frozen=True)
 class EnvSettings:
@@ -21,7 +23,8 @@ class EnvSettings:
         time_limit: Length of an episode, in control steps.
         size: Height and width of the image, in pixels.
         grayscale: Whether the image has one channel instead of three.
-        camera_id: The model's camera that draws; None for 0, or 2 of the quadruped.
+        camera_id: The model's camera that draws; None for the suite's own: 0, or 2 of the
+            quadruped, or from straight above in Pusher and DrawerWorld.
         shadow_size: Side of the shadow map, in texels; None for 1024 on software GL and the
             model's own on a GPU.
 
@@ -113,7 +116,7 @@ class EnvSettings:
                 raise ValueError(
                     f"{name} must be easy, medium, hard or None, not {getattr(self, name)!r}"
                 )
-        for name in ("train_texture", "switch_texture", "texture"):
+        for name in sorted(TEXTURE_SETTINGS):
             if getattr(self, name) not in TEXTURES:
                 known = ", ".join(TEXTURES)
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")

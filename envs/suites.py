@@ -10,6 +10,9 @@ from envs.settings import EnvSettings
 VARIATIONS = ("train", "test", "original")
 SPLITS = ("train", "eval")
 
+# Settings that every suite reads.
+COMMON = frozenset({"action_repeat", "time_limit", "size", "grayscale", "camera_id", "shadow_size"})
+
 Factories = Mapping[str, Callable[[], gym.Env]]
 
 
@@ -50,9 +53,11 @@ class Suite:
             ``settings.action_repeat`` control steps at a time and says so in
             ``info['control_steps']``. Two variations that look alike share one thunk.
         variation_for: ``(split, color_distractor, second_half)`` → variation.
+        reads: Names of the settings that can change anything here.
     """
 
     prefix: str
     tasks: Mapping[str, tuple[str, ...]]
     factories: Callable[[tuple[str, ...], EnvSettings], Factories]
     variation_for: Callable[[str, bool, bool], str] = switch_at_midpoint
+    reads: frozenset[str] = COMMON

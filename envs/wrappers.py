@@ -13,7 +13,7 @@ from envs.suites import Factories
 
 Info = dict[str, Any]
 
-UNTOLD = {"success": float("nan"), "distance": float("nan")}
+TOLD = ("success", "distance")
 
 
 class EnvError(RuntimeError):
@@ -249,10 +249,11 @@ class OneHotAction(gym.ActionWrapper):
 
 
 class AgentInfo(gym.Wrapper):
-    """``info`` always has 'discount', 0.0 after a terminal step, and 'control_steps'.
+    """``info`` has 'discount', 0.0 after a terminal step, and 'control_steps'.
 
     It also has 'success', above 0 where the task was achieved in this step, and 'distance' from
-    the goal: NaN where the environment does not tell them.
+    the goal: NaN where the environment does not tell them. Whatever else the environment says
+    ends here, as between processes it would cost time.
     Their types do not vary either: Gymnasium's vectors take an array's type from its first
     element, and an int there would cut the others' fractions off.
     """
@@ -260,15 +261,19 @@ class AgentInfo(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Starts an episode, at discount 1 after 0 control steps."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {**UNTOLD, **info, "discount": 1.0, "control_steps": 0}
+        return observation, {**_told(info), "discount": 1.0, "control_steps": 0}
 
     def step(self, action: np.ndarray):
         """One step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         discount = 0.0 if terminated else float(info.get("discount", 1.0))
         count = int(info.get("control_steps", 1))
-        info = {**UNTOLD, **info, "discount": discount, "control_steps": count}
+        info = {**_told(info), "discount": discount, "control_steps": count}
         return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+def _told(info: Info) -> Info:
+    return {name: float(info.get(name, "nan")) for name in TOLD}
 
 
 class Resumable(gym.Wrapper):

@@ -120,6 +120,8 @@ def _members(
 def damaged(archive: Path, error: BaseException) -> UserError:
     """The refusal of an archive that cannot be read to its end."""
     reason = " ".join(str(error).split()) or type(error).__name__
+    if reason.startswith("file could not be opened successfully"):  # a line for each compression
+        reason = "no tar archive in it"
     return UserError(
         f"{archive} is damaged or cut short ({reason}): fetch it again, or give the unpacked folder"
     )

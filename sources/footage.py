@@ -72,7 +72,9 @@ def frames(
     import av  # FFmpeg's libraries: few runs need them
 
     try:
-        with av.open(str(path.absolute()), container_options=OPEN) as container:
+        # Titles in other encodings than UTF-8 are common, and of no interest.
+        options = {"container_options": OPEN, "metadata_errors": "replace"}
+        with av.open(str(path.absolute()), **options) as container:
             if not container.streams.video:
                 raise Unusable("no video in it")
             stream = container.streams.video[0]

@@ -115,7 +115,9 @@ def test_missing_and_damaged_files(tmp_path):
     whole = path.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", b"not a checkpoint", bytes(range(200))):
         path.write_bytes(damage)
-        assert refusal(checkpoint.load, path).startswith(f"{path} cannot be read as a checkpoint")
+        line = refusal(checkpoint.load, path)
+        assert line.startswith(f"{path} cannot be read as a checkpoint: it is damaged")
+        assert line.endswith("copy it again")
     assert str(tmp_path) in refusal(checkpoint.load, tmp_path)
 
 

@@ -178,6 +178,7 @@ def test_collector_numbers_episodes_and_asks_for_the_variation_of_each(tmp_path,
     assert collector.envs.variations == ["train"] * 4 + ["test"] * 3
     assert [episode.index for episode in closed] == [0, 1, 2, 3, 4, 5]
     assert [episode.length for episode in closed] == [2, 3, 4, 5, 2, 6]
+    assert [episode.variation for episode in closed] == ["train"] * 4 + ["test"] * 2
     assert collector.steps == collector.replay.steps == 24
     assert collector.begun == 7
 
@@ -223,6 +224,21 @@ def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at):
         one, other = read_episode(path), read_episode(tmp_path / "b" / "eps" / path.name)
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_a_state_of_an_earlier_version_goes_on(tmp_path, small_seeds):
+    """Episodes that were being played knew neither their beginning nor their success."""
+    first = collector_of(tmp_path / "eps", 2)
+    first.step(Counting())
+    replay, state = first.replay.state_dict(), first.state_dict()
+    for entry in state["playing"]:
+        del entry["since"], entry["success"]
+    second = collector_of(tmp_path / "eps", 2)
+    second.replay.load_state_dict(replay)
+    assert second.load_state_dict(state)
+    assert not second.whole_since(1)
+    closed = [episode for _ in range(3) for episode in second.step(Counting())]
+    assert [episode.index for episode in closed] == [0, 1]
 
 
 def test_collector_says_when_the_renderer_draws_differently(tmp_path, small_seeds):
@@ -346,3 +362,26 @@ def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
         assert episode.success == expected
     if tells:
         assert {episode.success for episode in closed} == {0.0, 1.0}
+
+
+def test_images_are_kept_of_the_first_episodes_alone():
+    seeds = [3, 4, 6, 8, 2]
+    kept = play(Countdown(2), Counting(), seeds, "test", images=2)
+    whole = play(Countdown(2), Counting(), seeds, "test")
+    assert ["image" in episode for episode in kept] == [True, True, False, False, False]
+    for one, other in zip(kept, whole, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_episodes_begun_before_a_step_are_known(tmp_path, small_seeds):
+    collector = collector_of(tmp_path, 2)
+    policy, whole = Counting(), []
+    for _ in range(10):
+        collector.step(policy)
+        whole.append(collector.whole_since(5))
+    # Of worker 0 episode 2 began at step 4 and ended after 6 rounds, of worker 1 episode 1 did
+    # after 3; episode 3 began at step 6.
+    assert whole == [False] * 5 + [True] * 5
+    assert collector.whole_since(0)
+    assert not collector.whole_since(10**6)

@@ -297,3 +297,15 @@ def test_older_run_of_a_gpu_is_evaluated_on_the_cpu(tiny, run, own):
     found = json.loads(Path(result.out.splitlines()[-3]).read_text())
     assert found["device"] == "cpu"
     assert found["episodes"] == own[0]["episodes"]
+
+
+def test_the_midpoint_is_the_runs_whatever_the_action_repeat(tiny, run):
+    """The run has 120 frames; at repeat 8 its 60 agent steps would be beyond another midpoint."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    for steps, colors in ((29, "train"), (30, "test")):
+        state["collector"]["steps"] = steps
+        torch.save(state, run / "checkpoint.pt")
+        flags = {"action_repeat": 4, "eval_episodes": 1, "eval_envs": 1}
+        found, _, _ = evaluate(tiny, run, **flags)
+        assert found["colors"] == colors
+        assert [one["length"] for one in found["episodes"]] == [5]

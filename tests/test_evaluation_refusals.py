@@ -46,6 +46,11 @@ def above(run):
     return run.parent
 
 
+def from_above(run):
+    os.chdir(run.parent)
+    return Path()
+
+
 def no_run(run):
     return run / "train_eps"
 
@@ -94,6 +99,7 @@ REFUSED = [
     (a_file, {}, ["--evaluate", "is a file", "seed_0"]),
     (above, {}, ["--evaluate", "no run's folder", "did you mean", "seed_0"]),
     (no_run, {}, ["--evaluate", "no run's folder", "config.yaml", "<logdir>"]),
+    (from_above, {}, ["--evaluate .", "no run's folder", "did you mean seed_0"]),
     (pretraining, {}, ["--evaluate", "pretraining", "no agent"]),
     (without_checkpoint, {}, ["--evaluate", "checkpoint.pt yet", "--checkpoint_every"]),
     (damaged, {}, ["--evaluate", "checkpoint.pt cannot be read"]),
@@ -106,6 +112,8 @@ REFUSED = [
     (Path, {"units": 8}, ["--units does not go with --evaluate"]),
     (Path, {"logdir": "x"}, ["--logdir does not go with --evaluate"]),
     (Path, {"grayscale": True}, ["checkpoint.pt", "shape", "leave out --grayscale"]),
+    (Path, {"grayscale": True, "time_limit": 9}, ["(", "leave out --grayscale"]),
+    (Path, {"export_checkpoint": "x"}, ["--export_checkpoint and --evaluate"]),
     (Path, {"task": "dmc2gym_reacher_easy"}, ["checkpoint.pt", "shape", "leave out --task"]),
     (Path, {"task": "dmc2gym_reacher_eazy"}, ["'dmc2gym_reacher_easy'"]),
     (Path, {"camera_id": 99}, ["--camera_id", "99"]),
@@ -117,7 +125,8 @@ REFUSED = [
     ("prepare", "flags", "wanted"),
     [pytest.param(*case, id=f"{case[0].__name__} {case[1] or ''}") for case in REFUSED],
 )
-def test_refusal_is_one_line_and_changes_nothing(tiny, run, prepare, flags, wanted):
+def test_refusal_is_one_line_and_changes_nothing(monkeypatch, tiny, run, prepare, flags, wanted):
+    monkeypatch.chdir(run.parent)  # some go elsewhere; this comes back
     folder = prepare(run)
     before = everything(run.parent)
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -126,6 +135,7 @@ def test_refusal_is_one_line_and_changes_nothing(tiny, run, prepare, flags, want
     assert result.out == ""
     [line] = result.err.splitlines()
     assert line.startswith("dreamer.py: ")
+    assert "leave out" not in line or line.endswith(wanted[-1])
     for word in wanted:
         assert word in line
     assert everything(run.parent) == before

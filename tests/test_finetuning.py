@@ -254,6 +254,24 @@ def test_prefill_alone_collects_and_stops(tmp_path, tiny):
     assert (dataset["episodes"], dataset["frames"]) == (3, 33)
 
 
+def test_collecting_ends_where_episodes_end_at_different_steps(tmp_path, tiny):
+    """Each environment finishes what it plays at the end of prefill, and no more is kept."""
+    flags = {"task": "gymnasium_Hopper-v5", "envs": 3, "async_env": "none", "time_limit": 400}
+    fill = {"steps": 0, "prefill": 60, "method_name": "dreamerv2", "color_distractor": False}
+    argv = tiny.finetune(tmp_path, **flags, **fill, beta_vae=False, distillation=False)
+    folder = tiny.finish(argv)
+    lengths = [int(p.stem.rpartition("-")[2]) - 1 for p in (folder / "train_eps").iterdir()]
+    assert len(set(lengths)) > 1
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    steps = state["collector"]["steps"]
+    assert 60 <= steps < 60 + 3 * max(lengths)
+    # What was begun before the end of prefill is there whole; of the rest, what had ended by then.
+    begun = [entry["since"] for entry in state["collector"]["playing"]]
+    ended = state["collector"]["ended"].tolist()
+    assert all(done or since >= 60 for done, since in zip(ended, begun, strict=True))
+    assert sum(lengths) <= steps
+
+
 def test_dataset_of_prefill_alone_has_the_first_colours(tmp_path, tiny):
     folder = tiny.finish(tiny.finetune(tmp_path, steps=0, prefill=10))
     assert [row["colors"] for row in events(folder, "random")] == ["train"]
@@ -306,3 +324,11 @@ def test_note_says_that_diswm_without_its_parts_is_dreamerv2(tmp_path, tiny):
     result = tiny.run(tiny.finetune(tmp_path, **flags))
     assert result.code == 0
     assert "note: diswm without" in result.err
+    assert "changes nothing" not in result.err
+
+
+def test_note_names_the_given_flags_that_the_suite_does_not_read(tmp_path, tiny):
+    flags = {"steps": 0, "prefill": 2, "texture": "black", "train_texture": "wood"}
+    result = tiny.run(tiny.finetune(tmp_path, **flags))
+    assert result.code == 0
+    assert f"note: --texture, --train_texture changes nothing in {tiny.task}\n" in result.err

@@ -379,3 +379,5 @@ def test_the_state_is_that_of_the_scene_and_holds_the_goal(drawers, task):
             np.testing.assert_allclose(inner.state[4:6], handle[:2], atol=1e-12)
             np.testing.assert_array_equal(inner.state[-3:], inner.sawyer._target_pos)
         assert inner.observation_space.contains(inner.state)
+        reset(env, seed)
+        np.testing.assert_array_equal(inner.state[18:36], inner.state[:18])

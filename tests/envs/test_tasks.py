@@ -66,6 +66,8 @@ def test_names_with_underscores_are_split_where_the_suite_splits_them(name, suit
         ("dm2gym_hopper_stand", "dmc2gym_hopper_stand"),
         ("dmc2gym_ball_in_cup", "dmc2gym_ball_in_cup_catch"),
         ("metaworld_drawer-opn-v1", "metaworld_drawer-open-v1"),
+        ("metaworld_drawer-open", "metaworld_drawer-open-v1"),
+        ("metaworld_drawer-close-v0", "metaworld_drawer-close-v1"),
         ("gymnasium_Pusher-v4", "gymnasium_Pusher-v5"),
         ("gymnasium_pusher-v5", "gymnasium_Pusher-v5"),
     ],

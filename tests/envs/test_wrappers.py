@@ -100,6 +100,7 @@ def test_agent_info_types_do_not_depend_on_the_env():
     assert types == [float, bool, bool]
     assert type(info["discount"]) is float
     assert info["control_steps"] == 1
+    assert set(info) == {"discount", "control_steps", "success", "distance"}
     for name in ("success", "distance"):  # cart-pole tells of neither
         assert type(info[name]) is float
         assert np.isnan(info[name])

@@ -1,5 +1,6 @@
 """Archives of episodes: unpacked once, whole or not at all, and never outside of their folder."""
 
+import contextlib
 import io
 import json
 import os
@@ -250,21 +251,24 @@ print(archives.unpack(Path({archive!r}), Path({target!r}), progress=slow)[0])
 """
 
 
-def start(archive, target):
+@contextlib.contextmanager
+def started(archive, target):
+    """A process that unpacks, and waits within; it ends with the context at the latest."""
     paths = {"archive": archive, "target": target, "go": f"{target}.go"}
     text = SLOW.format(root=str(ROOT), **{name: str(path) for name, path in paths.items()})
     command = [sys.executable, "-c", text]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes)
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_killed_unpacking_does_not_look_finished_and_the_next_start_mends_it(tmp_path):
     archive = write(tmp_path / "data.tar.xz", FILES)
-    process = start(archive, tmp_path / "data")
-    while process.stdout.readline() != "unpacking\n":
-        pass
-    process.kill()
-    process.communicate()
+    with started(archive, tmp_path / "data") as process:
+        assert "unpacking\n" in iter(process.stdout.readline, "")
     assert not (tmp_path / "data").exists()
     assert (tmp_path / ".data.partial").is_dir()
     (tmp_path / ".data.partial" / "stale.npz").write_bytes(b"of the killed start")
@@ -275,13 +279,12 @@ def test_killed_unpacking_does_not_look_finished_and_the_next_start_mends_it(tmp
 
 def test_two_processes_unpack_once(tmp_path):
     archive = write(tmp_path / "data.tar.xz", FILES)
-    one = start(archive, tmp_path / "data")
-    while one.stdout.readline() != "unpacking\n":
-        pass
-    other = start(archive, tmp_path / "data")
-    assert "waiting for another process" in other.stderr.readline()
-    (tmp_path / "data.go").touch()
-    results = [process.communicate(timeout=60) for process in (one, other)]
+    with started(archive, tmp_path / "data") as one:
+        assert "unpacking\n" in iter(one.stdout.readline, "")
+        with started(archive, tmp_path / "data") as other:
+            assert "waiting for another process" in other.stderr.readline()
+            (tmp_path / "data.go").touch()
+            results = [process.communicate(timeout=60) for process in (one, other)]
     assert [process.returncode for process in (one, other)] == [0, 0], results
     assert [out.splitlines()[-1] for out, _ in results] == [str(tmp_path / "data")] * 2
     assert "unpacking" not in results[1][0]

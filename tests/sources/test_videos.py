@@ -57,6 +57,24 @@ def assert_shows(images, numbers):
         assert np.abs(image.astype(int) - level(number)).max() < TOLERANCE
 
 
+def test_a_title_that_is_not_utf8_is_no_reason_to_leave_a_video_out(tmp_path):
+    path = encode(tmp_path / "a.avi", plain(6), codec="mpeg4")
+    content = path.read_bytes()
+    with av.open(str(path), "r") as source, av.open(str(tmp_path / "b.avi"), "w") as copy:
+        copy.metadata["title"] = "Kafer"
+        stream = source.streams.video[0]
+        target = copy.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = target
+                copy.mux(packet)
+    named = (tmp_path / "b.avi").read_bytes()
+    assert named.count(b"Kafer") == 1
+    path.write_bytes(named.replace(b"Kafer", "Käfer".encode("latin-1")))
+    assert path.read_bytes() != content
+    assert_shows(list(frames(path, Settings())), range(6))
+
+
 CONTAINERS = [
     ("a.mp4", {}),
     ("a.mov", {}),
