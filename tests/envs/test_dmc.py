@@ -31,20 +31,6 @@ def play(env, actions, **reset):
     return np.stack(frames), np.array(rewards)
 
 
-@pytest.fixture
-def make():
-    """make_env, of which all are closed afterwards."""
-    made = []
-
-    def build(*args, **settings):
-        made.append(envs.make_env(*args, **settings))
-        return made[-1]
-
-    yield build
-    for env in made:
-        env.close()
-
-
 @pytest.mark.parametrize(
     ("task", "action_size"),
     [

@@ -88,20 +88,6 @@ def drawers():
         env.close()
 
 
-@pytest.fixture
-def make():
-    """make_env, of which all are closed afterwards."""
-    made = []
-
-    def build(*args, **settings):
-        made.append(envs.make_env(*args, **settings))
-        return made[-1]
-
-    yield build
-    for env in made:
-        env.close()
-
-
 @pytest.fixture(scope="module")
 def places(drawers):
     """The drawers' places of 50 goals, each with the seed it was first seen with."""

@@ -77,20 +77,6 @@ def pusher():
     env.close()
 
 
-@pytest.fixture
-def make():
-    """make_env, of which all are closed afterwards."""
-    made = []
-
-    def build(*args, **settings):
-        made.append(envs.make_env(*args, **settings))
-        return made[-1]
-
-    yield build
-    for env in made:
-        env.close()
-
-
 def test_contract(pusher):
     assert pusher.observation_space == spaces.Dict(
         {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}

@@ -23,20 +23,6 @@ def sawyer_of(env):
     return env.unwrapped.inner.unwrapped.sawyer
 
 
-@pytest.fixture
-def make():
-    """make_env, of which all are closed afterwards."""
-    made = []
-
-    def build(*args, **settings):
-        made.append(envs.make_env(*args, **settings))
-        return made[-1]
-
-    yield build
-    for env in made:
-        env.close()
-
-
 def camera_of_the_facts():
     """The paper's camera of DrawerWorld."""
     import mujoco
