@@ -169,9 +169,10 @@ class Collector:
             may draw the same state a little differently.
         """
         self.steps, self.begun = state["steps"], state["begun"]
-        # Runs of earlier versions have neither.
-        fresh = {"since": 0, "success": None}
-        self.playing, self.state = [{**fresh, **e} for e in state["playing"]], state["state"]
+        self.playing, self.state = [dict(entry) for entry in state["playing"]], state["state"]
+        for entry in self.playing:  # runs of earlier versions have neither
+            entry.setdefault("since", 0)
+            entry.setdefault("success", None)
         self.ended, self.obs = state["ended"], dict(state["obs"])
         if self.ended.all():
             return True
