@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tools import UserError, nearest
 
 PREFIX = "hf:"
 REPOSITORY = "MrSC320/DisWM-Pretrain-Datasets"
+ATTEMPTS = 5
 NAMES = ("cheetah_run", "finger_spin", "reacher_easy", "walker_walk")
 
 
@@ -30,8 +33,8 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
     """The archive of a published dataset, from the cache or, once, from the Hub.
 
     What is in the cache is taken without asking the Hub, so that a run that goes on reads what it
-    began with. A connection that breaks is taken up again where it broke, up to five times in a
-    row; a process that ends within a download leaves nothing of it.
+    began with. A download that breaks off goes on where it stopped: when the connection broke at
+    once, up to five times, and when the process ended in the next start.
 
     Args:
         name: one of `NAMES`.
@@ -62,13 +65,15 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
     try:
         # Asked once, without the patience of a download: no network shows at once.
         hf.get_hf_file_metadata(url, endpoint=endpoint)
-        return Path(hf.hf_hub_download(REPOSITORY, file, cache_dir=cache, **where))
+        return _with_patience(
+            lambda: hf.hf_hub_download(REPOSITORY, file, cache_dir=cache, **where)
+        )
     except errors.RemoteEntryNotFoundError as error:
         raise _refusal(name, url, "the Hub has no such file") from error
     except errors.OfflineModeIsEnabled as error:
         reason = "HF_HUB_OFFLINE is set and it is not in the cache"
         raise _refusal(name, url, reason) from error
-    except (OSError, errors.HTTPError, errors.XetDownloadError) as error:
+    except (OSError, errors.HTTPError, RuntimeError) as error:  # the last one is hf_xet's
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, not the network's
         text = (" ".join(str(error).split()) or type(error).__name__)[:160]
@@ -76,8 +81,20 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
         raise _refusal(name, url, reason) from error
 
 
+def _with_patience(download: Callable[[], str]) -> Path:
+    """Tries again where a connection breaks; each time goes on where the last one stopped."""
+    from huggingface_hub import errors
+
+    for seconds in range(ATTEMPTS - 1):
+        try:
+            return Path(download())
+        except (errors.HTTPError, RuntimeError):
+            time.sleep(seconds)
+    return Path(download())
+
+
 def _refusal(name: str, url: str, reason: str) -> UserError:
     return UserError(
-        f"--pretrain_datasets_path {PREFIX}{name}: {reason}; start again, or download {url} by "
-        "hand and give the path of that file"
+        f"--pretrain_datasets_path {PREFIX}{name}: {reason}; start again, which goes on where it "
+        f"stopped, or download {url} by hand and give the path of that file"
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files, self.breaks, self.requests = files, 0, []
+        self.holds, self.held = False, threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -102,6 +104,8 @@ class Answer(BaseHTTPRequestHandler):
             self.server.breaks -= 1
             self.wfile.write(content[start : start + (len(content) - start) // 2])
             self.wfile.flush()
+            if self.server.holds:
+                self.server.held.wait(60)
             self.close_connection = True
         else:
             self.wfile.write(content[start:])
@@ -147,6 +151,41 @@ def test_goes_on_where_the_connection_broke(tmp_path, server):
     path = hub.download("cheetah_run", tmp_path, server.address)
     assert path.read_bytes() == content
     assert downloads(server) == [None, f"bytes={10 << 20}-"]
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from sources import hub
+hub.download("cheetah_run", Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_goes_on_where_a_killed_process_stopped(tmp_path, server):
+    content = os.urandom(24 << 20)
+    server.files["cheetah_run.tar.xz"] = content
+    server.breaks, server.holds = 1, True
+    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path), server.address]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while not any(p.stat().st_size >= 10 << 20 for p in tmp_path.rglob("*.incomplete")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    server.held.set()
+    path = hub.download("cheetah_run", tmp_path, server.address)
+    assert path.read_bytes() == content
+    assert downloads(server) == [None, f"bytes={10 << 20}-"]
+
+
+def test_gives_up_in_the_end(tmp_path, server, monkeypatch):
+    server.breaks = 99
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="goes on where it stopped") as refusal:
+        hub.download("cheetah_run", tmp_path, server.address)
+    assert "\n" not in str(refusal.value)
+    assert len(downloads(server)) == hub.ATTEMPTS
 
 
 def test_file_that_the_hub_does_not_have(tmp_path, server):
