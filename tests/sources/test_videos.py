@@ -322,7 +322,9 @@ def test_pieces_of_a_video_that_turns_out_bad_are_removed(tmp_path, folder):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 8 // 10])
     place, [(name, reason)] = decode(folder, tmp_path / "cache")
-    assert (name, reason[:9]) == ("c.mp4", "cut short")
+    assert name == "c.mp4"
+    # What FFmpeg says of the packet that is cut differs between its versions.
+    assert reason.startswith(("cut short", "no video, or damaged"))
     assert {p.name.partition("-")[0] for p in place.glob("*.npz")} == {"a.mp4", "b.avi"}
 
 
