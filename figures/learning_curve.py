@@ -1,6 +1,7 @@
-"""Learning curves from run folders: evaluation return against frames.
+"""Learning curves from run folders: evaluation return, or success rate, against frames.
 
 python -m figures.learning_curve RUN [RUN …] --output curve.png [--csv curve.csv]
+python -m figures.learning_curve RUN [RUN …] --value success
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from logger import read_metrics
 from outcomes import interval
 from tools import UserError, atomic_write
 
+VALUES = {"return": "evaluation return", "success": "success rate in evaluation"}
 
-def read_run(folder: Path) -> dict:
+
+def read_run(folder: Path, value: str = "return") -> dict:
     """What a curve shows of a run.
 
     Args:
         folder: a run's folder, with config.yaml and metrics.jsonl.
+        value: a key of ``VALUES``.
 
     Returns:
-        ``config``; ``frames``, ``mean``, ``std`` (of one episode's return), ``episodes`` of each
+        ``config``; ``frames``, ``mean``, ``std`` (of one episode's value), ``episodes`` of each
         evaluation; ``random``: the random policy's ``{"mean", "std", "episodes"}`` or None.
 
     Raises:
-        UserError: the folder holds no evaluated run.
+        UserError: the folder holds no evaluated run, or its environment does not tell the value.
     """
     try:
         config = YAML(typ="safe", pure=True).load((folder / "config.yaml").read_text())
@@ -45,17 +49,24 @@ def read_run(folder: Path) -> dict:
     evals = [row for row in rows if "eval_return" in row]
     if not evals:
         raise UserError(f"{folder} has not been evaluated yet")
-    columns = {"frames": "step", "mean": "eval_return", "std": "eval_return_std"}
-    curve = {name: np.array([row[key] for row in evals]) for name, key in columns.items()}
-    curve["episodes"] = np.array([row["eval_episodes"] for row in evals], int)
+    if f"eval_{value}" not in evals[0]:
+        raise UserError(f"{folder} logs no {value}: its environment does not tell it")
+    points = [_point(row, "eval", value) for row in evals]
+    curve = {name: np.array([point[name] for point in points]) for name in points[0]}
+    curve["frames"] = np.array([row["step"] for row in evals])
     random = next((row for row in rows if "random_return" in row), None)
-    if random is not None:
-        random = {
-            "mean": random["random_return"],
-            "std": random["random_return_std"],
-            "episodes": int(random["random_episodes"]),
-        }
-    return {**curve, "config": config, "random": random}
+    random = random and _point(random, "random", value)
+    return {**curve, "config": config, "random": random, "value": value}
+
+
+def _point(row: dict, policy: str, value: str) -> dict:
+    """Mean, standard deviation and number of the episodes of one evaluation."""
+    mean, episodes = row[f"{policy}_{value}"], int(row[f"{policy}_episodes"])
+    if value == "return":
+        return {"mean": mean, "std": row[f"{policy}_return_std"], "episodes": episodes}
+    # Of zeros and ones the mean tells it, with n − 1 in the denominator as for returns.
+    std = (mean * (1 - mean) * episodes / max(episodes - 1, 1)) ** 0.5
+    return {"mean": mean, "std": std, "episodes": episodes}
 
 
 def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
@@ -77,10 +88,10 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
     if config["color_distractor"]:
         axes.axvline(config["steps"] / 2, ls=":", color="0.4")
         axes.annotate(
-            "new colours", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
+            "new look", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
             xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
         )  # fmt: skip
-    axes.set(xlabel="environment frames", ylabel="evaluation return")
+    axes.set(xlabel="environment frames", ylabel=VALUES[runs[0]["value"]])
     if all((run["mean"] >= 0).all() for run in runs):
         axes.set_ylim(bottom=0)  # where zero is the least, it belongs into the picture
     axes.set_title(title or config["task"])
@@ -111,12 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draws the runs named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m figures.learning_curve", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--value", choices=VALUES, default="return")
     parser.add_argument("--output", type=Path, default=Path("learning_curve.png"))
     parser.add_argument("--csv", type=Path, help="write the numbers, too")
     parser.add_argument("--title")
     args = parser.parse_args(argv)
     try:
-        runs = [read_run(folder) for folder in args.runs]
+        runs = [read_run(folder, args.value) for folder in args.runs]
     except UserError as error:
         print(f"learning_curve: {error}", file=sys.stderr)
         return 2

@@ -45,6 +45,27 @@ def test_a_curve_is_what_was_logged(run):
     assert curve["random"] == {"mean": 20.0, "std": 10.0, "episodes": 4}
 
 
+def test_a_curve_of_success_is_what_was_logged(run, tmp_path, capsys):
+    path = run / "metrics.jsonl"
+    assert learning_curve.main([str(run), "--value", "success", "--output", "x.png"]) == 2
+    assert "logs no success" in capsys.readouterr().err
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        for kind in ("eval", "random"):
+            if f"{kind}_return" in row:
+                row[f"{kind}_success"] = 0.75 if row["step"] else 0.25
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curve = learning_curve.read_run(run, "success")
+    assert curve["mean"].tolist() == [0.25, 0.75]
+    each = np.array([0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(curve["std"], each.std(ddof=1))
+    assert curve["random"]["mean"] == 0.25
+    out = ["--value", "success", "--output", str(tmp_path / "s.png")]
+    assert learning_curve.main([str(run), *out]) == 0
+    [axes] = learning_curve.draw([curve]).axes
+    assert axes.get_ylabel() == "success rate in evaluation"
+
+
 def test_the_interval_is_scipys():
     values = np.random.default_rng(0).normal(5, 2, 10)
     low, high = stats.t.interval(0.95, 9, values.mean(), stats.sem(values))
