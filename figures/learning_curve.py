@@ -92,7 +92,9 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
             xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
         )  # fmt: skip
     axes.set(xlabel="environment frames", ylabel=VALUES[runs[0]["value"]])
-    if all((run["mean"] >= 0).all() for run in runs):
+    if runs[0]["value"] == "success":
+        axes.set_ylim(-0.03, 1.03)
+    elif all((run["mean"] >= 0).all() for run in runs):
         axes.set_ylim(bottom=0)  # where zero is the least, it belongs into the picture
     axes.set_title(title or config["task"])
     axes.legend(fontsize=8)

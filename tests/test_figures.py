@@ -64,6 +64,7 @@ def test_a_curve_of_success_is_what_was_logged(run, tmp_path, capsys):
     assert learning_curve.main([str(run), *out]) == 0
     [axes] = learning_curve.draw([curve]).axes
     assert axes.get_ylabel() == "success rate in evaluation"
+    assert axes.get_ylim() == (-0.03, 1.03)  # a line at 0 or at 1 is seen
 
 
 def test_the_interval_is_scipys():
