@@ -12,8 +12,9 @@ import sources
 from agent import SCHEDULES
 from checkpoint import find_predictor
 from config import Config
-from envs import SUITES, EnvSettings, parse_task
+from envs import SUITES, EnvSettings, has_switch, parse_task
 from networks import ActionHead, activation
+from run import check_writable
 from tools import UserError, nearest, schedule
 
 _POSITIVE = (
@@ -177,9 +178,12 @@ def _check_pretraining(config: Config) -> None:
         _check_folder(config, "offline_traindir")
     else:
         raise UserError(
-            "--beta_vae_pretrain needs --pretrain_datasets_path, a folder of .npz episodes such "
-            "as the train_eps of a run with --configs defaults dmc2gym collect"
+            "--beta_vae_pretrain needs --pretrain_datasets_path: a folder of .npz episodes such as "
+            "the train_eps of a run with --configs defaults dmc2gym collect, an archive of one, "
+            "hf:<name>, or videos"
         )
+    if not config.beta_vae:
+        print("note: without --beta_vae True the predictor has DreamerV2's CNN", file=sys.stderr)
     _check_folder(config, "offline_evaldir")
     if config.pretrain_steps < 50:
         raise UserError(
@@ -203,6 +207,11 @@ def _check_method(config: Config) -> None:
             print(f"note: {given} has no encoder.pt; its newest is {folder}'s", file=sys.stderr)
     _check_folder(config, "offline_traindir")
     _check_backgrounds(config)
+    for flag in ("traindir", "evaldir"):
+        if config[flag]:
+            check_writable(
+                Path(config[flag]).expanduser().absolute(), f"--{flag}", "choose another"
+            )
     _note_unread(config)
     if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
         print(
@@ -218,6 +227,8 @@ def _note_unread(config: Config) -> None:
     if unread:
         flags = ", ".join(f"--{name}" for name in sorted(unread))
         print(f"note: {flags} changes nothing in {config.task}", file=sys.stderr)
+    if config.color_distractor and not has_switch(config.task, config):
+        print(f"note: {config.task} looks the same in both halves of training", file=sys.stderr)
 
 
 def _check_backgrounds(config: Config) -> None:

@@ -35,12 +35,12 @@ FOLDER = "evaluations"
 
 # What may be given with --evaluate, over the run's own configuration: what is played, and where.
 _PLACE = ("eval_colors", "eval_episodes", "eval_envs", "seed", "device", "precision")
-_PLACE += ("num_threads", "async_env", "task", "color_distractor")
+_PLACE += ("num_threads", "async_env", "color_distractor")
 _ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
 FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})
 # Of these, what can change the size of a network.
-_SIZING = ("grayscale", "size", "task")
+_SIZING = ("grayscale", "size")
 
 
 def configure(given: Config) -> Config:

@@ -9,6 +9,8 @@ OpenGL must be chosen before (see :mod:`envs.rendering`).
 
 import difflib
 import functools
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -40,6 +42,7 @@ __all__ = [
     "VectorEnv",
     "choose_backend",
     "episode_seed",
+    "has_switch",
     "known_tasks",
     "make_env",
     "make_vector",
@@ -104,6 +107,21 @@ def variation_for(task: str, split: str, color_distractor: bool, second_half: bo
     """
     suite = SUITES[parse_task(task).suite]
     return suite.variation_for(split, color_distractor, second_half)
+
+
+def has_switch(task: str, settings: Mapping[str, Any]) -> bool:
+    """Whether ``color_distractor`` changes anything: training looks different in its second half.
+
+    Args:
+        task: Name of the task.
+        settings: Where :class:`EnvSettings` finds its fields; other names are left alone.
+    """
+    suite, identity = parse_task(task)
+    own = {field.name for field in fields(EnvSettings)}
+    resolved = EnvSettings.of({name: value for name, value in settings.items() if name in own})
+    looks = SUITES[suite].factories(identity, resolved)
+    first, second = (variation_for(task, "train", True, half) for half in (False, True))
+    return looks[first] is not looks[second]
 
 
 def make_env(task: str, *, variation: str = "train", index: int = 0, **settings: Any) -> gym.Env:

@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ruamel.yaml import YAML
 
+from envs import has_switch
 from logger import read_metrics
 from outcomes import interval
 from tools import UserError, atomic_write
@@ -72,20 +73,23 @@ def _point(row: dict, policy: str, value: str) -> dict:
 def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
     """One line a run, its mean's 95% interval shaded, the random policy dashed."""
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    tasks = list(dict.fromkeys(run["config"]["task"] for run in runs))
     for index, run in enumerate(runs):
         config, colour = run["config"], f"C{index}"
         label = f"{config['method_name']}, seed {config['seed']}"
+        if len(tasks) > 1:
+            label = f"{config['task']}, {label}"
         half = interval(run["std"], run["episodes"])
         axes.plot(run["frames"], run["mean"], "o-", ms=3, color=colour, label=label)
         axes.fill_between(
             run["frames"], run["mean"] - half, run["mean"] + half, color=colour, alpha=0.2, lw=0
         )
     config, random = runs[0]["config"], runs[0]["random"]
-    if random is not None:
+    if random is not None and len(tasks) == 1:
         half = float(interval(random["std"], random["episodes"]))
         axes.axhline(random["mean"], ls="--", color="0.4", label="random policy")
         axes.axhspan(random["mean"] - half, random["mean"] + half, color="0.4", alpha=0.15, lw=0)
-    if config["color_distractor"]:
+    if config["color_distractor"] and has_switch(config["task"], config):
         axes.axvline(config["steps"] / 2, ls=":", color="0.4")
         axes.annotate(
             "new look", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
@@ -96,7 +100,7 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
         axes.set_ylim(-0.03, 1.03)
     elif all((run["mean"] >= 0).all() for run in runs):
         axes.set_ylim(bottom=0)  # where zero is the least, it belongs into the picture
-    axes.set_title(title or config["task"])
+    axes.set_title(title or ", ".join(tasks))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure

@@ -81,7 +81,7 @@ def _check_usable(videos: Sequence[dict[str, Any]]) -> None:
     skipped = [v for v in videos if "skipped" in v]
     if len(skipped) == len(videos):
         raise UserError(
-            f"--pretrain_datasets_path: no usable video ({skipped[0]['name']}: "
+            f"--pretrain_datasets_path has no usable video ({skipped[0]['name']}: "
             f"{skipped[0]['skipped']}): give others"
         )
 
