@@ -12,7 +12,7 @@ import sources
 from agent import SCHEDULES
 from checkpoint import find_predictor
 from config import Config
-from envs import SUITES, EnvSettings, has_switch, parse_task
+from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
 from run import check_writable
 from tools import UserError, nearest, schedule
@@ -209,9 +209,8 @@ def _check_method(config: Config) -> None:
     _check_backgrounds(config)
     for flag in ("traindir", "evaldir"):
         if config[flag]:
-            check_writable(
-                Path(config[flag]).expanduser().absolute(), f"--{flag}", "choose another"
-            )
+            folder = Path(config[flag]).expanduser().absolute()
+            check_writable(folder, f"--{flag}", "choose another")
     _note_unread(config)
     if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
         print(
@@ -227,8 +226,6 @@ def _note_unread(config: Config) -> None:
     if unread:
         flags = ", ".join(f"--{name}" for name in sorted(unread))
         print(f"note: {flags} changes nothing in {config.task}", file=sys.stderr)
-    if config.color_distractor and not has_switch(config.task, config):
-        print(f"note: {config.task} looks the same in both halves of training", file=sys.stderr)
 
 
 def _check_backgrounds(config: Config) -> None:

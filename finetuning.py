@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from envs import (
     UnknownTask,
     VectorEnv,
     episode_seed,
+    has_switch,
     make_vector,
     variation_for,
 )
@@ -61,6 +63,8 @@ class Finetuning(Job):
     def _build(self, teacher: VideoPredictor | None) -> None:
         c, envs = self.config, self.train_envs
         checks.check_actor(c, envs.discrete)
+        if c.color_distractor and not has_switch(c.task, c):
+            print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
         self.replay = new_replay(c, self.own_folder("train"), "train", envs.action_size)
         self.seen = new_replay(c, None, "eval", envs.action_size, capacity=0)  # last evaluation
         self.learner = Agent(c, envs.action_size, teacher)

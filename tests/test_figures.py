@@ -175,3 +175,16 @@ def test_every_look_is_drawn_with_the_same_actions(monkeypatch, tmp_path):
 def test_pictures_of_an_unknown_task_are_refused_in_a_line(capsys):
     assert environments.main(["gymnasium_Pushr-v5"]) == 2
     assert "gymnasium_Pusher-v5" in capsys.readouterr().err
+
+
+def test_runs_of_several_tasks_are_told_apart(run):
+    one = learning_curve.read_run(run)
+    other = {**one, "config": {**one["config"], "task": "gymnasium_Hopper-v5"}}
+    [axes] = learning_curve.draw([one, other]).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["dmc2gym_walker_walk, diswm, seed 3", "gymnasium_Hopper-v5, diswm, seed 3"]
+    assert axes.get_title() == "dmc2gym_walker_walk, gymnasium_Hopper-v5"
+    [axes] = learning_curve.draw([other]).axes
+    assert "new look" not in [text.get_text() for text in axes.texts]
+    [axes] = learning_curve.draw([one]).axes
+    assert "new look" in [text.get_text() for text in axes.texts]

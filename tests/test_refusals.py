@@ -120,6 +120,8 @@ FLAGS = [
     ({"grad_heads": ["image", "rewards"]}, ["--grad_heads", "did you mean 'reward'"]),
     ({"max_delta": 0.5}, ["--max_delta 0.5", "--disjoint_sets null"]),
     ({"test_max_delta": 0.5}, ["--test_max_delta", "0.5"]),
+    ({"traindir": __file__}, ["--traindir", "is a file"]),
+    ({"evaldir": __file__}, ["--evaldir", "is a file"]),
     (
         {"max_delta": 0.3, "disjoint_sets": "null"},
         ["--test_max_delta 0.3", "--test_disjoint_sets null"],

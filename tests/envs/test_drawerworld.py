@@ -367,3 +367,10 @@ def test_the_state_is_that_of_the_scene_and_holds_the_goal(drawers, task):
         assert inner.observation_space.contains(inner.state)
         reset(env, seed)
         np.testing.assert_array_equal(inner.state[18:36], inner.state[:18])
+
+
+def test_a_distance_that_the_package_does_not_measure_is_not_told(make):
+    env = make("metaworld_door-open-v2", time_limit=20)
+    with unseen(env):
+        env.reset(seed=0)
+    assert np.isnan(step(env, actions_for(1)[0])[4]["distance"])

@@ -77,6 +77,21 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
         envs.parse_task(wrong)
 
 
+@pytest.mark.parametrize(
+    ("task", "settings", "switches"),
+    [
+        ("dmc2gym_walker_walk", {}, True),
+        ("dmc_walker_walk", {}, False),
+        ("gymnasium_Pusher-v5", {"units": 400}, True),
+        ("gymnasium_Hopper-v5", {}, False),
+        ("metaworld_drawer-open-v1", {}, True),
+        ("metaworld_drawer-open-v1", {"switch_texture": "grid"}, False),
+    ],
+)
+def test_what_a_switch_changes_is_known_without_a_simulator(task, settings, switches):
+    assert envs.has_switch(task, settings) is switches
+
+
 @pytest.mark.parametrize("wrong", ["", "_", "walker", "dmc2gym", "dmc2gym_"])
 def test_degenerate_names_are_refused(wrong):
     with pytest.raises(UnknownTask):
