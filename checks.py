@@ -220,9 +220,15 @@ def _check_method(config: Config) -> None:
 
 
 def _note_unread(config: Config) -> None:
-    """Says which of the given flags the task's suite does not read."""
+    """Says which of the given flags and blocks are not for the task's suite."""
     settings = {field.name for field in dataclasses.fields(EnvSettings)}
-    unread = (config.given & settings) - SUITES[parse_task(config.task).suite].reads
+    suite = parse_task(config.task).suite
+    for block in (set(config.blocks) & set(SUITES)) - {suite}:
+        print(
+            f"note: the block {block} is for {block}_… tasks; {config.task} has the block {suite}",
+            file=sys.stderr,
+        )
+    unread = (config.given & settings) - SUITES[suite].reads
     if unread:
         flags = ", ".join(f"--{name}" for name in sorted(unread))
         print(f"note: {flags} changes nothing in {config.task}", file=sys.stderr)

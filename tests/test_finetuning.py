@@ -332,3 +332,14 @@ def test_note_names_the_given_flags_that_the_suite_does_not_read(tmp_path, tiny)
     result = tiny.run(tiny.finetune(tmp_path, **flags))
     assert result.code == 0
     assert f"note: --texture, --train_texture changes nothing in {tiny.task}\n" in result.err
+    assert "the block" not in result.err
+
+
+def test_note_names_a_block_of_another_suite(tmp_path, tiny):
+    flags = {"steps": 0, "prefill": 2, "task": "dmc_reacher_easy", "color_distractor": True}
+    result = tiny.run(tiny.finetune(tmp_path, **flags))
+    assert result.code == 0
+    assert "the block dmc2gym is for dmc2gym_… tasks; dmc_reacher_easy has the block dmc\n" in (
+        result.err
+    )
+    assert "note: dmc_reacher_easy looks the same in both halves of training\n" in result.err
