@@ -13,6 +13,37 @@ CENTERS = {"train": (0.7, 0.3, 0.5), "test": (0.5, 0.7, 0.3)}
 MAX_DISJOINT_DELTA = 0.2
 
 
+def color_boxes(
+    own: np.ndarray, max_delta: float, disjoint_set: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper corners of the boxes that colours are drawn from.
+
+    Args:
+        own: Colours of the things themselves, [M, 3] in [0, 1].
+        max_delta: Half the side of a box, in units of a channel's range [0, 1].
+        disjoint_set: Centre of all boxes: that of `'train'`, that of `'test'`, or with `None` each
+            one's own colour.
+
+    Returns:
+        Two arrays [M, 3] in [0, 1].
+
+    Raises:
+        ValueError: If `max_delta` is negative, the set unknown, or the boxes of the two sets would
+            overlap in every channel.
+    """
+    if max_delta < 0:
+        raise ValueError(f"max_delta must not be negative, got {max_delta}")
+    if disjoint_set is not None and disjoint_set not in CENTERS:
+        raise ValueError(f"disjoint_set must be 'train', 'test' or None, not {disjoint_set!r}")
+    if disjoint_set is not None and max_delta > MAX_DISJOINT_DELTA:
+        raise ValueError(
+            f"max_delta {max_delta} makes the train and test colours overlap: "
+            f"lower it to {MAX_DISJOINT_DELTA} or less, or leave disjoint_set unset"
+        )
+    center = own if disjoint_set is None else np.broadcast_to(CENTERS[disjoint_set], own.shape)
+    return np.clip(center - max_delta, 0.0, 1.0), np.clip(center + max_delta, 0.0, 1.0)
+
+
 class DistractingColor(Distraction):
     """Keeps the RGB of every material in a box around a centre.
 
@@ -48,23 +79,12 @@ class DistractingColor(Distraction):
             ValueError: If a number is negative, the set unknown, or the boxes of the two sets
                 would overlap in every channel.
         """
-        if step_std < 0 or max_delta < 0:
-            raise ValueError(
-                f"step_std and max_delta must not be negative, got {step_std} and {max_delta}"
-            )
-        if disjoint_set is not None and disjoint_set not in CENTERS:
-            raise ValueError(f"disjoint_set must be 'train', 'test' or None, not {disjoint_set!r}")
-        if disjoint_set is not None and max_delta > MAX_DISJOINT_DELTA:
-            raise ValueError(
-                f"max_delta {max_delta} makes the train and test colours overlap: "
-                f"lower it to {MAX_DISJOINT_DELTA} or less, or leave disjoint_set unset"
-            )
+        if step_std < 0:
+            raise ValueError(f"step_std must not be negative, got {step_std}")
         super().__init__(env, random)
         self._step_std = step_std
         own = np.array(self._physics.model.mat_rgba[:, :3], dtype=np.float64)
-        center = own if disjoint_set is None else np.broadcast_to(CENTERS[disjoint_set], own.shape)
-        self.low = np.clip(center - max_delta, 0.0, 1.0)
-        self.high = np.clip(center + max_delta, 0.0, 1.0)
+        self.low, self.high = color_boxes(own, max_delta, disjoint_set)
         self._rgb = own
 
     @property

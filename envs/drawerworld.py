@@ -167,17 +167,11 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None
         camera_id=settings.camera_id,
         **({} if version == "v3" else {"reward_function_version": version}),
     )
-    model = sawyer.model
     if settings.camera_id is None:
         sawyer.mujoco_renderer.default_cam_config = TOP_CAMERA
-    elif not -1 <= settings.camera_id < model.ncam:
-        sawyer.close()
-        raise ValueError(f"camera_id must be between -1 and {model.ncam - 1} for {name}")
-    if shadow_size is not None:
-        model.vis.quality.shadowsize = shadow_size
     # Beyond this many it would refuse, and ActionRepeat ends the episode.
     env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
-    env = OwnContext(env, sawyer.mujoco_renderer)
+    env = OwnContext(env, sawyer, settings.camera_id, shadow_size)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
 
 

@@ -59,23 +59,16 @@ class PusherColors(gym.Wrapper):
         Raises:
             ValueError: If the boxes of the two sets would overlap in every channel.
         """
-        from distracting_control.color import CENTERS, MAX_DISJOINT_DELTA  # imports MuJoCo
+        from distracting_control.color import color_boxes  # imports MuJoCo
 
         super().__init__(env)
-        if disjoint_set is not None and max_delta is not None and max_delta > MAX_DISJOINT_DELTA:
-            raise ValueError(
-                f"max_delta {max_delta} makes the train and test colours overlap: lower it to "
-                f"{MAX_DISJOINT_DELTA} or less, or leave disjoint_sets unset"
-            )
         model = env.unwrapped.model
         self._parts = [[model.geom(name).id for name in names] for names in (TABLE, ARM)]
         model.geom_rgba[model.body(OBJECT).geomadr] = (0.0, 0.0, 0.0, 1.0)
         self.low = self.high = None
         if max_delta is not None:
             own = np.array([model.geom_rgba[part[0], :3] for part in self._parts], np.float64)
-            center = own if disjoint_set is None else np.array([CENTERS[disjoint_set]] * 2)
-            self.low = np.clip(center - max_delta, 0.0, 1.0)
-            self.high = np.clip(center + max_delta, 0.0, 1.0)
+            self.low, self.high = color_boxes(own, max_delta, disjoint_set)
         self._colors = np.random.default_rng()
 
     @property
@@ -148,13 +141,7 @@ def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym
         disable_env_checker=True,
         **kwargs,
     )
-    model = env.unwrapped.model
-    if settings.camera_id is not None and not -1 <= settings.camera_id < model.ncam:
-        env.close()
-        raise ValueError(f"camera_id must be between -1 and {model.ncam - 1} for {name}")
-    if shadow_size is not None:
-        model.vis.quality.shadowsize = shadow_size
-    env = OwnContext(env, env.unwrapped.mujoco_renderer)
+    env = OwnContext(env, env.unwrapped, settings.camera_id, shadow_size)
     if colors is not None:
         env = PusherColors(env, *colors)
     env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))

@@ -142,10 +142,28 @@ class OwnContext(gym.Wrapper):
     nothing at all once that one is closed.
     """
 
-    def __init__(self, env: gym.Env, renderer: Any):
-        """Wraps ``env``, which draws with ``renderer``, a ``MujocoRenderer`` of Gymnasium."""
+    def __init__(
+        self, env: gym.Env, drawing: gym.Env, camera_id: int | None, shadow_size: int | None
+    ):
+        """Wraps ``env``, whose frames are those of ``drawing``.
+
+        Args:
+            env: The environment.
+            drawing: The ``MujocoEnv`` of Gymnasium within it, before its first frame.
+            camera_id: The model's camera that it draws with; None for a free one.
+            shadow_size: Side of the shadow map, in texels; None for the model's own.
+
+        Raises:
+            ValueError: If the model has no such camera.
+        """
         super().__init__(env)
-        self._renderer = renderer
+        model = drawing.model
+        if camera_id is not None and not -1 <= camera_id < model.ncam:
+            env.close()
+            raise ValueError(f"camera_id must be between -1 and {model.ncam - 1}, not {camera_id}")
+        if shadow_size is not None:
+            model.vis.quality.shadowsize = shadow_size
+        self._renderer = drawing.mujoco_renderer
 
     def render(self):
         """The frame of the environment."""

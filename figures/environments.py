@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from envs import SUITES, EnvSettings, RenderingError, UnknownTask, make_env, parse_task
-from tools import UserError, atomic_write
+from figures import save
+from tools import UserError
 
 EPISODE = {"gymnasium": 100, "metaworld": 200}  # control steps; 1000 elsewhere
 
@@ -108,10 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, UnknownTask, RenderingError) as error:
         print(f"environments: {error}", file=sys.stderr)
         return 2
-    with atomic_write(args.output) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, args.output, dpi=110)
     plt.close(figure)
-    print(args.output)
     return 0
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from envs import has_switch
+from figures import save
 from logger import read_metrics
 from outcomes import interval
 from tools import UserError, atomic_write
@@ -139,12 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"learning_curve: {error}", file=sys.stderr)
         return 2
     figure = draw(runs, args.title)
-    with atomic_write(args.output) as file:
-        figure.savefig(file, format="png", dpi=150)
+    save(figure, args.output, dpi=150)
     plt.close(figure)
     if args.csv:
         write_csv(runs, args.csv)
-    print(args.output)
     return 0
 
 

@@ -17,8 +17,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from figures import save
 from reports import CONTEXT, OFFSETS
-from tools import UserError, atomic_write
+from tools import UserError
 
 SIDE = 64  # pixels of one frame
 
@@ -91,10 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"overview: {error}", file=sys.stderr)
         return 2
     figure = draw(video, traversal, args.clip)
-    with atomic_write(args.output) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, args.output, dpi=110)
     plt.close(figure)
-    print(args.output)
     return 0
 
 

@@ -129,6 +129,7 @@ def test_ongoing_actions_survive_a_checkpoint(tmp_path):
     for t in range(5):
         replay.add(0, row(t))
     other.load_state_dict(replay.state_dict())
+    assert len(other.ongoing_actions()[0]) == 4
     equal(replay.ongoing_actions(), other.ongoing_actions())
 
 
