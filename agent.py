@@ -7,22 +7,22 @@ An agent is ``act(obs, state, mode)``, ``update(batch)``, ``report(batch)``, ``s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import networks
+import fast
 import reports
+from acting import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config
-from models import Terms, VideoPredictor, WorldModel, float_image
+from models import Terms, VideoPredictor, WorldModel
 from rssm import State
 from tools import schedule
 
-ActState = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
 # The schedules of a run: the name inside a loss and the config key that says how it moves.
@@ -75,10 +75,13 @@ class Optimizer:
         self.name, self.clip = name, clip
         self.parameters = [p for p in parameters if p.requires_grad]
         eps, decay = config.opt_eps, config.weight_decay
+        # A CUDA graph records what lies on the device, so the count of steps has to.
+        self.where = {"capturable": self.parameters[0].is_cuda}
         # AdamW without decay is Adam; with it, the decay does not pass through the moments.
+        more = {"eps": eps, "weight_decay": decay, **self.where}
         make = {
-            "adam": lambda p: torch.optim.AdamW(p, lr, eps=eps, weight_decay=decay, fused=True),
-            "adamax": lambda p: torch.optim.Adamax(p, lr, eps=eps, weight_decay=decay),
+            "adam": lambda p: torch.optim.AdamW(p, lr, fused=True, **more),
+            "adamax": lambda p: torch.optim.Adamax(p, lr, **more),
             "sgd": lambda p: torch.optim.SGD(p, lr, weight_decay=decay),
             "momentum": lambda p: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
         }[config.opt]
@@ -97,13 +100,20 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+        for group in self.optimizer.param_groups:  # the checkpoint may be another device's
+            group.update({k: v for k, v in self.where.items() if k in group})
+
+    def tensors(self) -> list[Tensor]:
+        """The moments, as far as they have come to be."""
+        state = self.optimizer.state.values()
+        return [v for values in state for v in values.values() if isinstance(v, Tensor)]
 
 
 class Learner(nn.Module):
     """What the agent and the pretrainer have in common.
 
     ``step`` is what the schedules follow (agent steps; updates while pretraining), set by the
-    loop. ``updates`` counts updates.
+    loop. ``updates`` counts updates. Subclasses say in :meth:`learn` what an update computes.
     """
 
     def __init__(self, config: Config):
@@ -121,12 +131,55 @@ class Learner(nn.Module):
             for name, key in SCHEDULES.items()
         }
         self.optimizers: dict[str, Optimizer] = {}
+        self._learn: Callable[[Terms], Metrics] = self.learn
+        if fast.graphs(config):
+            self._learn = fast.Graph(self.learn, self._tensors, self.device)
+
+    def update(self, batch: Mapping[str, np.ndarray | Tensor]) -> Metrics:
+        """One update; the metrics stay on the device, and nothing waits for it.
+
+        Args:
+            batch: as for :meth:`prepare`.
+        """
+        data = self.prepare(batch)
+        data |= self.noise(*data["is_first"].shape)
+        data["weights"] = self._schedule_values()
+        self.before_update()
+        with fast.updating():
+            metrics = self._learn(data)
+        self.updates += 1
+        return metrics
+
+    def learn(self, data: Terms) -> Metrics:
+        """An update as a function of tensors: the prepared batch, noise, and ``weights``.
+
+        It draws nothing, looks at no value, and changes parameters and moments in their places:
+        so it can be recorded.
+        """
+        raise NotImplementedError
+
+    def noise(self, batch: int, length: int) -> Terms:
+        """All that an update draws with, made outside of it."""
+        raise NotImplementedError
+
+    def before_update(self) -> None:
+        """What happens once in a while; a recorded update cannot hold it."""
+
+    def _tensors(self) -> list[Tensor]:
+        moments = [t for optimizer in self.optimizers.values() for t in optimizer.tensors()]
+        return [*self.parameters(), *self.buffers(), *moments]
 
     def weights(self) -> Terms:
         """The schedules' values now: 0-d tensors on the device, one transfer in all."""
+        return self._named_weights(self._schedule_values())
+
+    def _schedule_values(self) -> Tensor:
         values = [schedule(self.step) for schedule in self.schedules.values()]
-        tensor = torch.tensor([1.0, *values], dtype=torch.float32).to(self.device)
-        return dict(zip(["image", *self.schedules], tensor.unbind(), strict=True))
+        values = torch.tensor([1.0, *values], dtype=torch.float32)
+        return values.to(self.device, non_blocking=True)
+
+    def _named_weights(self, values: Tensor) -> Terms:
+        return dict(zip(["image", *self.schedules], values.unbind(), strict=True))
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 where the run computes in it; losses stay in float32."""
@@ -135,17 +188,16 @@ class Learner(nn.Module):
         return torch.autocast(self.device.type, self.dtype)
 
     def prepare(self, batch: Mapping[str, np.ndarray]) -> Terms:
-        """A sampled batch → tensors on the device; images become float there, rewards clipped.
+        """A sampled batch → tensors on the device; images stay uint8, rewards are clipped.
 
         Args:
             batch: ``image`` uint8 [B, T, H, W, C], ``is_first`` bool [B, T] and, for an agent,
-                ``action`` [B, T, A], ``reward`` and ``discount`` [B, T].
+                ``action`` [B, T, A], ``reward`` and ``discount`` [B, T]: arrays, or tensors.
         """
         data = {
-            name: torch.from_numpy(np.ascontiguousarray(value)).to(self.device, non_blocking=True)
+            name: torch.as_tensor(value).to(self.device, non_blocking=True)
             for name, value in batch.items()
         }
-        data["image"] = float_image(data["image"])
         if "reward" in data and self.config.clip_rewards != "identity":
             data["reward"] = getattr(torch, self.config.clip_rewards)(data["reward"])
         if "discount" in data:
@@ -165,6 +217,8 @@ class Learner(nn.Module):
         super().load_state_dict(state["weights"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        if isinstance(self._learn, fast.Graph):
+            self._learn.reset()
         self.step, self.updates = state["step"], state["updates"]
 
 
@@ -177,6 +231,16 @@ def named(terms: Terms, weights: Terms) -> Metrics:
     return metrics | {name: weights[name] for name in ("kl_balance", "kl_free")}
 
 
+def compile_model(model: VideoPredictor) -> None:
+    """Compiles the parts of a model's loss: of the scan one step, which all of them share."""
+    fast.compile_methods(model, "encode", "image_nll", "kl_term")
+    fast.compile_methods(model.rssm, "filter_step", "prior_of")
+    if isinstance(model, WorldModel):
+        fast.compile_methods(model, "head_term")
+        if model.teacher is not None:
+            fast.compile_methods(model.teacher, "encode")
+
+
 class Pretrainer(Learner):
     """Learns a video predictor from frames alone."""
 
@@ -186,15 +250,19 @@ class Pretrainer(Learner):
         self.optimizers["model"] = Optimizer(
             "model", self.model.parameters(), config, config.model_lr, config.grad_clip
         )
+        if fast.compiles(config):
+            compile_model(self.model)
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
-        """One update; the metrics stay on the device."""
-        data, weights = self.prepare(batch), self.weights()
+    def noise(self, batch: int, length: int) -> Terms:
+        return self.model.noise(batch, length)
+
+    def learn(self, data: Terms) -> Metrics:
+        """One update of the predictor."""
+        weights = self._named_weights(data["weights"])
         with self.autocast():
             outputs = self.model.terms(data, weights)
             loss = self.model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
-        self.updates += 1
         return metrics | outputs.metrics | named(outputs.terms, weights)
 
     def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -230,13 +298,15 @@ class Agent(Learner):
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
+        self.acting = Acting(config, self.world_model, self.behavior, self.autocast)
+        if fast.compiles(config):
+            compile_model(self.world_model)
+            fast.compile_methods(b, "dream_step", "targets", "actor_loss", "value_loss")
 
     def initial(self, batch: int) -> ActState:
         """The recurrent state of ``batch`` environments before their first observation."""
-        action = torch.zeros(batch, self.num_actions, device=self.device)
-        return {**self.world_model.rssm.initial(batch), "action": action}
+        return self.acting.initial(batch)
 
-    @torch.no_grad()
     def act(
         self, obs: Mapping[str, np.ndarray], state: ActState | None, mode: str = "train"
     ) -> tuple[np.ndarray, ActState]:
@@ -250,53 +320,39 @@ class Agent(Learner):
         Returns:
             Actions float32 [N, A], and the recurrent state.
         """
-        c, rssm = self.config, self.world_model.rssm
-        state = self.initial(len(obs["image"])) if state is None else state
-        image = float_image(torch.from_numpy(np.ascontiguousarray(obs["image"])).to(self.device))
-        is_first = torch.from_numpy(np.asarray(obs["is_first"])).to(self.device)
-        with self.autocast():
-            encoding = self.world_model.encode(image[:, None], sample=not c.eval_state_mean)
-            prev = {name: state[name] for name in ("stoch", "deter")}
-            previous_action = self.world_model.pad_action(state["action"])
-            sample = c.collect_dyn_sample and not c.eval_state_mean
-            latent = rssm.obs_step(prev, previous_action, encoding.embed[:, 0], is_first, sample)
-            action = self._choose(rssm.get_feat(latent), mode)
-        return action.float().cpu().numpy(), {**latent, "action": action}
+        return self.acting(obs, state, mode)
 
-    def _choose(self, feat: Tensor, mode: str) -> Tensor:
-        c = self.config
-        actor = self.behavior.actor(feat)
-        action = actor.mode() if mode == "eval" else actor.rsample()
-        noise = c.eval_noise if mode == "eval" else c.expl_amount
-        if not noise:
-            return action
-        if c.actor_dist in networks.ActionHead.DISCRETE:
-            probs = noise / self.num_actions + (1 - noise) * action
-            index = torch.multinomial(probs, 1)[:, 0]
-            return nn.functional.one_hot(index, self.num_actions).float()
-        return (action + noise * torch.randn_like(action)).clamp(-1, 1)
+    def refresh(self) -> None:
+        """From here on, actions know of all updates so far; see `Acting`."""
+        self.acting.refresh()
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
-        """One update of world model, actor and critic; the metrics stay on the device."""
-        data, weights = self.prepare(batch), self.weights()
+    def noise(self, batch: int, length: int) -> Terms:
+        starts = batch * (length - self.config.pred_discount)
+        noise = self.behavior.noise(self.world_model, starts)
+        return self.world_model.noise(batch, length) | noise
+
+    def before_update(self) -> None:
+        """Moves the slow critic when it is time."""
+        if self.updates % self.config.slow_target_update == 0:
+            self.behavior.update_slow_target()
+
+    def learn(self, data: Terms) -> Metrics:
+        """One update of world model, actor and critic."""
+        weights = self._named_weights(data["weights"])
         with self.autocast():
             outputs = self.world_model.terms(data, weights)
             loss = self.world_model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
         metrics |= outputs.metrics | named(outputs.terms, weights)
-        metrics |= self._update_behavior(outputs.post, weights)
-        self.updates += 1
-        return metrics
+        return metrics | self._learn_behavior(outputs.post, data, weights)
 
-    def _update_behavior(self, post: State, weights: Terms) -> Metrics:
+    def _learn_behavior(self, post: State, noise: Terms, weights: Terms) -> Metrics:
         c, model, behavior = self.config, self.world_model, self.behavior
-        if self.updates % c.slow_target_update == 0:
-            behavior.update_slow_target()
         rows = slice(None, -1) if c.pred_discount else slice(None)  # the last row may be terminal
         start = {k: v[:, rows].detach().flatten(0, 1) for k, v in post.items()}
         # Gradients pass through the model and the critic to the actions, and stop nowhere else.
         with frozen([*model.parameters(), *behavior.value.parameters()]), self.autocast():
-            dream = behavior.imagine(model, start)
+            dream = behavior.imagine(model, start, noise)
             for_actor, for_value, cumulative, reward = behavior.targets(model, dream, weights)
             actor_loss = behavior.actor_loss(model, dream, for_actor, cumulative, weights)
         with self.autocast():
@@ -313,6 +369,13 @@ class Agent(Learner):
         if c.imag_gradient == "both":
             metrics["imag_gradient_mix"] = weights["imag_gradient_mix"]
         return metrics
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().state_dict(*args, **kwargs), "acting": self.acting.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
+        super().load_state_dict(state)
+        self.acting.load_state_dict(state.get("acting"))
 
     def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""

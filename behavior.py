@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import networks
 from config import Config
 from models import Terms, WorldModel
-from rssm import State
+from rssm import FirstWeights, State
 from tools import is_zero
 
 
@@ -100,26 +100,61 @@ class ActorCritic(nn.Module):
         for slow, fast in zip(self.slow_value.parameters(), self.value.parameters(), strict=True):
             slow.lerp_(fast, self.config.slow_target_fraction)
 
-    def imagine(self, world_model: WorldModel, start: State) -> Imagination:
-        """Follows the actor for ``imag_horizon`` steps from every state of ``start`` [N, …]."""
+    def noise(self, world_model: WorldModel, starts: int) -> Terms:
+        """What so many dreams draw with, all steps at once: ``choice_noise``, ``dream_noise``."""
+        lead = self.config.imag_horizon, starts
+        return {
+            "choice_noise": self.actor.noise(*lead),
+            "dream_noise": world_model.rssm.noise(*lead),
+        }
+
+    def imagine(
+        self, world_model: WorldModel, start: State, noise: Terms | None = None
+    ) -> Imagination:
+        """Follows the actor for ``imag_horizon`` steps from every state of ``start`` [N, …].
+
+        ``noise`` is what :meth:`noise` gives; it is drawn here by default.
+        """
         rssm = world_model.rssm
-        states, feats, actions, log_probs, entropies = [start], [rssm.get_feat(start)], [], [], []
-        for _ in range(self.config.imag_horizon):
-            feat = feats[-1].detach() if self.config.behavior_stop_grad else feats[-1]
-            policy = self.actor(feat)
-            action = policy.rsample()
-            if self.config.imag_gradient != "dynamics":
-                log_probs.append(policy.log_prob(action.detach()))
-            entropies.append(policy.entropy())
-            actions.append(action)
-            padded = world_model.pad_action(action)
-            states.append(rssm.img_step(states[-1], padded, self.config.imag_sample))
-            feats.append(rssm.get_feat(states[-1]))
+        if noise is None:
+            noise = self.noise(world_model, len(rssm.get_feat(start)))
+        first = rssm.first_weights()
+        states, steps = [start], []
+        for drawn in zip(noise["choice_noise"], noise["dream_noise"], strict=True):
+            state, step = self.dream_step(world_model, first, states[-1], *drawn)
+            states.append(state)
+            steps.append(step)
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
-        log_prob = torch.stack(log_probs) if log_probs else None
+        action, log_prob, entropy = zip(*steps, strict=True)
+        log_prob = None if log_prob[0] is None else torch.stack(log_prob)
         return Imagination(
-            torch.stack(feats), state, torch.stack(actions), log_prob, torch.stack(entropies)
+            rssm.get_feat(state), state, torch.stack(action), log_prob, torch.stack(entropy)
         )
+
+    def dream_step(
+        self,
+        world_model: WorldModel,
+        first: FirstWeights,
+        state: State,
+        choice: Tensor,
+        latent: Tensor,
+    ) -> tuple[State, tuple[Tensor, Tensor | None, Tensor]]:
+        """One imagined step from ``state`` [N, …], with the noise of its action and its latent.
+
+        Returns:
+            The next state; the action [N, A], its log-probability [N] where the gradient needs
+            it, and the policy's entropy [N].
+        """
+        c, rssm = self.config, world_model.rssm
+        feat = rssm.get_feat(state)
+        policy = self.actor(feat.detach() if c.behavior_stop_grad else feat)
+        action = policy.rsample(choice)
+        log_prob = None
+        if c.imag_gradient != "dynamics":
+            log_prob = policy.log_prob(action.detach())
+        padded = world_model.pad_action(action)
+        following = rssm.img_step(state, padded, c.imag_sample, latent, first)
+        return following, (action, log_prob, policy.entropy())
 
     def targets(
         self, world_model: WorldModel, dream: Imagination, weights: Terms

@@ -12,6 +12,7 @@ import sources
 from agent import SCHEDULES
 from checkpoint import find_predictor
 from config import Config
+from device_store import check_device
 from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
 from run import check_writable
@@ -24,9 +25,10 @@ _POSITIVE = (
     "value_lr grad_clip actor_grad_clip value_grad_clip dyn_min_std actor_min_std actor_temp"
 )
 _NOT_NEGATIVE = (
-    "seed steps prefill pretrain train_steps dataset_size num_threads dyn_discrete max_delta "
-    "step_std eval_every log_every checkpoint_every pretrain_save_every pretrain_action_num "
-    "source_action_num action_num_gap weight_decay expl_amount eval_noise expl_until"
+    "seed steps prefill pretrain train_steps dataset_size num_threads image_chunk dyn_discrete "
+    "max_delta step_std eval_every log_every checkpoint_every pretrain_save_every "
+    "pretrain_action_num source_action_num action_num_gap weight_decay expl_amount eval_noise "
+    "expl_until"
 )
 _SHARES = "discount discount_lambda slow_target_fraction"
 
@@ -41,6 +43,7 @@ def check(config: Config) -> None:
     check_values(config)
     parse_task(config.task)
     _check_device(config)
+    check_device(config)
     if config.evaluate is not None:
         _check_backgrounds(config)
     elif config.eval_colors is not None:

@@ -105,14 +105,26 @@ class Collector:
             "is_first": np.zeros(envs.n, bool),
         }
         self.state: Any = None  # the policy's
+        self.sent: np.ndarray | None = None  # actions [N, A] of the step that is under way
 
     def step(self, policy: Policy) -> list[Episode]:
         """One step of every environment; returns the episodes that it closed."""
+        self.send(policy)
+        return self.receive()
+
+    def send(self, policy: Policy) -> None:
+        """Begins a step of every environment: worker processes make it until `receive`."""
         if self.ended.any():
             self._begin()
         action, self.state = policy(self.obs, self.state)
         _check_finite(action)
-        result = self.envs.step(action)
+        self.envs.step_async(action)
+        self.sent = action
+
+    def receive(self) -> list[Episode]:
+        """Ends the step that was sent; returns the episodes that it closed."""
+        result = self.envs.step_wait()
+        action, self.sent = self.sent, None
         rows = step_rows(action, result)
         closed = [self._add(i, row) for i, row in enumerate(rows)]
         self.ended = result.terminated | result.truncated
@@ -149,7 +161,10 @@ class Collector:
         return all(ended or entry["since"] >= step for ended, entry in pairs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, the episodes being played, the last observation, the policy's state."""
+        """Counters, the episodes being played, the last observation, the policy's state.
+
+        A step that is under way is there as its actions.
+        """
         return {
             "steps": self.steps,
             "begun": self.begun,
@@ -157,12 +172,14 @@ class Collector:
             "ended": self.ended,
             "obs": self.obs,
             "state": self.state,
+            "sent": self.sent,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Takes up the run: interrupted episodes are replayed up to their last action.
 
-        Call it after the replay's, which holds those actions.
+        Call it after the replay's, which holds those actions. A step that was under way is sent
+        again.
 
         Returns:
             Whether the environments show what they showed before. A renderer on another machine
@@ -188,6 +205,9 @@ class Collector:
             for i, entry in enumerate(self.playing)
         ]
         image = self.envs.restore(entries)
+        self.sent = state.get("sent")  # runs of earlier versions have none
+        if self.sent is not None:
+            self.envs.step_async(self.sent)
         return bool(np.array_equal(image[~self.ended], self.obs["image"][~self.ended]))
 
 
@@ -239,7 +259,8 @@ def play(
         image, ended = result.image, result.terminated | result.truncated
         is_first = np.zeros(envs.n, bool)
         finished |= {playing[i] for i in np.flatnonzero(ended) if playing[i] < len(seeds)}
-    return [_stack(rows[i], envs.action_size) for i in range(len(seeds))]
+    # One by one, so that no episode is there twice for long.
+    return [_stack(rows.pop(i), envs.action_size) for i in range(len(seeds))]
 
 
 def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray]:

@@ -344,24 +344,12 @@ def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
 
 
 # What may change between two starts of one run: where it runs and how it is watched.
-RESUMABLE = frozenset(
-    {
-        "logdir",
-        "device",
-        "num_threads",
-        "checkpoint_every",
-        "wandb",
-        "wandb_project",
-        "wandb_name",
-        "debug",
-        "async_env",
-        "replay_storage",
-        "cache_dir",
-        "evaluate",
-        "eval_colors",
-        "export_checkpoint",
-    }
+_RESUMABLE = (
+    "logdir device num_threads image_chunk compile cuda_graphs checkpoint_every wandb "
+    "wandb_project wandb_name debug async_env replay_storage replay_device prefetch "
+    "cache_dir evaluate eval_colors export_checkpoint"
 )
+RESUMABLE = frozenset(_RESUMABLE.split())
 
 
 def _defaults() -> Config:

@@ -2,7 +2,9 @@
 
 Each is a small object over tensors with ``mode``, ``rsample`` (its gradient reaches the
 parameters), ``log_prob`` and ``entropy``. Trailing event dimensions are summed over. All of them
-compute in float32, whatever precision the network in front ran in.
+compute in float32, whatever precision the network in front ran in. ``rsample`` may be given its
+noise, shaped like the sample: uniform in [0, 1) where it goes through a cumulative distribution
+(truncated normal, one-hot), standard normal elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ def _sum_event(x: Tensor, dims: int) -> Tensor:
     return x.sum(dim=tuple(range(-dims, 0))) if dims else x
 
 
+def _normal(like: Tensor, noise: Tensor | None) -> Tensor:
+    return torch.randn_like(like) if noise is None else noise
+
+
 class Normal:
     """A diagonal Gaussian over the last ``event_dims`` dimensions."""
 
@@ -31,8 +37,8 @@ class Normal:
     def mode(self) -> Tensor:
         return self.mean
 
-    def rsample(self) -> Tensor:
-        return self.mean + self.std * torch.randn_like(self.mean)
+    def rsample(self, noise: Tensor | None = None) -> Tensor:
+        return self.mean + self.std * _normal(self.mean, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
         scaled = (x.float() - self.mean) / self.std
@@ -49,11 +55,11 @@ class UnitNormal(Normal):
         self.mean = mean.float()
         self.event_dims = event_dims
 
-    def rsample(self) -> Tensor:
-        return self.mean + torch.randn_like(self.mean)
+    def rsample(self, noise: Tensor | None = None) -> Tensor:
+        return self.mean + _normal(self.mean, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        error = (x.float() - self.mean).square()
+        error = F.mse_loss(self.mean, x.float(), reduction="none")
         size = math.prod(self.mean.shape[self.mean.ndim - self.event_dims :])
         return -0.5 * _sum_event(error, self.event_dims) - size * _HALF_LOG_2PI
 
@@ -110,8 +116,9 @@ class TruncatedNormal:
     def mode(self) -> Tensor:
         return self.loc
 
-    def rsample(self) -> Tensor:
-        p = self._cdf_low + torch.rand_like(self.loc) * self._mass
+    def rsample(self, noise: Tensor | None = None) -> Tensor:
+        noise = torch.rand_like(self.loc) if noise is None else noise
+        p = self._cdf_low + noise * self._mass
         x = self.loc + self.std * torch.special.ndtri(p.clamp(self._EDGE, 1 - self._EDGE))
         return x.clamp(-1 + self._EDGE, 1 - self._EDGE)
 
@@ -140,8 +147,8 @@ class TanhNormal:
         """tanh of the Gaussian's mean: the median, which is finite where the mode is an edge."""
         return torch.tanh(self.mean)
 
-    def rsample(self) -> Tensor:
-        return torch.tanh(self.mean + self.std * torch.randn_like(self.mean))
+    def rsample(self, noise: Tensor | None = None) -> Tensor:
+        return torch.tanh(self.mean + self.std * _normal(self.mean, noise))
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._log_prob_before_tanh(torch.atanh(x.float().clamp(-1 + 1e-6, 1 - 1e-6)))

@@ -17,6 +17,7 @@ import torch
 import checks
 import config as configuration
 import evaluation
+import fast
 from checkpoint import export_predictor
 from config import Config
 from envs import UnknownTask
@@ -76,11 +77,8 @@ def export(config: Config) -> int:
 
 def prepare_torch(config: Config) -> None:
     """Seeds and settings of the process; the first use of PyTorch's generators comes after it."""
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    fast.prepare_process(config)
     torch.autograd.set_detect_anomaly(config.debug)
-    torch.backends.cuda.matmul.allow_tf32 = config.precision != "32"
-    torch.backends.cudnn.allow_tf32 = config.precision != "32"
     torch.manual_seed(derive_seed(config.seed, "torch"))
 
 

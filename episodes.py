@@ -13,6 +13,7 @@ Symbols in shapes: T time (rows), H and W image height and width, C channels, A 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -134,6 +135,31 @@ def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **episode)
 
 
+class Writer:
+    """Writes episodes in their order: at once or, in the background, beside what comes next.
+
+    To compress an episode takes as long as many of its steps. One at most is being written.
+    """
+
+    def __init__(self, background: bool):
+        self._thread = ThreadPoolExecutor(1, "writer") if background else None
+        self._writing: Future | None = None
+
+    def save(self, path: Path, episode: Mapping[str, np.ndarray]) -> None:
+        """`save_episode`, or its beginning; raises what the one before came to."""
+        self.wait()
+        if self._thread is None:
+            save_episode(path, episode)
+        else:
+            self._writing = self._thread.submit(save_episode, path, episode)
+
+    def wait(self) -> None:
+        """Until all is on the disk; raises what kept it from there."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
 def read_episode(path: Path) -> dict[str, np.ndarray]:
     """Read one .npz file into the fields that `check_episode` knows.
 
@@ -168,6 +194,24 @@ def count_steps(directory: Path) -> int:
             raise ValueError(f"{path}: its name does not end in -<rows>.npz")
         steps += int(rows) - 1
     return steps
+
+
+def count_rows(directory: Path) -> int:
+    """Rows of all episodes in a folder, from the headers of their images; others count nothing."""
+    rows = 0
+    for path in Path(directory).glob("*.npz"):
+        # What cannot be read is named when the folder is loaded.
+        with (
+            contextlib.suppress(*UNREADABLE),
+            zipfile.ZipFile(path) as archive,
+            archive.open("image.npy") as file,
+        ):
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version > (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            rows += read(file)[0][0]
+    return rows
 
 
 def name_of(index: int, tag: str, rows: int) -> str:

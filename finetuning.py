@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import checks
+import fast
 from agent import Agent
 from checkpoint import load_predictor, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
@@ -28,22 +30,35 @@ from envs import (
     variation_for,
 )
 from envs.rendering import choose_backend
-from episodes import read_episode, save_episode, set_aside
-from job import Job, load_episodes, new_replay
+from episodes import Episode, read_episode, save_episode, set_aside
+from job import Job, expected_rows, load_episodes, new_replay
 from models import VideoPredictor
 from outcomes import outcome, summarize
 from run import Run
 from tools import Every, UserError, derive_seed
 
+SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
+
 
 class Finetuning(Job):
-    """Prefill, then act, learn, evaluate; and the colours change at the midpoint."""
+    """Prefill, then act, learn, evaluate; and the colours change at the midpoint.
+
+    With ``--overlap`` the environments step while the device trains: the updates that are due come
+    between the sending of the next step's actions and its result::
+
+        environments      | step 4 |        | step 5        | step 6 | …
+        agent         act 4   receive   act 5   update   receive   act 6
+
+    Updates that something else waits for (a log line, an evaluation, a checkpoint, the first step
+    of training) come before it, as they do without. Episodes are then written beside it all, too.
+    """
 
     def __init__(self, run: Run):
         super().__init__(run)
         c = self.config
         self.repeat = c.action_repeat
         self.total = c.steps // self.repeat  # agent steps
+        self.overlap = fast.overlaps(c)
         self.begun_at = -1  # agent step at which learning began; -1 while the replay fills
         self.evaluated_at = -1
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
@@ -65,7 +80,9 @@ class Finetuning(Job):
         checks.check_actor(c, envs.discrete)
         if c.color_distractor and not has_switch(c.task, c):
             print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
-        self.replay = new_replay(c, self.own_folder("train"), "train", envs.action_size)
+        rows, beside = functools.partial(expected_rows, c), self.overlap
+        folder, size = self.own_folder("train"), envs.action_size
+        self.replay = new_replay(c, folder, "train", size, rows=rows, background=beside)
         self.seen = new_replay(c, None, "eval", envs.action_size, capacity=0)  # last evaluation
         self.learner = Agent(c, envs.action_size, teacher)
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
@@ -95,6 +112,7 @@ class Finetuning(Job):
         self.train_envs.close()
         if self.eval_envs is not None:
             self.eval_envs.close()
+        super().__exit__()
 
     @staticmethod
     def next_step(run: Run) -> str:
@@ -125,19 +143,26 @@ class Finetuning(Job):
         """Each turn does one thing, and where it stands is all in the counters."""
         run, c = self.run, self.config
         run.logger.bar(max(self.total, c.prefill) * self.repeat, self.frames, c.task)
+        self.watch.flush()
         while True:
             run.check_stop()
             run.logger.step = self.frames
             if self.still_filling():
                 if self.due("checkpoint"):
                     self.save()
-                self.collect(self.random)
-            elif self.learner.updates < self.updates_due:
+                self.send(self.random)
+                self.receive()
+            elif self.update_comes_next:
                 self.learner.step = self.collector.steps
                 self.update()
+                if self.collector.sent is None:
+                    self.learner.refresh()  # nothing overlapped: actions may know of it at once
+            elif self.collector.sent is not None:
+                self.receive()
             else:
                 if self.due("log"):
-                    self.log()
+                    if self.collector.steps < self.total:  # the last line comes at the very end
+                        self.log()
                     self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
@@ -145,8 +170,12 @@ class Finetuning(Job):
                     self.save()
                 if self.collector.steps >= self.total:
                     break
-                self.collect(functools.partial(self.act, mode="train"))
-        self.log()
+                if self.learner.updates < self.updates_due:
+                    self.learner.refresh()  # the newest weights before those updates
+                self.send(self.explore)
+                if not self.overlap:
+                    self.receive()
+        self.log(last=True)
         run.logger.event("finished", folder=str(run.folder))
         self.save(finished=True)
 
@@ -175,12 +204,22 @@ class Finetuning(Job):
         return c.pretrain + max(rounds, 0) * c.train_steps
 
     @property
+    def update_comes_next(self) -> bool:
+        """Whether an update is due and nothing comes before it; a step to overlap with does."""
+        if self.learner.updates >= self.updates_due:
+            return False
+        if not self.overlap or self.collector.sent is not None:
+            return True
+        first = self.learner.updates < self.config.pretrain
+        awaited = any(self.is_due(name) for name in self.clocks)
+        return first or awaited or self.collector.steps >= self.total
+
+    @property
     def evaluation_due(self) -> bool:
         if not self.config.eval_every or not self.total:
             return False
         last = self.collector.steps >= self.total and self.evaluated_at != self.collector.steps
-        clock = self.clocks["eval"]
-        return last or self.frames // clock.period > clock.last
+        return last or self.is_due("eval")
 
     def act(self, obs: Any, state: Any, mode: str) -> Any:
         """The agent; before ``expl_until``, ``--expl_behavior random``."""
@@ -189,10 +228,26 @@ class Finetuning(Job):
             return self.random(obs, None)
         return self.learner.act(obs, state, mode)
 
-    def collect(self, policy: Any) -> None:
-        """One step of the training environments, and a line for each episode that ended."""
-        closed, logger = self.collector.step(policy), self.run.logger
-        logger.step = self.frames
+    def explore(self, obs: Any, state: Any) -> Any:
+        """The agent while it trains."""
+        with self.watch("act"):
+            return self.act(obs, state, "train")
+
+    def send(self, policy: Any) -> None:
+        """Begins a step of the training environments."""
+        with self.watch("env"):
+            self.collector.send(policy)
+
+    def receive(self) -> None:
+        """Ends a step of the training environments; a line for each episode that ended."""
+        with self.watch("env"):
+            closed = self.collector.receive()
+        self.run.logger.step = self.frames
+        with self.watch("log"):
+            self._log_closed(closed)
+
+    def _log_closed(self, closed: list[Episode]) -> None:
+        logger = self.run.logger
         for episode in closed:
             logger.scalar("train_return", episode.ret)
             logger.scalar("train_length", episode.length)
@@ -204,6 +259,7 @@ class Finetuning(Job):
             fields = {"ret": round(episode.ret, 1), "colors": episode.variation}
             logger.event(kind, episode=episode.index, **fields)
             if self.config.expl_gifs and episode.path:
+                self.replay.written()
                 self.run.video("train_policy", read_episode(episode.path)["image"])
         logger.progress(self.frames)
 
@@ -213,6 +269,10 @@ class Finetuning(Job):
         Nothing is logged and no clock moves before the last episode has ended: a run that is
         stopped within an evaluation does it again, whole.
         """
+        with self.watch("evaluate"):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         c, steps = self.config, self.collector.steps
         if self.eval_envs is None:
             self.eval_envs = make_envs(c, min(c.eval_envs, c.eval_episodes), "eval")
@@ -220,15 +280,17 @@ class Finetuning(Job):
         if self.evaluated_at < 0:
             seed = derive_seed(c.seed, "random evaluation")
             envs = self.eval_envs
-            played["random"] = self._play(RandomPolicy(envs.action_size, envs.discrete, seed))
+            policy = RandomPolicy(envs.action_size, envs.discrete, seed)
+            played["random"] = self._play(policy, images=0)
         with scratch_rng(derive_seed(c.seed, "evaluation", steps), self.learner.device):
-            played["eval"] = self._play(functools.partial(self.act, mode="eval"))
+            policy = functools.partial(self.act, mode="eval")
+            played["eval"] = self._play(policy, images=SEEN if c.log_videos else 1)
         self.due("eval")
         self.evaluated_at = steps
         for kind, episodes in played.items():
             self._log_evaluation(kind, episodes)
         episodes = played["eval"]
-        self.seen.replace(episodes)
+        self.seen.replace(episode for episode in episodes if "image" in episode)
         tag = f"{c.method_name}-s{c.seed}"  # --evaldir may be shared
         name = f"{self.frames:09d}-{tag}-{len(episodes[0]['reward'])}.npz"
         path = self.own_folder("eval") / name
@@ -236,12 +298,13 @@ class Finetuning(Job):
         self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)
 
-    def _play(self, policy: Any) -> list[dict[str, np.ndarray]]:
+    def _play(self, policy: Any, images: int) -> list[dict[str, np.ndarray]]:
         c = self.config
         # Every evaluation sees episodes of its own; both policies of the first see the same.
         first = self.collector.steps * c.eval_episodes
         seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
-        return play(self.eval_envs, policy, seeds, self.variation("eval"), self.run.check_stop)
+        colors = self.variation("eval")
+        return play(self.eval_envs, policy, seeds, colors, self.run.check_stop, images)
 
     def _log_evaluation(self, kind: str, episodes: list[dict[str, np.ndarray]]) -> None:
         logger, outcomes = self.run.logger, [outcome(episode) for episode in episodes]
@@ -276,15 +339,16 @@ class Finetuning(Job):
         self.begun_at, self.evaluated_at = state["begun_at"], state["evaluated_at"]
 
     def save(self, finished: bool = False, **more: Any) -> None:
-        super().save(
-            finished,
-            replay=self.replay.state_dict(),
-            collector=self.collector.state_dict(),
-            random=self.random.state_dict(),
-            begun_at=self.begun_at,
-            evaluated_at=self.evaluated_at,
-            **more,
-        )
+        with self.watch("checkpoint"):
+            super().save(
+                finished,
+                replay=self.replay.state_dict(),
+                collector=self.collector.state_dict(),
+                random=self.random.state_dict(),
+                begun_at=self.begun_at,
+                evaluated_at=self.evaluated_at,
+                **more,
+            )
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
@@ -297,13 +361,19 @@ def variation_at(config: Config, split: str, steps: int) -> str:
 def make_envs(config: Config, n: int, split: str) -> VectorEnv:
     """``n`` environments as the configuration describes them.
 
+    Those to train in, where their steps overlap with updates, have worker processes even if there
+    is one alone.
+
     Raises:
         UserError: a setting does not fit the task, or what it names is not there.
     """
     settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
-    envs = None
+    envs, workers = None, config.async_env
+    overlaps = split == "train" and fast.overlaps(config)
+    if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
+        workers = "process"
     try:
-        envs = make_vector(config.task, n, workers=config.async_env, split=split, **settings)
+        envs = make_vector(config.task, n, workers=workers, split=split, **settings)
         # The first frame shows what building does not, a camera that is not there for one. No
         # number of the run depends on it: episodes follow from their own seeds.
         envs.reset(seeds=[0] * n)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ import torch
 from agent import Agent, Pretrainer
 from checkpoint import scratch_rng
 from config import Config
+from device_store import place
+from episodes import count_rows
+from feeding import Feeder
 from logger import Rate
 from replay import Replay
 from run import Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
+from timing import Stopwatch
 from tools import Diverged, Every, UserError, derive_seed
 
 
@@ -26,17 +32,21 @@ class Job:
     run: Run
     learner: Agent | Pretrainer
     replay: Replay
+    feeder: Feeder | None = None
 
     def __init__(self, run: Run):
         self.run, self.config = run, run.config
         self.clocks: dict[str, Every] = {}
         self.frame_rate, self.update_rate = Rate(), Rate()
+        self.watch = Stopwatch()
 
     def __enter__(self) -> Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Frees what the job holds beyond memory; a job without environments holds nothing."""
+        """Frees what the job holds beyond memory."""
+        if self.feeder is not None:
+            self.feeder.close()
 
     @property
     def frames(self) -> int:
@@ -47,26 +57,48 @@ class Job:
         """Whether the clock of that name has come round."""
         return self.clocks[name](self.frames)
 
+    def is_due(self, name: str) -> bool:
+        """Whether `due` would say yes; the clock stays where it is."""
+        clock = self.clocks[name]
+        return clock.period > 0 and self.frames // clock.period > clock.last
+
     def update(self) -> None:
         """One update on one sampled batch."""
-        c = self.config
-        self.run.meter.add(self.learner.update(self.replay.sample(c.batch_size, c.batch_length)))
+        if self.feeder is None:
+            c, device = self.config, self.learner.device
+            sizes = c.batch_size, c.batch_length
+            self.feeder = Feeder(self.replay, *sizes, device, c.prefetch, self.watch)
+        batch = self.feeder.next()
+        with self.watch("update"):
+            self.run.meter.add(self.learner.update(batch))
 
     def report(self, prefix: str, replay: Replay) -> None:
         """Pictures of what the model sees, drawn without moving any generator of the run."""
         if not self.config.log_videos or not replay.episodes:
             return
         c, seed = self.config, derive_seed(self.config.seed, prefix, self.frames)
-        batch = replay.sample(6, c.batch_length, rng=np.random.default_rng(seed))
-        with scratch_rng(seed, self.learner.device):
-            self.run.pictures(prefix, self.learner.report(batch))
-        self.run.logger.write(self.frames)
+        with self.watch("log"):
+            batch = replay.sample(6, c.batch_length, rng=np.random.default_rng(seed))
+            with scratch_rng(seed, self.learner.device):
+                self.run.pictures(prefix, self.learner.report(batch))
+            self.run.logger.write(self.frames)
 
-    def log(self) -> None:
-        """One log line: the means of all metrics, the rates, the replay's size."""
-        logger, means = self.run.logger, self.run.meter.flush()
-        if not means:
-            return  # nothing since the last line
+    def log(self, last: bool = False) -> None:
+        """One log line: the means of all metrics, the rates, the replay's size, the seconds.
+
+        Without updates since the last line there is none; the run's last one then has the seconds.
+        """
+        with self.watch("wait"):  # for the device: here the host first needs its numbers
+            means = self.run.meter.flush()
+        with self.watch("log"):
+            if means:
+                self._log(means)
+            elif last:
+                self.log_seconds()
+                self.run.logger.write(self.frames)
+
+    def _log(self, means: dict[str, float]) -> None:
+        logger = self.run.logger
         if not math.isfinite(means["model_loss"]):
             raise Diverged("the world model's loss")
         logger.scalars(means)
@@ -75,7 +107,16 @@ class Job:
         logger.scalar("updates", self.learner.updates)
         logger.scalar("replay_steps", self.replay.frames)
         logger.scalar("replay_episodes", self.replay.episodes)
+        self.log_seconds()
         logger.write(self.frames)
+
+    def log_seconds(self) -> None:
+        """Where the time since the last line went, in seconds and as shares of it."""
+        seconds = self.watch.flush()
+        passed = sum(seconds.values())
+        for name, value in sorted(seconds.items()):
+            self.run.logger.scalar(f"seconds_{name}", value)
+            self.run.logger.scalar(f"share_{name}", value / passed if passed > 0 else 0.0)
 
     def resume(self) -> None:
         """Takes up the checkpoint, generators last."""
@@ -102,13 +143,14 @@ class Job:
         Raises:
             Diverged: a weight is not finite; the checkpoint before stays.
         """
-        if not all(torch.isfinite(p).all() for p in self.learner.parameters()):
-            raise Diverged("a weight")
-        state = {
-            "learner": self.learner.state_dict(),
-            "clocks": {name: clock.last for name, clock in self.clocks.items()},
-        }
-        self.run.save(self.frames, finished, {**state, **more})
+        with self.watch("checkpoint"):
+            if not all(torch.isfinite(p).all() for p in self.learner.parameters()):
+                raise Diverged("a weight")
+            state = {
+                "learner": self.learner.state_dict(),
+                "clocks": {name: clock.last for name, clock in self.clocks.items()},
+            }
+            self.run.save(self.frames, finished, {**state, **more})
 
 
 def load_episodes(
@@ -143,13 +185,33 @@ def load_episodes(
 
 
 def new_replay(
-    config: Config, folder: Path | None, name: str, action_size: int | None, capacity: int = -1
+    config: Config,
+    folder: Path | None,
+    name: str,
+    action_size: int | None,
+    capacity: int = -1,
+    rows: Callable[[], int] | None = None,
+    background: bool = False,
 ) -> Replay:
-    """An empty replay; ``capacity`` −1 is ``--dataset_size``.
+    """An empty replay.
+
+    Args:
+        config: the run's.
+        folder: where closed episodes are written; None writes nothing.
+        name: what it is for; its generator follows from it.
+        action_size: A; None for action-free data.
+        capacity: rows to keep, 0 for all; −1 is ``--dataset_size``.
+        rows: says how many rows will come; then ``--replay_device`` holds. None keeps them off it.
+        background: write episodes beside what comes next.
 
     Raises:
-        UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used.
+        UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
+            that cannot hold them.
     """
+    storage = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
+    store = None
+    if rows is not None:
+        store = functools.partial(place, config=config, folder=storage, rows=rows)
     return Replay(
         folder,
         capacity=config.dataset_size if capacity < 0 else capacity,
@@ -158,5 +220,26 @@ def new_replay(
         image_shape=(*config.size, 1 if config.grayscale else 3),
         action_shape=None if action_size is None else (action_size,),
         tag=f"s{config.seed}",
-        storage=cache_root(config.cache_dir) if config.replay_storage == "disk" else None,
+        storage=storage,
+        store=store,
+        background=background,
     )
+
+
+def expected_rows(config: Config) -> int:
+    """About how many rows the replay of a run comes to hold.
+
+    Episodes that end before their time have more of them: each has a row before its first step.
+    """
+    steps = max(config.steps // config.action_repeat, config.prefill)
+    length = -(-config.time_limit // config.action_repeat)
+    rows = steps + steps // length + config.envs * (length + 1)
+    if config.offline_traindir:
+        rows += count_rows(Path(config.offline_traindir).expanduser())
+    return rows_kept(config, rows)
+
+
+def rows_kept(config: Config, rows: int) -> int:
+    """How many of the rows that come a replay holds at a time, with the gap where it wraps."""
+    capacity = config.dataset_size
+    return min(rows, capacity + capacity // 8) if capacity else rows

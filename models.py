@@ -8,7 +8,8 @@ Symbols in shape comments: B batch, T time, A action, E embedding, F feature.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import networks
 from config import Config
 from distributions import kl_standard
+from networks import float_image, pieces
 from rssm import RSSM, State
 
 Terms = dict[str, Tensor]
@@ -38,9 +40,74 @@ class Outputs(NamedTuple):
     metrics: Terms  # 0-d each, detached
 
 
-def float_image(image: Tensor) -> Tensor:
-    """uint8 pixels → float in ±0.5."""
-    return image.float() / 255.0 - 0.5
+class _SumOfPieces(torch.autograd.Function):
+    """See :func:`sum_in_pieces`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable, rows: int, x: Tensor, target: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.has_x = x.requires_grad
+        total, of_x, of_parameters = x.new_zeros(()), [], None
+        for part, goal in zip(pieces(x, rows), pieces(target, rows), strict=True):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_(ctx.has_x)
+                value = function(leaf, goal).sum()
+            wanted = [leaf, *parameters] if ctx.has_x else parameters
+            grads = list(torch.autograd.grad(value, wanted))
+            total += value.detach()
+            if ctx.has_x:
+                of_x.append(grads.pop(0))
+            if of_parameters is None:
+                of_parameters = grads
+            else:
+                torch._foreach_add_(of_parameters, grads)
+        ctx.save_for_backward(*([torch.cat(of_x)] if of_x else []), *of_parameters)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = [value * grad for value in ctx.saved_tensors]
+        return None, None, grads.pop(0) if ctx.has_x else None, None, *grads
+
+
+def sum_in_pieces(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    parameters: Sequence[Tensor],
+    rows: int,
+) -> Tensor:
+    """The sum of ``function(x, target)`` over all rows, ``rows`` at a time (0: all at once).
+
+    A piece's gradient is taken right after its value, while it lies in the CPU's cache, and what
+    the piece has saved for it is freed: memory holds one piece, however large the batch.
+
+    Args:
+        function: x [n, …], target [n, …] → one number per row, [n].
+        x: [N, …]; gradients reach it.
+        target: [N, …]; they do not reach this.
+        parameters: what else the function depends on; gradients reach those that ask for them.
+        rows: of a piece.
+
+    Returns:
+        0-d.
+    """
+    parameters = [p for p in parameters if p.requires_grad]
+    tracked = torch.is_grad_enabled() and (x.requires_grad or parameters)
+    if not rows or len(x) <= rows or not tracked:
+        return function(x, target).sum()
+    return _SumOfPieces.apply(function, rows, x, target, *parameters)
+
+
+def image_rows(config: Config) -> int:
+    """How many images pass through the convolutions at once; 0 is all of them.
+
+    On a CPU so many that a layer's output stays in the cache of its cores.
+    """
+    if config.image_chunk:
+        return config.image_chunk
+    return 250 if torch.device(config.device).type == "cpu" else 0
 
 
 class VideoPredictor(nn.Module):
@@ -79,6 +146,7 @@ class VideoPredictor(nn.Module):
             std_act=config.dyn_std_act,
             min_std=config.dyn_min_std,
         )
+        self.encoder.rows = image_rows(config)
         feat = self.rssm.feat_size
         if config.beta_vae:
             self.decoder = networks.BetaVAEDecoder(feat, config.z_dim, channels)
@@ -92,12 +160,15 @@ class VideoPredictor(nn.Module):
                 config.decoder_thin,
             )
 
-    def encode(self, image: Tensor, sample: bool = True) -> Encoding:
-        """Float images [B, T, H, W, C] → embeddings; ``sample`` draws the β-VAE's latent."""
+    def encode(self, image: Tensor, sample: bool = True, noise: Tensor | None = None) -> Encoding:
+        """Images [B, T, H, W, C] → embeddings; ``sample`` draws the β-VAE's latent.
+
+        ``image`` is uint8, or float in ±0.5; ``noise`` [B, T, Z] replaces the draw's own.
+        """
         if not self.config.beta_vae:
             return Encoding(self.encoder(image))
         mean, logvar = self.encoder(image)
-        embed = self.encoder.sample(mean, logvar) if sample else mean
+        embed = self.encoder.sample(mean, logvar, noise) if sample else mean
         return Encoding(embed, mean, logvar)
 
     def actions(self, batch: Terms) -> Tensor | None:
@@ -106,27 +177,37 @@ class VideoPredictor(nn.Module):
 
     def observe(self, batch: Terms, encoding: Encoding, sample: bool = True) -> tuple[State, State]:
         """Posterior (sampled, or its mode) and prior over a batch, each [B, T, …]."""
-        action, is_first = self.actions(batch), batch["is_first"]
-        return self.rssm.observe(encoding.embed, action, is_first, sample=sample)
+        action, is_first, noise = self.actions(batch), batch["is_first"], batch.get("latent_noise")
+        return self.rssm.observe(encoding.embed, action, is_first, sample=sample, noise=noise)
+
+    def noise(self, *lead: int) -> Terms:
+        """What the terms of a batch [*lead] = [B, T] draw with; see :meth:`terms`."""
+        noise = {"latent_noise": self.rssm.noise(*lead)}
+        if self.config.beta_vae:
+            device = noise["latent_noise"].device
+            noise["embed_noise"] = torch.randn(*lead, self.encoder.embed_size, device=device)
+        return noise
 
     def terms(self, batch: Terms, weights: Terms) -> Outputs:
         """The loss terms of a batch.
 
         Args:
-            batch: ``image`` float [B, T, H, W, C] in ±0.5, ``is_first`` bool [B, T].
+            batch: ``image`` [B, T, H, W, C], uint8 or float in ±0.5; ``is_first`` bool [B, T];
+                and, where it is not to be drawn here, what :meth:`noise` gives.
             weights: 0-d tensors; ``kl_balance`` and ``kl_free`` are read here.
 
         Returns:
             The terms ``image`` (negative log-likelihood, summed over pixels), ``kl`` and, with a
             β-VAE, ``beta_vae``: means over batch and time, in nats.
         """
-        return self._terms(batch, weights, self.encode(batch["image"]))[0]
+        encoding = self.encode(batch["image"], noise=batch.get("embed_noise"))
+        return self._terms(batch, weights, encoding)[0]
 
     def _terms(self, batch: Terms, weights: Terms, encoding: Encoding) -> tuple[Outputs, Tensor]:
         post, prior = self.observe(batch, encoding)
         feat = self.rssm.get_feat(post)  # [B, T, F]
         image_feat = feat if "image" in self.config.grad_heads else feat.detach()
-        terms = {"image": -self.decoder(image_feat).log_prob(batch["image"]).mean()}
+        terms = {"image": self.image_term(image_feat, batch["image"])}
         terms["kl"], value = self.kl_term(post, prior, weights["kl_balance"], weights["kl_free"])
         if encoding.mean is not None:
             terms["beta_vae"] = kl_standard(encoding.mean, encoding.logvar).mean()
@@ -137,6 +218,19 @@ class VideoPredictor(nn.Module):
                 "post_ent": self.rssm.get_dist(post).entropy().mean(),
             }
         return Outputs(terms, post, metrics), feat
+
+    def image_term(self, feat: Tensor, image: Tensor) -> Tensor:
+        """−log p(image | feat), summed over pixels, the mean over [B, T]: 0-d."""
+
+        count = image.shape[0] * image.shape[1]
+        flat = feat.flatten(0, 1), image.flatten(0, 1)
+        parameters = list(self.decoder.parameters())
+        total = sum_in_pieces(self.image_nll, *flat, parameters, self.encoder.rows)
+        return total / count
+
+    def image_nll(self, feat: Tensor, image: Tensor) -> Tensor:
+        """−log p(image [N, H, W, C] | feat [N, F]): [N]."""
+        return -self.decoder(feat).log_prob(float_image(image))
 
     def kl_term(
         self, post: State, prior: State, balance: Tensor | float, free: Tensor | float
@@ -207,19 +301,28 @@ class WorldModel(VideoPredictor):
                 [B, T].
             weights: as for the predictor.
         """
-        encoding = self.encode(batch["image"])
+        encoding = self.encode(batch["image"], noise=batch.get("embed_noise"))
         outputs, feat = self._terms(batch, weights, encoding)
         for name in ("reward", "discount"):
-            head = getattr(self, name)
-            if head is not None:
+            if getattr(self, name) is not None:
                 head_feat = feat if name in self.config.grad_heads else feat.detach()
-                like = head(head_feat).log_prob(batch[name][..., None])
-                outputs.terms[name] = -like.mean()
+                outputs.terms[name] = self.head_term(name, head_feat, batch[name])
         if self.teacher is not None:
             with torch.no_grad():
-                target = self.teacher.encode(batch["image"]).embed
+                noise = batch.get("teacher_noise")
+                target = self.teacher.encode(batch["image"], noise=noise).embed
             outputs.terms["distill"] = distillation(target, encoding.embed)
         return outputs
+
+    def noise(self, *lead: int) -> Terms:
+        noise = super().noise(*lead)
+        if self.teacher is not None and "embed_noise" in noise:
+            noise["teacher_noise"] = torch.randn_like(noise["embed_noise"])
+        return noise
+
+    def head_term(self, name: str, feat: Tensor, target: Tensor) -> Tensor:
+        """−log p(target [B, T] | feat [B, T, F]) of the head of that name, their mean: 0-d."""
+        return -getattr(self, name)(feat).log_prob(target[..., None]).mean()
 
 
 def distillation(teacher: Tensor, student: Tensor) -> Tensor:

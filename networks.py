@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +40,35 @@ def activation(name: str) -> type[nn.Module]:
     return found
 
 
+# Activations whose gradient follows from what came out, so that they can overwrite what went in.
+_IN_PLACE = (nn.ELU, nn.ReLU, nn.LeakyReLU)
+
+
+def _overwriting(act: type[nn.Module]) -> nn.Module:
+    """The activation, in the place of its input where it can: half the memory of a layer."""
+    return act(inplace=True) if act in _IN_PLACE else act()
+
+
 def mlp(inputs: int, layers: int, units: int, act: type[nn.Module]) -> nn.Sequential:
     """``layers`` times Linear and activation; its output has ``units`` numbers."""
     sizes = [inputs] + [units] * layers
     pairs = itertools.pairwise(sizes)
-    return nn.Sequential(*(m for a, b in pairs for m in (nn.Linear(a, b), act())))
+    return nn.Sequential(*(m for a, b in pairs for m in (nn.Linear(a, b), _overwriting(act))))
+
+
+def pieces(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """x [N, …] in even parts of at most ``rows``; 0 leaves it whole."""
+    return x.tensor_split(math.ceil(len(x) / rows)) if rows and len(x) > rows else (x,)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """``function`` of x [N, …], over ``rows`` of it at a time (0: all at once), as one tensor.
+
+    What passes between the layers of a piece stays in a CPU's cache, and its memory is used again
+    by the next one.
+    """
+    parts = pieces(x, rows)
+    return function(x) if len(parts) == 1 else torch.cat([function(part) for part in parts])
 
 
 def _kaiming(module: nn.Module) -> None:
@@ -53,9 +78,45 @@ def _kaiming(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _flatten_images(image: Tensor) -> Tensor:
-    """[N, H, W, C] → [prod N, C, H, W]. The strides stay: that is channels_last, the fast one."""
-    return image.reshape(-1, *image.shape[-3:]).permute(0, 3, 1, 2)
+def float_image(image: Tensor) -> Tensor:
+    """uint8 pixels → float in ±0.5. Floats are taken to be that already."""
+    return image.float().div_(255.0).sub_(0.5) if image.dtype == torch.uint8 else image
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that autocast, if it is on, makes of a matrix product's inputs."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """[N, H, W, C] → float [N, C, H, W]. The strides stay: that is channels_last, the fast one."""
+    return float_image(image).permute(0, 3, 1, 2)
+
+
+class UpConv(nn.ConvTranspose2d):
+    """A transposed convolution, in the order of operations that is fast.
+
+    The bias is added by itself: oneDNN's gradient for it takes longer than that of the weights.
+    Few outputs (images) waste the units that multiply matrices, so there the kernel of 4 with
+    stride 2 is taken apart into four kernels of 2, one for each pixel of a 2×2 block.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias.to(compute_dtype(self.bias))[:, None, None]
+        if self.out_channels < 8 and self.stride == (2, 2) and self.kernel_size == (4, 4):
+            return self._by_blocks(x) + bias
+        return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding).add_(bias)
+
+    def _by_blocks(self, x: Tensor) -> Tensor:
+        # Output 2m + p − 1 is fed by inputs m and m − 1, through rows p and 2 + p of the kernel.
+        ins, outs = self.weight.shape[:2]
+        kernel = self.weight.view(ins, outs, 2, 2, 2, 2).flip(2, 4)  # I, O, j, p, i, q
+        kernel = kernel.permute(1, 3, 5, 0, 2, 4).reshape(4 * outs, ins, 2, 2)
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        blocks = F.pixel_shuffle(F.conv2d(x, kernel, padding=1), 2)
+        top, left = self.padding
+        return blocks[:, :, top : blocks.shape[2] - top, left : blocks.shape[3] - left]
 
 
 class PlainEncoder(nn.Module):
@@ -70,9 +131,10 @@ class PlainEncoder(nn.Module):
         size: tuple[int, int] = (64, 64),
     ):
         super().__init__()
+        self.rows = 0  # images at once, as `in_pieces` takes it
         layers, sides = [], list(size)
         for i, kernel in enumerate(kernels):
-            layers += [nn.Conv2d(channels, depth * 2**i, kernel, 2), act()]
+            layers += [nn.Conv2d(channels, depth * 2**i, kernel, 2), _overwriting(act)]
             channels = depth * 2**i
             sides = [(side - kernel) // 2 + 1 for side in sides]
         if min(sides) < 1:
@@ -83,7 +145,8 @@ class PlainEncoder(nn.Module):
         self.embed_size = channels * math.prod(sides)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.layers(_flatten_images(image))
+        flat = image.reshape(-1, *image.shape[-3:])
+        x = in_pieces(lambda part: self.layers(_channels_last(part)), flat, self.rows)
         return x.reshape(*image.shape[:-3], self.embed_size).float()
 
 
@@ -92,33 +155,35 @@ class BetaVAEEncoder(nn.Module):
 
     def __init__(self, z_dim: int = 20, channels: int = 3):
         super().__init__()
-        self.embed_size = z_dim
+        self.embed_size, self.rows = z_dim, 0
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 32, 4, 2, 1),  # 32×32
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Conv2d(32, 32, 4, 2, 1),  # 16×16
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Conv2d(32, 64, 4, 2, 1),  # 8×8
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Conv2d(64, 64, 4, 2, 1),  # 4×4
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Conv2d(64, 256, 4),  # 1×1
-            nn.ELU(),
+            nn.ELU(inplace=True),
         )
         self.stats = nn.Linear(256, 2 * z_dim)
         self.apply(_kaiming)
         self.layers.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.layers(_flatten_images(image)).flatten(1)
+        flat = image.reshape(-1, *image.shape[-3:])
+        x = in_pieces(lambda part: self.layers(_channels_last(part)).flatten(1), flat, self.rows)
         stats = self.stats(x).float().reshape(*image.shape[:-3], -1)
         mean, logvar = stats.chunk(2, -1)
         return mean, logvar
 
     @staticmethod
-    def sample(mean: Tensor, logvar: Tensor) -> Tensor:
-        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4)."""
-        return mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+    def sample(mean: Tensor, logvar: Tensor, noise: Tensor | None = None) -> Tensor:
+        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4); ε may be given."""
+        noise = torch.randn_like(mean) if noise is None else noise
+        return mean + noise * (0.5 * logvar).exp()
 
 
 class BetaVAEDecoder(nn.Module):
@@ -129,15 +194,15 @@ class BetaVAEDecoder(nn.Module):
         self.bottleneck = nn.Linear(feat_size, z_dim)
         self.inflate = nn.Linear(z_dim, 256)
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(256, 64, 4),  # 4×4
-            nn.ELU(),
-            nn.ConvTranspose2d(64, 64, 4, 2, 1),  # 8×8
-            nn.ELU(),
-            nn.ConvTranspose2d(64, 32, 4, 2, 1),  # 16×16
-            nn.ELU(),
-            nn.ConvTranspose2d(32, 32, 4, 2, 1),  # 32×32
-            nn.ELU(),
-            nn.ConvTranspose2d(32, channels, 4, 2, 1),  # 64×64
+            UpConv(256, 64, 4),  # 4×4
+            nn.ELU(inplace=True),
+            UpConv(64, 64, 4, 2, 1),  # 8×8
+            nn.ELU(inplace=True),
+            UpConv(64, 32, 4, 2, 1),  # 16×16
+            nn.ELU(inplace=True),
+            UpConv(32, 32, 4, 2, 1),  # 32×32
+            nn.ELU(inplace=True),
+            UpConv(32, channels, 4, 2, 1),  # 64×64
         )
         self.apply(_kaiming)
         self.layers.to(memory_format=torch.channels_last)
@@ -167,9 +232,9 @@ class PlainDecoder(nn.Module):
         layers, inputs = [], 32 * depth
         for i, kernel in enumerate(kernels[:-1]):
             outputs = depth * 2 ** (len(kernels) - 2 - i)
-            layers += [nn.ConvTranspose2d(inputs, outputs, kernel, 2), act()]
+            layers += [UpConv(inputs, outputs, kernel, 2), _overwriting(act)]
             inputs = outputs
-        layers.append(nn.ConvTranspose2d(inputs, channels, kernels[-1], 2))
+        layers.append(UpConv(inputs, channels, kernels[-1], 2))
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Tensor) -> UnitNormal:
@@ -195,7 +260,9 @@ class DenseHead(nn.Module):
         self.dist = {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}[dist]
 
     def forward(self, feat: Tensor) -> UnitNormal | Huber | Bernoulli:
-        return self.dist(self.mean(self.layers(feat)))
+        # Flat, because a Linear over more dimensions returns a view, and overwriting one is slow.
+        mean = self.mean(self.layers(feat.reshape(-1, feat.shape[-1])))
+        return self.dist(mean.reshape(*feat.shape[:-1], 1))
 
 
 class ActionHead(nn.Module):
@@ -225,13 +292,19 @@ class ActionHead(nn.Module):
     ):
         super().__init__()
         self.dist, self.init_std, self.min_std = dist, init_std, min_std
-        self.temperature = temperature
+        self.temperature, self.actions = temperature, actions
         self.layers = mlp(inputs, layers, units, act)
         two = dist in ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal")
         self.out = nn.Linear(units, 2 * actions if two else actions)
         if outscale:
             with torch.no_grad():
                 self.out.weight.mul_(outscale)
+
+    def noise(self, *lead: int) -> Tensor:
+        """What ``rsample`` of actions [*lead, A] needs: standard normal or uniform numbers."""
+        uniform = self.dist in ("trunc_normal", *self.DISCRETE)
+        draw = torch.rand if uniform else torch.randn
+        return draw((*lead, self.actions), device=self.out.weight.device)
 
     def forward(self, feat: Tensor) -> Normal | TruncatedNormal | TanhNormal | OneHot:
         x = self.out(self.layers(feat)).float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import numpy as np
 import sources
 from agent import Pretrainer
 from checkpoint import save_predictor, scratch_rng
-from config import load_keys
-from job import Job, load_episodes, new_replay
+from config import Config, load_keys
+from episodes import count_rows
+from job import Job, load_episodes, new_replay, rows_kept
 from pictures import encode_png, to_rgb
 from run import Run
 from tools import Every, UserError, atomic_write, derive_seed
@@ -27,11 +30,13 @@ class Pretraining(Job):
         super().__init__(run)
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
-        self.replay = new_replay(c, None, "pretrain", action_size=None)
         if c.pretrain_datasets_path:
             given, source = "pretrain_datasets_path", sources.resolve(c)
         else:
-            given, source = "offline_traindir", None
+            given = "offline_traindir"
+            source = sources.Source(Path(c.offline_traindir).expanduser())
+        rows = functools.partial(_expected_rows, c, source.folder)
+        self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = Pretrainer(c)
         periods = {
@@ -71,6 +76,7 @@ class Pretraining(Job):
         """Updates until the end; everything else happens once in a while."""
         run, learner = self.run, self.learner
         run.logger.bar(self.total, learner.updates, "pretraining")
+        self.watch.flush()
         while learner.updates < self.total:
             run.check_stop()
             learner.step = learner.updates
@@ -78,7 +84,8 @@ class Pretraining(Job):
             run.logger.step = self.frames
             run.logger.progress(learner.updates)
             if self.due("log"):
-                self.log()
+                if learner.updates < self.total:  # the last line comes at the very end
+                    self.log()
                 self.report("train", self.replay)
                 if self.held_out is not None:
                     self.report("eval", self.held_out)
@@ -86,7 +93,7 @@ class Pretraining(Job):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
             if self.due("checkpoint"):
                 self.save()
-        self.log()
+        self.log(last=True)
         self.report("train", self.replay)
         self.snapshot(run.folder)
         run.logger.event("pretrained", folder=str(run.folder))
@@ -94,6 +101,10 @@ class Pretraining(Job):
 
     def snapshot(self, folder: Path) -> None:
         """encoder.pt, decoder.pt, rssm.pt and the traversal as a PNG."""
+        with self.watch("checkpoint"):
+            self._snapshot(folder)
+
+    def _snapshot(self, folder: Path) -> None:
         save_predictor(folder, self.learner.model)
         if self.config.beta_vae:
             seed = derive_seed(self.config.seed, "traverse")
@@ -122,6 +133,12 @@ class Pretraining(Job):
         words += [f"--{name} {' '.join(map(str, as_list(c[name])))}" for name in sizes]
         command = " \\\n    ".join(words)
         return f"\nNext, finetune on the task of your choice:\n\n  {command}\n"
+
+
+def _expected_rows(config: Config, folder: Path) -> int:
+    """How many rows a dataset has, about; a share of its episodes is not that share of its rows."""
+    share = math.ceil(config.pretrain_dataset_scale * count_rows(folder))
+    return rows_kept(config, share)
 
 
 # The keys that shape a predictor.

@@ -9,9 +9,12 @@ Symbols in shapes: B batch, T time (rows), A action, H and W image height and wi
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +24,18 @@ from episodes import (
     STORED,
     Episode,
     LoadSummary,
+    Writer,
     check_episode,
     check_row,
     decode,
     describe,
     index_of,
     name_of,
-    save_episode,
     set_aside,
     stack_rows,
 )
-from storage import make_store
+from storage import Ring, make_store
+from windows import Windows
 
 
 class Replay:
@@ -50,8 +54,15 @@ class Replay:
             and batches have A = 0.
         tag: the middle of file names, `<index>-<tag>-<rows>.npz`.
         storage: folder for a file that rows are mapped from; None keeps them in memory.
+        store: makes the store of the fields and a capacity, instead of one of NumPy.
+        background: write episodes in a thread; `written` waits for it, and so does `state_dict`.
 
-    Not thread-safe: `add`, `load` and `sample` belong to one thread.
+    One thread adds and loads. `draw` may be called from another, with a generator of its own.
+
+    Attributes:
+        fields: name → (shape of a row, dtype).
+        on_device: whether batches are tensors on a device instead of arrays.
+        version: another number after every change of what is sampled.
 
     Raises:
         ValueError: a negative capacity, or a tag unfit for a file name.
@@ -70,6 +81,8 @@ class Replay:
         action_shape: tuple[int, ...] | None,
         tag: str = "s0",
         storage: Path | None = None,
+        store: Callable[[dict, int], Ring] | None = None,
+        background: bool = False,
     ):
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}: give rows, or 0 for no limit")
@@ -82,14 +95,19 @@ class Replay:
         self._has_actions = action_shape is not None
         self._action_shape = tuple(action_shape) if action_shape is not None else (0,)
         shapes = {"image": self._image_shape, "action": self._action_shape}
-        self._fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
-        self._store = make_store(self._fields, capacity, storage)
+        self.fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
+        make = store or functools.partial(make_store, folder=storage)
+        self._store = make(self.fields, capacity)
+        self.on_device = self._store.on_device
         self._paths: list[Path | None] = []  # closed episodes in memory, oldest first
         self._rows: list[int] = []
         self._ongoing: dict[int, list[dict]] = {}
         self._steps = self._index = self._frames = 0
-        self._table: tuple | None = None  # sampling weights of one batch length
+        self._windows: Windows | None = None  # of the episodes in memory, for one batch length
         self._rng = np.random.Generator(np.random.PCG64(seed))
+        # What is sampled changes only under this lock, and each time it does, the version moves.
+        self._lock, self.version = threading.RLock(), 0
+        self._writer = Writer(background)
 
     @property
     def steps(self) -> int:
@@ -200,8 +218,7 @@ class Replay:
             ValueError: an episode does not fit (see `episodes.check_episode`).
         """
         checked = [self._conform(check_episode(episode)) for episode in episodes]
-        self._store.clear()
-        self._paths, self._rows, self._frames, self._table = [], [], 0, None
+        self._clear()
         for episode in checked:
             self._push(None, episode)
 
@@ -235,22 +252,34 @@ class Replay:
         Returns:
             image uint8 [B, T, H, W, C], action float32 [B, T, A], reward and discount float32
             [B, T], is_first bool [B, T]: row 0 and every seam inside a window, where the model
-            has to reset its state.
+            has to reset its state. NumPy arrays, or what the store holds them in.
 
         Raises:
             ValueError: no closed episode yet, a size below 1, or arrays in `out` that do not fit.
         """
+        return self.draw(batch_size, batch_length, rng or self._rng, out)[0]
+
+    def draw(
+        self,
+        batch_size: int,
+        batch_length: int,
+        rng: np.random.Generator,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """`sample`, and the version of the contents that the batch was drawn from."""
         if batch_size < 1 or batch_length < 1:
             raise ValueError(f"batch of {batch_size} × {batch_length}: both must be at least 1")
-        if not self._rows:
-            raise ValueError("no closed episode to sample from: raise prefill to one episode")
-        batch = self._buffers(batch_size, batch_length, out)
-        pieces = self._plan(batch_size, batch_length, self._rng if rng is None else rng)
-        self._store.gather(pieces, batch)
-        batch["is_first"][:] = False
-        for _, _, _, b, t in pieces:
-            batch["is_first"][b, t] = True
-        return batch
+        with self._lock:
+            if not self._rows:
+                raise ValueError("no closed episode to sample from: raise prefill to one episode")
+            if self._windows is None or self._windows.length != batch_length:
+                self._windows = Windows(self._rows, batch_length, self._oversample_ends)
+            pieces = self._windows.plan(batch_size, rng)
+            return self._store.batch(pieces, batch_size, batch_length, out), self.version
+
+    def written(self) -> None:
+        """Waits until every closed episode is on the disk; raises what kept one from there."""
+        self._writer.wait()
 
     def contents(self) -> list[list]:
         """``[file name, rows]`` of each closed episode in memory, oldest first."""
@@ -271,6 +300,7 @@ class Replay:
         Raises:
             ValueError: an episode in memory has no file to be read from again.
         """
+        self.written()
         if None in self._paths:
             raise ValueError("a replay that does not save its episodes has no state to restore")
         # Names alone for the own folder, so that a run's folder can move.
@@ -294,8 +324,8 @@ class Replay:
         Raises:
             ValueError: an episode is missing or damaged (named); the replay is then unusable.
         """
-        self._store.clear()
-        self._paths, self._rows, self._frames, self._table = [], [], 0, None
+        self.written()
+        self._clear()
         own = self.directory or Path()
         for path, episode in decode([own / name for name in state["files"]]):
             try:
@@ -320,7 +350,7 @@ class Replay:
                 raise FileExistsError(
                     f"{path} is of an earlier run: restore its checkpoint, or set its files aside"
                 )
-            save_episode(path, episode)
+            self._writer.save(path, episode)
         self._push(path, episode)
         del self._ongoing[worker]
         ret = float(episode["reward"].sum(dtype=np.float64))
@@ -345,56 +375,26 @@ class Replay:
     def _push(self, path: Path | None, episode: dict[str, np.ndarray]) -> int:
         """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""
         rows = len(episode["image"])
-        # Decided by row counts alone, never by free space: a restored layout may differ.
-        while self._capacity and self._rows and self._frames + rows > self._capacity:
-            self._store.pop()
-            self._paths.pop(0)
-            self._frames -= self._rows.pop(0)
-        self._store.push(episode)
-        self._paths.append(path)
-        self._rows.append(rows)
-        self._frames += rows
-        self._table = None
+        with self._changing():
+            # Decided by row counts alone, never by free space: a restored layout may differ.
+            while self._capacity and self._rows and self._frames + rows > self._capacity:
+                self._store.pop()
+                self._paths.pop(0)
+                self._frames -= self._rows.pop(0)
+            self._store.push(episode)
+            self._paths.append(path)
+            self._rows.append(rows)
+            self._frames += rows
         return rows
 
-    def _draw(
-        self, count: int, length: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw `count` windows of `length` rows: episodes and first rows, int64 [count] each."""
-        if self._table is None or self._table[0] != length:
-            rows = np.array(self._rows)
-            weights = rows if self._oversample_ends else np.maximum(rows - length + 1, 1)
-            self._table = length, np.maximum(rows - length, 0), np.cumsum(weights)
-        _, last, ends = self._table
-        drawn = rng.integers(ends[-1], size=count)
-        episode = np.searchsorted(ends, drawn, side="right")
-        first = drawn - np.where(episode > 0, ends[episode - 1], 0)
-        return episode, np.minimum(first, last[episode])
+    def _clear(self) -> None:
+        with self._changing():
+            self._store.clear()
+            self._paths, self._rows, self._frames = [], [], 0
 
-    def _plan(
-        self, batch_size: int, length: int, rng: np.random.Generator
-    ) -> list[tuple[int, int, int, int, int]]:
-        """The slices that make up a batch, as `RowStore.gather` takes them."""
-        pieces = []
-        drawn = zip(*self._draw(batch_size, length, rng), strict=True)
-        for b, (episode, first) in enumerate(drawn):
-            t = 0
-            while True:
-                rows = min(self._rows[episode], length - t)
-                pieces.append((int(episode), int(first), rows, b, t))
-                t += rows
-                if t == length:
-                    break
-                episode, first = int(self._draw(1, length, rng)[0][0]), 0
-        return pieces
-
-    def _buffers(self, size: int, length: int, out: Mapping | None) -> dict[str, np.ndarray]:
-        fields = {k: ((size, length, *shape), dtype) for k, (shape, dtype) in self._fields.items()}
-        fields["is_first"] = (size, length), np.bool_
-        if out is None:
-            return {key: np.empty(shape, dtype) for key, (shape, dtype) in fields.items()}
-        for key, (shape, dtype) in fields.items():
-            if key not in out or out[key].shape != shape or out[key].dtype != dtype:
-                found = describe(out[key]) if key in out else "absent"
-                raise ValueError(f"out[{key!r}] is {found}, expected {np.dtype(dtype)} {shape}")
-        return {key: out[key] for key in fields}
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock:
+            self.version += 1
+            self._windows = None
+            yield

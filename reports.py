@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models import Terms, VideoPredictor
+from networks import float_image
 
 CLIPS = 6  # sequences of a batch that are drawn
 CONTEXT = 5  # frames that an open-loop prediction sees
@@ -22,7 +23,9 @@ def _to_numpy(image: Tensor) -> np.ndarray:
 
 
 def _first(batch: Terms) -> Terms:
-    return {name: value[:CLIPS] for name, value in batch.items()}
+    """The clips that are drawn, as floats."""
+    first = {name: value[:CLIPS] for name, value in batch.items()}
+    return {**first, "image": float_image(first["image"])}
 
 
 @torch.no_grad()
@@ -33,7 +36,8 @@ def open_loop(model: VideoPredictor, batch: Terms) -> np.ndarray:
     predictor without actions imagines without).
 
     Args:
-        batch: ``image`` float [B, T, H, W, C] in ±0.5, ``is_first``, and ``action`` if it has any.
+        batch: ``image`` [B, T, H, W, C], uint8 or float in ±0.5, ``is_first``, and ``action`` if it
+            has any.
     """
     batch = _first(batch)
     image = batch["image"]

@@ -6,14 +6,28 @@ S stoch, K classes, D deter, F feature.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distributions import Normal, OneHot, kl_normal, kl_onehot
-from networks import mlp
+from networks import compute_dtype, mlp
 
 State = dict[str, Tensor]
+
+
+class FirstWeights(NamedTuple):
+    """The first layers' weights, parted by what they multiply, in the dtype that they run in.
+
+    Parted and cast once for all steps of a scan, not in each of them.
+    """
+
+    stoch: Tensor  # [hidden, S]
+    action: Tensor  # [hidden, A]
+    deter: Tensor | None  # [hidden, D]; None where the posterior sees the embedding alone
+    embed: Tensor  # [hidden, E]
 
 
 class GRUCell(nn.Module):
@@ -100,6 +114,7 @@ class RSSM(nn.Module):
         is_first: Tensor,
         state: State | None = None,
         sample: bool = True,
+        noise: Tensor | None = None,
     ) -> tuple[State, State]:
         """Filters a sequence.
 
@@ -109,6 +124,7 @@ class RSSM(nn.Module):
             is_first: bool [B, T]; where True, the state and the action are zeroed first.
             state: the state before row 0; zeros by default.
             sample: draw the posterior, or take its mode.
+            noise: what to draw it with, as `noise` makes it; drawn here by default.
 
         Returns:
             Posterior and prior, each with leading dimensions [B, T]. The prior's ``stoch`` is its
@@ -120,41 +136,88 @@ class RSSM(nn.Module):
         state = self.initial(batch) if state is None else state
         stoch, deter = state["stoch"].flatten(1), state["deter"]
         # What does not depend on the recurrent state is computed for all steps at once.
-        drive = self._first(self.inputs, action, skip=self.flat_stoch)  # [B, T, hidden]
-        view = self._first(self.posterior, embed, skip=self.deter if self.temp_post else 0)
-        noise = self._noise(batch, length, sample)
-        deters, posts = [], []
+        first = self.first_weights()
+        drive = F.linear(action, first.action, self.inputs[0].bias)  # [B, T, hidden]
+        view = F.linear(embed, first.embed, self.posterior[0].bias)
+        noise = self.noise(batch, length) if noise is None and sample else noise
+        drives, views, keeps = (x.unbind(1) for x in (drive, view, keep))
+        noises = noise.unbind(1) if sample else [None] * length
+        posts = []
         for t in range(length):
-            stoch, deter = stoch * keep[:, t], deter * keep[:, t]
-            deter = self._recur(stoch, drive[:, t], deter)
-            post = self._posterior(deter, view[:, t], None if noise is None else noise[:, t])
-            stoch = post["stoch"].flatten(1)
-            deters.append(deter)
+            post = self.filter_step(first, stoch, deter, drives[t], views[t], keeps[t], noises[t])
+            stoch, deter = post["stoch"].flatten(1), post["deter"]
             posts.append(post)
-        deter = torch.stack(deters, 1)  # [B, T, D]
-        post = {k: torch.stack([p[k] for p in posts], 1) for k in posts[0]}
-        return {**post, "deter": deter}, self._prior(deter, None)
+        post = {k: torch.stack([p[k] for p in posts], 1) for k in posts[0]}  # [B, T, …]
+        return post, self.prior_of(post["deter"], None)
+
+    def filter_step(
+        self,
+        first: FirstWeights,
+        stoch: Tensor,
+        deter: Tensor,
+        drive: Tensor,
+        view: Tensor,
+        keep: Tensor,
+        noise: Tensor | None,
+    ) -> State:
+        """The posterior [B, …] of one step, from what the scan has prepared for it.
+
+        Args:
+            first: the first layers' weights.
+            stoch: [B, S] (flat) and ``deter`` [B, D], the state before.
+            drive: [B, hidden], the action's share of the input layer; ``view`` the embedding's of
+                the posterior's.
+            keep: [B, 1], 0 where an episode begins.
+            noise: [B, S, …], or None for the mode.
+        """
+        deter = self._recur(first, stoch * keep, drive, deter * keep)
+        if first.deter is not None:
+            view = view + F.linear(deter, first.deter)
+        else:
+            view = view.clone()  # the activation overwrites its input
+        stats = self._stats(self.posterior_stats(self.posterior[1:](view)))
+        return {"stoch": self._draw(stats, noise), **stats, "deter": deter}
 
     def obs_step(
-        self, prev: State, action: Tensor, embed: Tensor, is_first: Tensor, sample: bool = True
+        self,
+        prev: State,
+        action: Tensor,
+        embed: Tensor,
+        is_first: Tensor,
+        sample: bool = True,
+        noise: Tensor | None = None,
     ) -> State:
-        """One filtering step: [B, …] in, the posterior [B, …] out."""
+        """One filtering step: [B, …] in, the posterior [B, …] out; ``noise`` [B, S, …]."""
         state = {k: v for k, v in prev.items() if k in ("stoch", "deter")}
-        post, _ = self.observe(embed[:, None], action[:, None], is_first[:, None], state, sample)
+        rows = (x[:, None] for x in (embed, action, is_first))
+        noise = None if noise is None else noise[:, None]
+        post, _ = self.observe(*rows, state, sample, noise)
         return {k: v[:, 0] for k, v in post.items()}
 
-    def img_step(self, prev: State, action: Tensor, sample: bool = True) -> State:
-        """One step of imagination: the prior [N, …] after ``action`` [N, A]."""
-        drive = self._first(self.inputs, action, skip=self.flat_stoch)
-        deter = self._recur(prev["stoch"].flatten(1), drive, prev["deter"])
-        noise = self._noise(len(deter), 1, sample)
-        return self._prior(deter, None if noise is None else noise[:, 0])
+    def img_step(
+        self,
+        prev: State,
+        action: Tensor,
+        sample: bool = True,
+        noise: Tensor | None = None,
+        first: FirstWeights | None = None,
+    ) -> State:
+        """One step of imagination: the prior [N, …] after ``action`` [N, A].
+
+        A scan draws ``noise`` [N, S, …] and parts the weights once for all its steps.
+        """
+        first = self.first_weights() if first is None else first
+        drive = F.linear(action, first.action, self.inputs[0].bias)
+        deter = self._recur(first, prev["stoch"].flatten(1), drive, prev["deter"])
+        if sample and noise is None:
+            noise = self.noise(len(deter))
+        return self.prior_of(deter, noise if sample else None)
 
     def imagine(self, action: Tensor, state: State, sample: bool = True) -> State:
         """Imagines under given actions [B, T, A] from ``state`` [B, …] on: priors [B, T, …]."""
-        states = []
+        states, first = [], self.first_weights()
         for t in range(action.shape[1]):
-            state = self.img_step(state, action[:, t], sample)
+            state = self.img_step(state, action[:, t], sample, first=first)
             states.append(state)
         return {k: torch.stack([s[k] for s in states], 1) for k in state}
 
@@ -175,22 +238,22 @@ class RSSM(nn.Module):
             return kl_onehot(left["logit"], right["logit"])
         return kl_normal(left["mean"], left["std"], right["mean"], right["std"])
 
-    @staticmethod
-    def _first(layers: nn.Sequential, x: Tensor, skip: int) -> Tensor:
-        """The first Linear's answer to its last inputs alone, bias included, not yet activated."""
-        return F.linear(x, layers[0].weight[:, skip:], layers[0].bias)
+    def first_weights(self) -> FirstWeights:
+        """The first layers' weights as a scan uses them."""
+        weight, posterior = self.inputs[0].weight, self.posterior[0].weight
+        parts = list(weight.to(compute_dtype(weight)).split([self.flat_stoch, self.actions], 1))
+        posterior = posterior.to(compute_dtype(posterior))
+        if not self.temp_post:
+            return FirstWeights(*parts, None, posterior)
+        sizes = [self.deter, posterior.shape[1] - self.deter]
+        return FirstWeights(*parts, *posterior.split(sizes, 1))
 
-    def _recur(self, stoch: Tensor, drive: Tensor, deter: Tensor) -> Tensor:
-        x = drive + F.linear(stoch, self.inputs[0].weight[:, : self.flat_stoch])
+    def _recur(self, first: FirstWeights, stoch: Tensor, drive: Tensor, deter: Tensor) -> Tensor:
+        x = drive + F.linear(stoch, first.stoch)
         return self.cell(self.inputs[1:](x), deter)
 
-    def _posterior(self, deter: Tensor, view: Tensor, noise: Tensor | None) -> State:
-        if self.temp_post:
-            view = view + F.linear(deter, self.posterior[0].weight[:, : self.deter])
-        stats = self._stats(self.posterior_stats(self.posterior[1:](view)))
-        return {"stoch": self._draw(stats, noise), **stats}
-
-    def _prior(self, deter: Tensor, noise: Tensor | None) -> State:
+    def prior_of(self, deter: Tensor, noise: Tensor | None) -> State:
+        """The prior [N, …] that a recurrent state predicts; its mode where noise is None."""
         stats = self._stats(self.prior_stats(self.prior(deter)))
         return {"stoch": self._draw(stats, noise), "deter": deter, **stats}
 
@@ -209,15 +272,12 @@ class RSSM(nn.Module):
         }[self.std_act](std)
         return {"mean": mean, "std": std + self.min_std}
 
-    def _noise(self, batch: int, length: int, sample: bool) -> Tensor | None:
-        """All the noise of a scan, drawn at once: [B, T, S] or, for classes, [B, T, S, K]."""
-        if not sample:
-            return None
-        weight = self.prior_stats.weight
+    def noise(self, *lead: int) -> Tensor:
+        """What samples [*lead, …] are drawn with: normal [*lead, S], or uniform [*lead, S, K]."""
+        device = self.prior_stats.weight.device
         if self.discrete:
-            shape = (batch, length, self.stoch, self.discrete)
-            return torch.rand(shape, device=weight.device)
-        return torch.randn((batch, length, self.stoch), device=weight.device)
+            return torch.rand((*lead, self.stoch, self.discrete), device=device)
+        return torch.randn((*lead, self.stoch), device=device)
 
     def _draw(self, stats: State, noise: Tensor | None) -> Tensor:
         if self.discrete:

@@ -1,4 +1,7 @@
-"""Where the rows of a replay lie: in memory or in a mapped file, used as a ring of episodes."""
+"""Where the rows of a replay lie: in memory or in a mapped file, used as a ring of episodes.
+
+On a device they lie in `device_store.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from episodes import describe
 from tools import UserError
+from windows import Piece, resets
 
 WRITTEN_AT_ONCE = 8 << 20  # bytes copied on their way into a file
 READ_AHEAD = 128 << 10  # bytes of one request: the kernel silently cuts longer ones
 
+Fields = Mapping[str, tuple[tuple[int, ...], type]]  # name → shape of a row, dtype
 
-def make_store(
-    fields: Mapping[str, tuple[tuple[int, ...], type]], capacity: int, folder: Path | None
-) -> RowStore:
+
+def make_store(fields: Fields, capacity: int, folder: Path | None) -> RowStore:
     """A store for `capacity` rows (0: as many as come), in memory or in a file in `folder`.
 
     Raises:
@@ -32,21 +38,46 @@ def make_store(
     return RowStore(fields, rows) if folder is None else DiskRowStore(fields, rows, folder)
 
 
-class RowStore:
-    """Rows of whole episodes in contiguous arrays: a queue of episodes laid out as a ring.
+def buffers(
+    fields: Fields,
+    size: int,
+    length: int,
+    out: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """New arrays [B, T, …] for a batch of these fields and ``is_first``, or `out` where it fits.
 
-    Everything that knows where rows lie is in here, so that a GPU-resident store, say, can take its
-    place: it needs `push`, `pop`, `clear` and `gather`.
+    Raises:
+        ValueError: an array in `out` is missing, or of another shape or dtype.
+    """
+    shapes = {key: ((size, length, *shape), dtype) for key, (shape, dtype) in fields.items()}
+    shapes["is_first"] = (size, length), np.bool_
+    if out is None:
+        return {key: np.empty(shape, dtype) for key, (shape, dtype) in shapes.items()}
+    for key, (shape, dtype) in shapes.items():
+        if key not in out or out[key].shape != shape or out[key].dtype != dtype:
+            found = describe(out[key]) if key in out else "absent"
+            raise ValueError(f"out[{key!r}] is {found}, expected {np.dtype(dtype)} {shape}")
+    return {key: out[key] for key in shapes}
+
+
+class Ring:
+    """A queue of whole episodes laid out as a ring of rows: where each lies, and who makes room.
+
+    What the rows lie in is a subclass's: it makes the arrays (`_empty`, or `_allocate`) and reads
+    a batch from them (`batch`).
 
     Args:
         fields: name → (shape of a row, dtype).
-        rows: rows to allocate at once. It doubles when an episode finds no room.
+        rows: rows to allocate at once. It grows by `GROWTH` when an episode finds no room.
 
     Raises:
         UserError: here and in `push`: there is no memory for so many rows.
     """
 
-    def __init__(self, fields: Mapping[str, tuple[tuple[int, ...], type]], rows: int = 1024):
+    GROWTH = 2.0
+    on_device = False  # whether batches are tensors on a device instead of arrays
+
+    def __init__(self, fields: Fields, rows: int = 1024):
         self._fields = dict(fields)
         self._arrays = self._allocate(rows)
         self._spans: deque[tuple[int, int]] = deque()  # (first row, rows), oldest episode first
@@ -68,35 +99,31 @@ class RowStore:
         """Give up all rows and keep the allocation."""
         self._spans.clear()
 
-    def gather(
-        self, pieces: Sequence[tuple[int, int, int, int, int]], out: Mapping[str, np.ndarray]
-    ) -> None:
-        """Copy slices of episodes into a batch.
+    def batch(
+        self,
+        pieces: Sequence[Piece],
+        size: int,
+        length: int,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
+        """The batch that pieces make up: [B, T, …] of each field, and ``is_first`` [B, T].
 
         Args:
-            pieces: (episode counted from the oldest, first row, rows, b, t) per slice.
-            out: arrays [B, T, …]; each slice goes to [b, t : t + rows].
-        """
-        spans = list(self._spans)
-        for key, array in self._arrays.items():
-            target = out[key]
-            for episode, first, rows, b, t in pieces:
-                start = spans[episode][0] + first
-                target[b, t : t + rows] = array[start : start + rows]
+            pieces: fill it.
+            size: B.
+            length: T.
+            out: arrays to fill instead of new ones.
 
-    def _allocate(self, rows: int) -> dict[str, np.ndarray]:
-        # np.empty only reserves addresses: memory is committed as rows are written.
+        Raises:
+            ValueError: arrays in `out` that do not fit.
+        """
+        raise NotImplementedError
+
+    def _allocate(self, rows: int) -> dict[str, Any]:
         return {key: self._empty(rows, key) for key in self._fields}
 
-    def _empty(self, rows: int, key: str) -> np.ndarray:
-        shape, dtype = self._fields[key]
-        try:
-            return np.empty((rows, *shape), dtype)
-        except MemoryError as error:
-            raise UserError(
-                f"the replay does not fit into memory ({error}): give --replay_storage disk, or "
-                "--dataset_size to keep fewer steps"
-            ) from error
+    def _empty(self, rows: int, key: str) -> Any:
+        raise NotImplementedError
 
     def _write(self, start: int, episode: Mapping[str, np.ndarray]) -> None:
         for key, array in self._arrays.items():
@@ -117,7 +144,7 @@ class RowStore:
     def _grow(self, rows: int) -> int:
         """Move everything to larger arrays, in order, and return the first free row."""
         used = sum(count for _, count in self._spans)
-        size = max(2 * len(self._arrays["image"]), used + rows)
+        size = max(int(self.GROWTH * len(self._arrays["image"])), used + rows)
         for key in self._fields:  # one by one: the old one is freed first
             new, tail = self._empty(size, key), 0
             for start, count in self._spans:
@@ -128,6 +155,42 @@ class RowStore:
         counts = [count for _, count in self._spans]
         self._spans = deque(zip(starts[:-1], counts, strict=True))
         return used
+
+
+class RowStore(Ring):
+    """Rows in memory, in NumPy arrays. The arguments are `Ring`'s."""
+
+    def batch(
+        self,
+        pieces: Sequence[Piece],
+        size: int,
+        length: int,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        batch = buffers(self._fields, size, length, out)
+        self.gather(pieces, batch)
+        batch["is_first"][:] = resets(pieces, size, length)
+        return batch
+
+    def gather(self, pieces: Sequence[Piece], out: Mapping[str, np.ndarray]) -> None:
+        """Copy slices of episodes into arrays [B, T, …]."""
+        spans = list(self._spans)
+        for key, array in self._arrays.items():
+            target = out[key]
+            for episode, first, rows, b, t in pieces:
+                start = spans[episode][0] + first
+                target[b, t : t + rows] = array[start : start + rows]
+
+    def _empty(self, rows: int, key: str) -> np.ndarray:
+        # np.empty only reserves addresses: memory is committed as rows are written.
+        shape, dtype = self._fields[key]
+        try:
+            return np.empty((rows, *shape), dtype)
+        except MemoryError as error:
+            raise UserError(
+                f"the replay does not fit into memory ({error}): give --replay_storage disk, or "
+                "--dataset_size to keep fewer steps"
+            ) from error
 
 
 class DiskRowStore(RowStore):
@@ -153,7 +216,7 @@ class DiskRowStore(RowStore):
         UserError: here and in `push`: the folder cannot be used, or its disk is full.
     """
 
-    def __init__(self, fields: Mapping[str, tuple[tuple[int, ...], type]], rows: int, folder: Path):
+    def __init__(self, fields: Fields, rows: int, folder: Path):
         self._folder = Path(folder)
         self._record = np.dtype([(key, dtype, shape) for key, (shape, dtype) in fields.items()])
         with self._explained():
@@ -162,9 +225,7 @@ class DiskRowStore(RowStore):
         weakref.finalize(self, self._file.close)
         super().__init__(fields, rows)
 
-    def gather(
-        self, pieces: Sequence[tuple[int, int, int, int, int]], out: Mapping[str, np.ndarray]
-    ) -> None:
+    def gather(self, pieces: Sequence[Piece], out: Mapping[str, np.ndarray]) -> None:
         spans, size = list(self._spans), self._record.itemsize
         for episode, first, rows, *_ in pieces:  # all are on their way before the first is needed
             start = (spans[episode][0] + first) * size

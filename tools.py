@@ -37,6 +37,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
 
 
+def is_on(choice: str, automatic: bool) -> bool:
+    """What a flag of auto, True or False comes to, ``automatic`` being what auto means here."""
+    return automatic if choice == "auto" else choice == "True"
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryIO]:
     """Yields a binary file that takes its place at ``path`` whole, or not at all.

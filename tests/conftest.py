@@ -38,6 +38,7 @@ PREDICTOR |= {"checkpoint_every": 150}
 
 # What a log holds beside the run itself: when it was, and where it stopped and went on.
 CLOCKED = {"time", "fps", "updates_per_second", "folder"}
+TIMED = ("seconds_", "share_")
 RESTARTS = {"start", "resume", "renderer", "dataset", "stopped", "set_aside", "finished"}
 
 
@@ -151,7 +152,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
     rows = read_metrics(folder / "metrics.jsonl")
     rows = [row for row in rows if row.get("event") not in RESTARTS]
-    return [{k: v for k, v in row.items() if k not in CLOCKED} for row in rows]
+
+    def kept(name: str) -> bool:
+        return name not in CLOCKED and not name.startswith(TIMED)
+
+    return [{k: v for k, v in row.items() if kept(k)} for row in rows]
 
 
 def episodes(folder: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -18,7 +18,7 @@ SMALL += ["--distillation", "True", "--slow_target_update", "3"]
 
 
 def make_config(**changes):
-    return config.parse(SMALL).replace(**changes)
+    return config.parse(SMALL).replace(**{"precision": "32", **changes})
 
 
 def make_agent(seed=0, teacher=True, **changes):
@@ -158,7 +158,8 @@ def test_behaviour_learning_leaves_the_model_alone(gradient, slow_actor_target):
             return metrics
 
         agent.optimizers[name].step = catch
-    agent._update_behavior({k: v.requires_grad_() for k, v in post.items()}, agent.weights())
+    post = {k: v.requires_grad_() for k, v in post.items()}
+    agent._learn_behavior(post, agent.noise(B, T), agent.weights())
     assert all(p.grad is None for p in agent.world_model.parameters())
     assert all(v.grad is None for v in post.values())
     assert same(before, copy(agent.world_model))
@@ -177,14 +178,14 @@ def test_pred_discount_starts_from_all_but_the_last_row():
         agent = make_agent(pred_discount=discounted)
         imagine, starts = agent.behavior.imagine, []
 
-        def catch(model, start, imagine=imagine, starts=starts):
+        def catch(model, start, noise, imagine=imagine, starts=starts):
             starts.append(start)
-            return imagine(model, start)
+            return imagine(model, start, noise)
 
         agent.behavior.imagine = catch
         data = agent.prepare(make_batch())
         post = agent.world_model.terms(data, agent.weights()).post
-        agent._update_behavior(post, agent.weights())
+        agent._learn_behavior(post, agent.noise(B, T), agent.weights())
         expected = post["stoch"][:, :rows].reshape(B * rows, -1)
         assert torch.equal(starts[0]["stoch"], expected)
 
@@ -305,7 +306,8 @@ def test_prepare(clip):
     agent, batch = make_agent(clip_rewards=clip), make_batch()
     image, reward = batch["image"].copy(), batch["reward"].copy()
     data = agent.prepare(batch)
-    np.testing.assert_allclose(data["image"], image / 255 - 0.5, atol=1e-6)
+    np.testing.assert_array_equal(data["image"], image)  # they cross as bytes
+    assert data["image"].dtype == torch.uint8
     function = {"identity": lambda x: x, "sign": np.sign, "tanh": np.tanh}[clip]
     np.testing.assert_allclose(data["reward"], function(reward), rtol=1e-5)
     np.testing.assert_allclose(data["discount"], 0.99 * batch["discount"])

@@ -74,8 +74,16 @@ class Line:
     def get_feat(self, state):
         return state["z"]
 
-    def img_step(self, state, action, sample):
+    def first_weights(self):
+        return None
+
+    def noise(self, *lead):
+        return torch.zeros(*lead, 1)
+
+    def img_step(self, state, action, sample, noise, first):
         assert sample is True
+        assert noise.shape == action.shape
+        assert first is None
         return {"z": state["z"] + action}
 
     def get_dist(self, state):
@@ -99,16 +107,19 @@ class Script(nn.Module):
     def __init__(self, noise=0.0):
         super().__init__()
         self.means = torch.linspace(-0.5, 0.7, H * N).reshape(H, N, 1).requires_grad_()
-        self.noise = noise * torch.randn(H, N, 1, generator=torch.Generator().manual_seed(0))
+        self.drawn = noise * torch.randn(H, N, 1, generator=torch.Generator().manual_seed(0))
         self.t = 0
 
+    def noise(self, *lead):
+        return self.drawn.reshape(*lead, 1)
+
     def forward(self, feat):
-        script, t = self, self.t
+        t = self.t
         self.t = (t + 1) % H
 
         class Play(Normal):
-            def rsample(self):
-                return self.mean + script.noise[t]
+            def rsample(self, noise):
+                return self.mean + noise
 
             def entropy(self):  # made up, so that its gradient shows: 3·mean
                 return 3 * self.mean[..., 0]
@@ -284,14 +295,14 @@ def test_reinforce_gradient(kind):
     script = Script(noise=1.0)
     dream, (target, *_), loss = run(make_behavior(script, 1.0, imag_gradient=kind))
     advantage = (target[1:] - (7 + 2 * dream.feat[:-2, :, 0])).detach().numpy()
-    noise = script.noise[: H - 1, :, 0].numpy()
+    noise = script.drawn[: H - 1, :, 0].numpy()
     weight = GAMMA ** np.arange(H - 1)[:, None]
     expected = np.zeros((H, N))
     expected[: H - 1] = -weight * noise * advantage / ((H - 1) * N)
     log_prob = -0.5 * noise**2 - 0.5 * np.log(2 * np.pi)
     value = -(weight * log_prob * advantage).mean()
     if kind == "both":
-        actions = (script.means.detach() + script.noise).double().numpy()[..., 0]
+        actions = (script.means.detach() + script.drawn).double().numpy()[..., 0]
         through = finite_differences(lambda a: -numpy_objective(a, 1.0), actions)
         expected = 0.3 * through + 0.7 * expected
         value = 0.3 * -numpy_objective(actions, 1.0) + 0.7 * value
@@ -305,6 +316,9 @@ class Gain(nn.Module):
     def __init__(self):
         super().__init__()
         self.k = nn.Parameter(torch.tensor([0.3]))
+
+    def noise(self, *lead):
+        return torch.randn(*lead, 1)
 
     def forward(self, feat):
         return Normal(self.k * feat, 1e-9)

@@ -35,7 +35,7 @@ class Countdown:
     def __init__(self, n, tells=False):
         self.n, self.tells = n, tells
         self.seed, self.t = np.zeros(n, int), np.zeros(n, int)
-        self.running = np.zeros(n, bool)
+        self.running, self.waiting = np.zeros(n, bool), False
         self.resets, self.variations, self.actions = [], [], []
 
     def images(self):
@@ -52,8 +52,18 @@ class Countdown:
         return self.images()
 
     def step(self, actions):
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions):
         assert self.running.all()
+        assert not self.waiting
+        self.waiting = True
         self.actions.append(actions.copy())
+
+    def step_wait(self):
+        assert self.waiting
+        self.waiting = False
         self.t += 1
         ended = self.t >= 2 + self.seed % 5
         odd = self.seed % 2 == 1
@@ -204,18 +214,24 @@ def test_collectors_seeds_follow_from_the_run(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("under_way", [False, True])
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 6, 11])
-def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at):
+def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at, under_way):
+    """Between two steps, or between the sending of one and its result."""
     through = collector_of(tmp_path / "a" / "eps", 2)
     expected = [episode.ret for _ in range(20) for episode in through.step(Counting())]
     first = collector_of(tmp_path / "b" / "eps", 2)
     found = [episode.ret for _ in range(at) for episode in first.step(Counting())]
+    if under_way:
+        first.send(Counting())
     state = first.replay.state_dict(), first.state_dict()
-
     second = collector_of(tmp_path / "b" / "eps", 2)
     second.replay.load_state_dict(state[0])
     assert second.load_state_dict(state[1])
-    found += [episode.ret for _ in range(20 - at) for episode in second.step(Counting())]
+    assert second.envs.waiting == under_way
+    found += [episode.ret for episode in second.receive()] if under_way else []
+    left = range(20 - at - under_way)
+    found += [episode.ret for _ in left for episode in second.step(Counting())]
     assert found == expected
     assert second.steps == through.steps
     resets = first.envs.resets + second.envs.resets[int((~first.ended).sum()) :]
@@ -295,13 +311,8 @@ def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
     from dm_control import suite
 
     flags = {"task": "dmc_cheetah_run", "steps": 0, "prefill": 24, "time_limit": 24}
-    flags |= {
-        "beta_vae": False,
-        "distillation": False,
-        "action_repeat": 3,
-        "seed": 4,
-        "shadow_size": None,
-    }
+    flags |= {"beta_vae": False, "distillation": False, "action_repeat": 3, "seed": 4}
+    flags |= {"shadow_size": None}
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     paths = sorted((folder / "train_eps").iterdir())
     assert [path.name for path in paths] == [f"{i:06d}-s4-9.npz" for i in range(3)]
@@ -328,8 +339,7 @@ def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
 
 
 def test_countdown_keeps_the_contract_of_the_real_vector():
-    for name in ("reset", "step", "restore"):
-        assert hasattr(VectorEnv, name)
+    assert all(hasattr(VectorEnv, n) for n in ("reset", "step_async", "step_wait", "restore"))
 
 
 def test_play_keeps_success_and_distance_where_they_are_told():

@@ -194,8 +194,8 @@ def test_distillation_compares_the_sampled_latents():
     for name, module in (("teacher", teacher), ("student", model)):
         encode = module.encode
 
-        def catch(image, sample=True, name=name, encode=encode):
-            caught[name] = encode(image, sample)
+        def catch(image, noise, name=name, encode=encode):
+            caught[name] = encode(image, noise=noise)
             return caught[name]
 
         module.encode = catch

@@ -310,7 +310,9 @@ def test_the_encoder_sees_rows_columns_and_channels_where_they_are():
     encoder = networks.BetaVAEEncoder(3)
     image = torch.rand(1, 64, 64, 3) - 0.5
     caught = []
-    encoder.layers[0].register_forward_hook(lambda module, args, out: caught.append(out))
+    encoder.layers[0].register_forward_hook(
+        lambda module, args, out: caught.append(out.clone())  # the ELU overwrites it
+    )
     encoder(image)
     weight, (row, column) = encoder.layers[0].weight.detach().numpy(), (10, 21)
     patch = image[0, 2 * row - 1 : 2 * row + 3, 2 * column - 1 : 2 * column + 3].numpy()

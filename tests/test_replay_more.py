@@ -1,11 +1,13 @@
 """Replay and meters, what a checkpoint and a report ask of them."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 
+import episodes
 from logger import MeanMeter
 from replay import Replay
 
@@ -162,6 +164,64 @@ def test_borrowed_generator_draws_and_the_own_stands_still(length):
     assert replay.rng_state() == state
     equal(one, two)
     assert (one["reward"] != other["reward"]).any()
+
+
+def fill(replay, count):
+    """Plays whole episodes of 3 rows; what closed."""
+    return [replay.add(0, row(t, last=2)) for _ in range(count) for t in range(3)][2::3]
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Writing waits until this is set."""
+    event, save = threading.Event(), episodes.save_episode
+
+    def slow(path, episode):
+        assert event.wait(10)
+        save(path, episode)
+
+    monkeypatch.setattr(episodes, "save_episode", slow)
+    return event
+
+
+def test_an_episode_written_in_the_background_is_there_at_once_and_on_disk_when_asked(
+    tmp_path, gate
+):
+    replay = make(tmp_path, background=True)
+    [closed] = fill(replay, 1)
+    assert replay.sample(1, 3)["reward"].shape == (1, 3)
+    assert not closed.path.exists()
+    gate.set()
+    replay.written()
+    plain = make(tmp_path / "plain")
+    fill(plain, 1)
+    equal(*(episodes.read_episode(r.directory / closed.name) for r in (plain, replay)))
+
+
+def test_a_checkpoint_and_the_next_episode_wait_for_the_last_one(tmp_path, gate):
+    replay = make(tmp_path, background=True)
+    fill(replay, 1)
+    threading.Timer(0.1, gate.set).start()
+    assert replay.state_dict()["files"] == [path.name for path in tmp_path.iterdir()]
+    gate.clear()
+    fill(replay, 1)
+    threading.Timer(0.1, gate.set).start()
+    fill(replay, 1)
+    assert len(list(tmp_path.iterdir())) >= 2
+    replay.written()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("ask", [Replay.state_dict, Replay.written, lambda r: fill(r, 1)])
+def test_what_kept_an_episode_from_the_disk_is_raised(tmp_path, monkeypatch, ask):
+    def full(path, episode):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(episodes, "save_episode", full)
+    replay = make(tmp_path, background=True)
+    fill(replay, 1)
+    with pytest.raises(OSError, match="no space left"):
+        ask(replay)
 
 
 def test_meter_goes_on_from_its_state():

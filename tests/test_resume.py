@@ -36,6 +36,18 @@ KILLS = {
     "many steps after a checkpoint": ("acting", 36),
     "last evaluation": ("evaluation", 75),
 }
+# Environments that step while updates run: where it stops, and whether a step is then under way.
+OVERLAP = {"overlap": True, "train_steps": 2}
+OVERLAPPED = {
+    "filling": (("prefill", 8), False),
+    "updates before the first step": (("update", 2), False),
+    "a step to be sent before the updates": (("update", 5), False),
+    "a step under way, no update yet": (("update", 6), True),
+    "a step under way, some updates": (("update", 7), True),
+    "a step under way, all updates": (("acting", 21), True),
+    "updates that an evaluation awaits": (("update", 9), False),
+    "the second evaluation": (("evaluation", 45), False),
+}
 
 
 def stop():
@@ -60,6 +72,13 @@ def whole(tmp_path_factory, tiny, calling):
 def whole_two(tmp_path_factory, tiny):
     """The same with two environments, one after the other in this process."""
     return tiny.finish(tiny.finetune(tmp_path_factory.mktemp("two"), envs=2, async_env="none"))
+
+
+@pytest.fixture(scope="module")
+def whole_overlapped(tmp_path_factory, tiny):
+    """The same where the environment steps while updates run, in this process."""
+    argv = tiny.finetune(tmp_path_factory.mktemp("overlap"), async_env="none", **OVERLAP)
+    return tiny.finish(argv)
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +152,29 @@ def test_run_stopped_again_and_again_goes_on(tmp_path, tiny, calling, same, whol
     for place in [("prefill", 4), ("update", 2), ("acting", 4), ("acting", 9)]:
         stopped(tiny, calling, argv, place)
     same.run(whole_two, tiny.finish(argv))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVERLAPPED)
+def test_a_step_under_way_goes_on(tmp_path, tiny, calling, same, whole_overlapped, name):
+    place, under_way = OVERLAPPED[name]
+    argv = tiny.finetune(tmp_path, async_env="none", **OVERLAP)
+    state = stopped(tiny, calling, argv, place)
+    assert (state["collector"]["sent"] is not None) == under_way
+    folder = tiny.finish(argv)
+    same.run(whole_overlapped, folder)
+    same.values(same.metrics(whole_overlapped), same.metrics(folder))
+
+
+@pytest.mark.slow
+def test_steps_under_way_in_a_process_go_on_again_and_again(
+    tmp_path, tiny, calling, same, whole_overlapped
+):
+    argv = tiny.finetune(tmp_path, **OVERLAP)
+    for place in [("update", 6), ("update", 1), ("acting", 3)]:
+        state = stopped(tiny, calling, argv, place)
+        assert state["collector"]["sent"] is not None
+    same.run(whole_overlapped, tiny.finish(argv))
 
 
 @pytest.mark.slow

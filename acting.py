@@ -1,0 +1,156 @@
+"""The policy in the environments: encoder, RSSM and actor, one step at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fast
+import networks
+from behavior import ActorCritic
+from config import Config
+from models import WorldModel
+
+ActState = dict[str, Tensor]
+
+
+class Acting:
+    """Acts with the learner's weights, or with a copy that is one update older.
+
+    Args:
+        config: the run's configuration.
+        world_model: whose encoder and RSSM see.
+        behavior: whose actor acts.
+        autocast: makes the context of the computation.
+
+    With ``--overlap`` the actions of training come from a copy of the weights that
+    :meth:`refresh` takes, so that the environments need not wait for an update; on a GPU they are
+    then computed on a stream of their own. Evaluation always acts with the learner's weights.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world_model: WorldModel,
+        behavior: ActorCritic,
+        autocast: Callable[[], contextlib.AbstractContextManager],
+    ):
+        self.config, self.autocast = config, autocast
+        self.device = world_model.rssm.prior_stats.weight.device
+        self.actions = behavior.actor.actions
+        self._live = (world_model.encoder, world_model.rssm, behavior.actor)
+        self._pad, self._copy, self._stream = world_model.pad_action, None, None
+        on_gpu = self.device.type == "cuda"
+        if fast.overlaps(config):
+            self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
+            self._copy.requires_grad_(False)
+            self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self._steps: dict[str, Callable] = {mode: self._step(mode) for mode in ("train", "eval")}
+        if fast.graphs(config):
+            nothing: list[Tensor] = []
+            self._steps = {
+                mode: fast.Graph(step, lambda: nothing, self.device)
+                for mode, step in self._steps.items()
+            }
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copies the learner's weights, where a copy acts."""
+        if self._copy is None:
+            return
+        live = [p for part in self._live for p in part.parameters()]
+        torch._foreach_copy_(list(self._copy.parameters()), live)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The copy's weights, if there is one."""
+        return None if self._copy is None else self._copy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Takes up the copy's weights; where none were kept, those of the learner."""
+        if self._copy is not None and state is not None:
+            self._copy.load_state_dict(state)
+        else:
+            self.refresh()
+
+    def initial(self, batch: int) -> ActState:
+        """The recurrent state of ``batch`` environments before their first observation."""
+        action = torch.zeros(batch, self.actions, device=self.device)
+        return {**self._live[1].initial(batch), "action": action}
+
+    @torch.no_grad()
+    def __call__(
+        self, obs: Mapping[str, np.ndarray], state: ActState | None, mode: str
+    ) -> tuple[np.ndarray, ActState]:
+        """The next actions; see `Agent.act`."""
+        stream = self._stream if mode == "train" else None
+        with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
+            state = self.initial(len(obs["image"])) if state is None else state
+            inputs = {name: torch.from_numpy(np.ascontiguousarray(obs[name])) for name in obs}
+            inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
+            inputs |= {name: state[name] for name in ("stoch", "deter", "action")}
+            inputs |= self._noise(len(obs["image"]), mode)
+            latent = self._steps[mode](inputs)
+            action = self._explore(latent.pop("action"), mode)
+            return action.float().cpu().numpy(), {**latent, "action": action}
+
+    def _noise(self, n: int, mode: str) -> ActState:
+        """What the step draws with, made here: a recorded step draws nothing by itself."""
+        c, (encoder, rssm, actor) = self.config, self._live
+        noise = {}
+        if c.beta_vae and not c.eval_state_mean:
+            noise["embed_noise"] = torch.randn(n, 1, encoder.embed_size, device=self.device)
+        if c.collect_dyn_sample and not c.eval_state_mean:
+            noise["latent_noise"] = rssm.noise(n)
+        if mode != "eval":
+            noise["action_noise"] = actor.noise(n)
+        return noise
+
+    def _step(self, mode: str) -> Callable[[ActState], ActState]:
+        parts = self._copy if mode == "train" and self._copy is not None else self._live
+        encoder, rssm, actor = parts
+
+        @torch.no_grad()
+        def step(inputs: ActState) -> ActState:
+            """Observation, state and noise → the posterior and the actor's action."""
+            with self.autocast():
+                embed = encoder(inputs["image"][:, None])
+                if self.config.beta_vae:
+                    mean, logvar = embed
+                    noise = inputs.get("embed_noise")
+                    embed = mean if noise is None else encoder.sample(mean, logvar, noise)
+                noise = inputs.get("latent_noise")
+                previous = {name: inputs[name] for name in ("stoch", "deter")}
+                latent = rssm.obs_step(
+                    previous,
+                    self._pad(inputs["action"]),
+                    embed[:, 0],
+                    inputs["is_first"],
+                    sample=noise is not None,
+                    noise=noise,
+                )
+                policy = actor(rssm.get_feat(latent))
+            drawn = inputs.get("action_noise")
+            action = policy.mode() if drawn is None else policy.rsample(drawn)
+            return {**latent, "action": action}
+
+        return step
+
+    def _explore(self, action: Tensor, mode: str) -> Tensor:
+        """The action with the noise of ``--expl_amount`` or ``--eval_noise``."""
+        c = self.config
+        noise = c.eval_noise if mode == "eval" else c.expl_amount
+        if not noise:
+            return action
+        if c.actor_dist in networks.ActionHead.DISCRETE:
+            probs = noise / self.actions + (1 - noise) * action
+            index = torch.multinomial(probs, 1)[:, 0]
+            return nn.functional.one_hot(index, self.actions).float()
+        return (action + noise * torch.randn_like(action)).clamp(-1, 1)
