@@ -85,7 +85,7 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
     shadow_size = software_shadow_size(settings.shadow_size)
     domain, task = identity
     height, width = settings.size
-    return dmc2gym.make(
+    env = dmc2gym.make(
         domain,
         task,
         from_pixels=False,
@@ -98,6 +98,11 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
         shadow_size=shadow_size,
         **({} if prefix is None else _distractions(domain, settings, prefix)),
     )
+    # Read when the first frame makes the context. The model asks for 640×480 with four samples a
+    # pixel, all of which the floor's reflection clears and writes again for every frame.
+    buffer = env.dmc_env.physics.model.vis.global_
+    buffer.offheight, buffer.offwidth = height, width
+    return env
 
 
 def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, Any]:

@@ -44,6 +44,10 @@ TOP_CAMERA = {
     "lookat": np.array([0.0, 0.6, 0.0]),
 }
 TABLE_TEXTURE, TABLE_MATERIAL = "T_table", "table_wood"
+# From there the table fills the picture, so these are not seen, and no shadow of theirs either.
+UNSEEN_BODIES = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link")
+UNSEEN_MESH = "tablebody"  # what carries the table top
+_UNDRAWN_GROUP = 5  # of the groups of geoms, 0 to 2 are drawn
 
 
 class MetaWorld(gym.Env):
@@ -169,10 +173,33 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None
     )
     if settings.camera_id is None:
         sawyer.mujoco_renderer.default_cam_config = TOP_CAMERA
+        if width <= height:  # a wider picture shows what lies beside the table
+            leave_out_unseen(sawyer.model)
     # Beyond this many it would refuse, and ActionRepeat ends the episode.
     env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
     env = OwnContext(env, sawyer, settings.camera_id, shadow_size)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
+
+
+def leave_out_unseen(model: Any) -> None:
+    """Draws nothing that cannot be seen from straight above: the image stays, bit for bit.
+
+    That is the floor under the table with its reflection, for which MuJoCo draws the scene twice,
+    and the stand of the robot. No other geom mirrors: MuJoCo takes the model's first mirror alone,
+    which is the floor. The physics knows nothing of groups and mirrors.
+
+    Args:
+        model: The ``MjModel`` of a scene of the package, before its first frame.
+    """
+    import mujoco
+
+    unseen = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    for name in UNSEEN_BODIES:
+        unseen |= (model.geom_bodyid == model.body(name).id) & (model.geom_group < 3)
+    is_mesh = model.geom_type == mujoco.mjtGeom.mjGEOM_MESH
+    unseen |= is_mesh & (model.geom_dataid == model.mesh(UNSEEN_MESH).id) & (model.geom_group < 3)
+    model.geom_group[unseen] = _UNDRAWN_GROUP
+    model.mat_reflectance[:] = 0.0
 
 
 def _textured(package_class: type, texture: str | None) -> type:

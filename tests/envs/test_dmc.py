@@ -86,6 +86,13 @@ def test_action_repeat_sums_what_dm_control_gives(make, repeat):
     plain.physics.free()
 
 
+def test_the_renderer_has_no_room_beyond_the_frame(make):
+    env = make("dmc2gym_cartpole_swingup", size=(32, 48))
+    assert env.reset(seed=SEED)[0]["image"].shape == (32, 48, 3)
+    context = env.unwrapped.inner.dmc_env.physics.contexts.mujoco.ptr
+    assert (context.offHeight, context.offWidth) == (32, 48)
+
+
 @pytest.mark.parametrize(("repeat", "steps", "last"), [(1, 10, 1), (2, 5, 2), (4, 3, 2)])
 def test_time_limit_counts_control_steps_and_truncates(make, repeat, steps, last):
     env = make("dmc2gym_cartpole_swingup", action_repeat=repeat, time_limit=10)

@@ -308,6 +308,32 @@ def test_original_is_the_packages_table(drawers):
     plain.close()
 
 
+@pytest.mark.parametrize(
+    ("task", "variation"),
+    [(OPEN, "train"), (CLOSE, "original"), ("metaworld_basketball-v2", "test")],
+)
+def test_leaving_out_what_is_not_seen_changes_nothing(make, monkeypatch, task, variation):
+    env = make(task, variation=variation, time_limit=200)
+    monkeypatch.setattr("envs.drawerworld.leave_out_unseen", lambda model: None)
+    whole = make(task, variation=variation, time_limit=200)
+    frames = [e.reset(seed=LEFT)[0] for e in (env, whole)]
+    for action in [*actions_for(4), *np.repeat(actions_for(2, seed=1), 6, axis=0)]:
+        np.testing.assert_array_equal(*(frame["image"] for frame in frames))
+        frames = [e.step(action)[0] for e in (env, whole)]
+    fewer, all_ = (world(e).sawyer.mujoco_renderer.viewer.scn.ngeom for e in (env, whole))
+    assert fewer <= all_ - 6
+    for name in ("qpos", "qvel", "qacc_warmstart"):
+        one, other = (getattr(world(e).sawyer.data, name) for e in (env, whole))
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("settings", [{"camera_id": 1}, {"size": (48, 80)}])
+def test_all_is_drawn_where_more_is_seen(make, monkeypatch, settings):
+    frame = make(CLOSE, **settings).reset(seed=LEFT)[0]["image"]
+    monkeypatch.setattr("envs.drawerworld.leave_out_unseen", lambda model: None)
+    np.testing.assert_array_equal(frame, make(CLOSE, **settings).reset(seed=LEFT)[0]["image"])
+
+
 def test_an_episode_is_taken_up_where_it_was_left(make, drawers):
     actions, env = actions_for(6), drawers[OPEN]
     env.reset(seed=20, options={"variation": "switch"})
