@@ -1,0 +1,1 @@
+"""Speed and memory: each script prints a table and writes JSON with the machine's description."""

@@ -1,0 +1,283 @@
+"""Environment steps per second, by suite and renderer, and where a step's time goes.
+
+python -m benchmarks.env [--tasks T …] [--renderers osmesa egl] [--envs 1 4] [--json OUT] [-- FLAGS]
+
+Every row is a process of its own, because OpenGL is chosen once for a process. The settings are
+those of the suite's block in configs.yaml; words behind ``--`` are flags of dreamer.py over them.
+One environment is stepped in the process itself, and its step is divided: ``render`` is the drawing
+of the frame, ``physics`` MuJoCo's own step functions, ``rest`` all between (the distractions, the
+rewards, the wrappers). Several environments are stepped in worker processes. A step is the agent's,
+of ``--action_repeat`` control steps; resets are told apart. A renderer that cannot draw here is
+named below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import config
+from benchmarks.settings import look
+from benchmarks.table import markdown, write
+from benchmarks.turns import ROOT
+from envs import EnvSettings, UnknownTask, make_env, make_vector, parse_task
+from envs.rendering import choose_backend
+from tools import UserError
+
+TASKS = (
+    "dmc2gym_walker_walk",
+    "dmc_walker_walk",
+    "gymnasium_Pusher-v5",
+    "gymnasium_HalfCheetah-v5",
+    "metaworld_drawer-open-v1",
+)
+RENDERERS = ("osmesa", "egl")
+WARMUP = 5  # steps; the first frames compile shaders
+PHYSICS = ("mj_step", "mj_step1", "mj_step2", "mj_forward", "mj_rnePostConstraint")
+
+
+class Timed:
+    """A function, and the seconds that it took so far."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def measure_one(task: str, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """One environment in this process.
+
+    Returns:
+        ``steps`` and ``resets``: the seconds of each; ``render`` and ``physics``: of all steps
+        together.
+    """
+    env = make_env(task, **settings)
+    try:
+        import mujoco
+
+        env.reset(seed=0)
+        inner = env.unwrapped.inner
+        inner.render = render = Timed(inner.render)
+        physics = [Timed(getattr(mujoco, name)) for name in PHYSICS]
+        for name, timed in zip(PHYSICS, physics, strict=True):
+            setattr(mujoco, name, timed)  # the simulators look it up at every call
+        rng, found = np.random.default_rng(0), {"steps": [], "resets": []}
+        shape, shares = env.action_space.shape, {"render": 0.0, "physics": 0.0}
+
+        def step() -> bool:
+            for timed in (render, *physics):
+                timed.seconds = 0.0
+            start = time.perf_counter()
+            _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, shape).astype(np.float32))
+            found["steps"].append(time.perf_counter() - start)
+            shares["render"] += render.seconds
+            shares["physics"] += sum(timed.seconds for timed in physics)
+            return terminated or truncated
+
+        def reset() -> None:
+            start = time.perf_counter()
+            env.reset(seed=len(found["resets"]))
+            found["resets"].append(time.perf_counter() - start)
+
+        reset()
+        for _ in range(WARMUP):
+            step()
+        found["steps"].clear()
+        shares.update(render=0.0, physics=0.0)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or not found["steps"]:
+            if step():
+                reset()
+        return {**found, **shares}
+    finally:
+        env.close()
+
+
+def measure_many(task: str, n: int, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """``n`` environments in worker processes: ``steps``, the seconds of each step of them all."""
+    found: list[float] = []
+    with make_vector(task, n, workers="process", **settings) as envs:
+        rng, seed, ended = np.random.default_rng(0), 0, np.ones(n, bool)
+        end = None
+        while end is None or time.perf_counter() < end or not found:
+            if ended.any():
+                envs.reset(ended, [seed + i for i in range(n)])
+                seed += n
+            actions = rng.uniform(-1, 1, (n, envs.action_size)).astype(np.float32)
+            start = time.perf_counter()
+            result = envs.step(actions)
+            found.append(time.perf_counter() - start)
+            ended = result.terminated | result.truncated
+            if end is None and len(found) == WARMUP:
+                found.clear()
+                end = time.perf_counter() + seconds
+    return {"steps": found}
+
+
+def summarise(n: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates and shares: ``steps_per_second`` of all n, ``ms`` of a step, its parts' shares."""
+    steps = measured["steps"]
+    row = {"steps_per_second": n * len(steps) / sum(steps), "ms": 1e3 * statistics.median(steps)}
+    row |= {"ms_min": 1e3 * min(steps), "ms_max": 1e3 * max(steps), "count": len(steps)}
+    if "render" in measured:
+        shares = {name: measured[name] / sum(steps) for name in ("render", "physics")}
+        shares["rest"] = 1.0 - sum(shares.values())
+        row |= {**shares, "reset_ms": 1e3 * statistics.median(measured["resets"])}
+    return row
+
+
+def serve() -> int:
+    """Measures what stdin asks for and answers on stdout, each one JSON object."""
+    spec = json.load(sys.stdin)
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)  # whatever a simulator prints
+        backend = choose_backend(spec["renderer"])
+        given = (spec["settings"], spec["seconds"])
+        if spec["envs"] == 1:
+            measured = measure_one(spec["task"], *given)
+        else:
+            measured = measure_many(spec["task"], spec["envs"], *given)
+        answer = {**measured, "backend": dataclasses.asdict(backend)}
+        out.write(json.dumps(answer))
+    return 0
+
+
+def ask(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process with that renderer measured.
+
+    Raises:
+        UserError: it could not; the line is its last.
+    """
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.env", "--serve"],
+        cwd=ROOT,
+        env=environment,
+        input=json.dumps(spec),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode or not done.stdout:
+        lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        raise UserError(lines[-1])
+    return json.loads(done.stdout)
+
+
+def settings_of(task: str, flags: Sequence[str]) -> dict[str, Any]:
+    """The environment's settings in the suite's block of configs.yaml, under the flags."""
+    suite = parse_task(task).suite
+    parsed = config.parse(["--configs", "defaults", suite, "--task", task, *flags])
+    settings = {field.name: parsed[field.name] for field in dataclasses.fields(EnvSettings)}
+    if suite == "gymnasium" and "Pusher" not in task and "time_limit" not in parsed.given:
+        settings["time_limit"] = 1000  # the block's is Pusher's
+    return settings
+
+
+_COLUMNS = (
+    ("steps/s", "steps_per_second", "{:.1f}"),
+    ("ms/step", "ms", "{:.2f}"),
+    ("min", "ms_min", "{:.2f}"),
+    ("max", "ms_max", "{:.2f}"),
+    ("render", "render", "{:.1%}"),
+    ("physics", "physics", "{:.1%}"),
+    ("rest", "rest", "{:.1%}"),
+    ("reset, ms", "reset_ms", "{:.1f}"),
+)
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the summaries."""
+    body = []
+    for row in rows:
+        cells = [form.format(row[key]) if key in row else "" for _, key, form in _COLUMNS]
+        body.append([row["task"], row["renderer"], str(row["envs"]), *cells])
+    return markdown(["task", "renderer", "envs", *(name for name, _, _ in _COLUMNS)], body)
+
+
+def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows, and why others are missing."""
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    settings = {task: settings_of(task, args.flags) for task in args.tasks}
+    for task in args.tasks:
+        for renderer in args.renderers:
+            for n in args.envs:
+                name = f"{task}, {renderer}, {n}"
+                print(name, file=sys.stderr, flush=True)
+                spec = {"task": task, "renderer": renderer, "envs": n, "seconds": args.seconds}
+                try:
+                    measured = ask({**spec, "settings": settings[task]})
+                except UserError as error:
+                    failed[name] = str(error)
+                    continue
+                rows.append({**spec, **summarise(n, measured), "measured": measured})
+    return rows, failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.env",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--tasks", nargs="+", default=list(TASKS))
+    made.add_argument("--renderers", nargs="+", choices=RENDERERS, default=list(RENDERERS))
+    made.add_argument("--envs", type=int, nargs="+", help="default: 1 and the number of cores")
+    made.add_argument("--seconds", type=float, default=5.0, help="of each row, after its start")
+    made.add_argument("--json", type=Path, help="write every number and the machine there")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints the table, writes; returns the exit status."""
+    args.envs = args.envs or sorted({1, max(2, os.cpu_count() or 1)})
+    if min(args.envs) < 1:
+        raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
+    if not args.seconds > 0:
+        raise UserError(f"--seconds takes a number above 0, not {args.seconds}")
+    rows, failed = measure(args)
+    print(show(rows))
+    for name, why in failed.items():
+        print(f"{name}: {why}")
+    if args.json:
+        here = look(argparse.Namespace(device="cpu", threads=0), ceiling=False)
+        write(args.json, {"benchmark": "env", **here, "rows": rows, "failed": failed})
+    return 0 if rows else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures what the command line asks for; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--serve"]:
+        return serve()
+    cut = words.index("--") if "--" in words else len(words)
+    args = _parser().parse_args(words[:cut])
+    args.flags = words[cut + 1 :]
+    try:
+        return run(args)
+    except (UserError, UnknownTask) as error:
+        print(f"env: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

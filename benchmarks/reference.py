@@ -1,0 +1,178 @@
+"""The authors' update, from a checkout of ``qiwang067/DisWM`` that the user has.
+
+Their files are imported as they are and never edited. Names such as ``tools`` and ``models`` are
+theirs and ours: load them in a process that has imported none of our modules of these names.
+
+What makes them run here:
+
+- Modules that they import and the update does not need are stubs: Weights & Biases (its ``log``
+  calls stay and do nothing), TensorBoard, their ``wrappers`` (and with it panda_gym, gym,
+  cloudpickle, dmc2gym and numpy.distutils), and two imports by mistake
+  (``numpy.testing.print_coercion_tables``, ``torch.fx.experimental.migrate_gradual_types``).
+- Their command line calls ``yaml.safe_load``, which ruamel.yaml no longer has: their configs.yaml
+  is read here and goes through their own ``tools.args_type``.
+- The teacher has random weights instead of a checkpoint's, which costs the same.
+
+Their agent is their ``dreamer.Dreamer`` (``pretrain.Dreamer`` while pretraining) and an update is
+its ``_train(batch)``, metrics and transfers included. What it does beside the method stays: the
+guard around the world model's update switches the teacher's gradients on, for instance, so that
+the teacher is trained, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import logging
+import sys
+import tempfile
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+STUBS = (
+    "wandb",
+    "wrappers",
+    "torch.utils.tensorboard",
+    "numpy.testing.print_coercion_tables",
+    "torch.fx.experimental.migrate_gradual_types",
+    "panda_gym",
+    "gym",
+    "cloudpickle",
+    "dmc2gym",
+    "numpy.distutils",
+)
+MODULES = {"update": "dreamer", "pretrain": "pretrain"}
+_SHARED_NAMES = ("config", "dreamer", "models", "networks", "tools")
+
+
+class _Nothing:
+    """Takes every call and has every attribute; both give itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
+        return self
+
+    def __getattr__(self, name: str) -> _Nothing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+class _StubModule(types.ModuleType):
+    def __getattr__(self, name: str) -> _Nothing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
+class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives a stub for each module of ``STUBS`` and below."""
+
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if any(name == stub or name.startswith(stub + ".") for stub in STUBS):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _StubModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """A stub has nothing to run."""
+
+
+def missing(checkout: Path) -> str | None:
+    """What a folder lacks of a checkout, or None."""
+    names = ("dreamer.py", "pretrain.py", "models.py", "tools.py", "configs.yaml")
+    return next((name for name in names if not (checkout / name).is_file()), None)
+
+
+def load(checkout: Path, kind: str) -> types.ModuleType:
+    """Imports their ``dreamer`` or ``pretrain`` module, over stubs, for this whole process.
+
+    Args:
+        checkout: the folder with their files.
+        kind: ``update`` or ``pretrain``.
+
+    Raises:
+        FileNotFoundError: the folder is no checkout.
+        RuntimeError: the process has modules of ours under the same names.
+    """
+    checkout = checkout.resolve()
+    if lacks := missing(checkout):
+        raise FileNotFoundError(f"{checkout} is no checkout of qiwang067/DisWM: it has no {lacks}")
+    ours = [n for n in _SHARED_NAMES if n in sys.modules]
+    if ours:
+        raise RuntimeError(f"{', '.join(ours)} is imported: the reference needs its own process")
+    here = Path(__file__).resolve().parent.parent
+    sys.path[:] = [str(checkout), *(p for p in sys.path if Path(p or ".").resolve() != here)]
+    sys.meta_path.insert(0, _StubFinder())
+    return importlib.import_module(MODULES[kind])
+
+
+def read_config(checkout: Path, overrides: Mapping[str, Any]) -> argparse.Namespace:
+    """Their configuration for distracting DMC, through their own types, as their loop leaves it."""
+    document = YAML(typ="safe", pure=True).load((checkout / "configs.yaml").read_text())
+    values = {**document["defaults"], **document["dmc2gym"], **overrides}
+    args_type = importlib.import_module("tools").args_type
+    config = argparse.Namespace(**{k: args_type(v)(v) for k, v in values.items()})
+    config.act = getattr(torch.nn, config.act)
+    return config
+
+
+class Reference:
+    """Their agent, or their pretrainer, with the update of one batch.
+
+    Args:
+        checkout: the folder with their files.
+        kind: ``update`` (world model, actor, critic) or ``pretrain`` (video predictor).
+        actions: size of the action vector.
+        device: ``cpu`` or ``cuda:0``.
+        precision: 32, or 16 for their mixed precision, which exists on CUDA alone.
+        overrides: more keys of their configuration, such as ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        checkout: Path,
+        kind: str,
+        actions: int,
+        device: str = "cpu",
+        precision: int = 32,
+        overrides: Mapping[str, Any] | None = None,
+    ):
+        module = load(checkout, kind)
+        with tempfile.TemporaryDirectory() as empty:  # they count the steps of its episodes
+            flags = {"beta_vae": True, "num_actions": actions, "traindir": Path(empty)}
+            flags |= {"device": device, "precision": precision}
+            if kind == "update":
+                flags["distillation"] = True
+            self.config = read_config(checkout, {**flags, **(overrides or {})})
+            logging.getLogger("torch").setLevel(logging.ERROR)
+            self.agent = module.Dreamer(self.config, None, None).to(device)
+        self.agent.requires_grad_(requires_grad=False)
+
+    def update(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """One update of theirs.
+
+        Args:
+            batch: ``image`` uint8 [B, T, H, W, C], ``action`` [B, T, A], ``reward`` and
+                ``discount`` [B, T].
+
+        Returns:
+            The update's metrics, each a mean over one value.
+        """
+        names = ("image", "action", "reward", "discount")
+        data = {name: batch[name] for name in names}
+        data["discount"] = data["discount"].copy()  # they scale it in place
+        self.agent._metrics.clear()
+        self.agent._train(data)
+        return {name: float(np.mean(v)) for name, v in self.agent._metrics.items()}

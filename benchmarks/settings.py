@@ -1,0 +1,124 @@
+"""The settings that the benchmarks of updates compare, and the flags that they share."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from benchmarks.turns import Failed, ask_once
+from tools import UserError, nearest
+
+PAPER = {"batch_size": 50, "batch_length": 50, "imag_horizon": 15}
+ACTIONS = 6
+
+_EAGER = ["--compile", "False", "--cuda_graphs", "False"]
+# What each setting is: the authors' at a precision, or words of our command line.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "reference": {"source": "reference", "precision": 32},
+    "reference16": {"source": "reference", "precision": 16},
+    "exact": {"source": "ours", "flags": [*_EAGER, "--precision", "32"]},
+    "bf16": {"source": "ours", "flags": [*_EAGER, "--precision", "bf16"]},
+    "graphs32": {
+        "source": "ours",
+        "flags": ["--compile", "False", "--cuda_graphs", "True", "--precision", "32"],
+    },
+    "graphs": {
+        "source": "ours",
+        "flags": ["--compile", "False", "--cuda_graphs", "True", "--precision", "bf16"],
+    },
+    "compiled32": {
+        "source": "ours",
+        "flags": ["--compile", "True", "--cuda_graphs", "False", "--precision", "32"],
+    },
+    "compiled": {
+        "source": "ours",
+        "flags": ["--compile", "True", "--cuda_graphs", "False", "--precision", "bf16"],
+    },
+    "default": {"source": "ours", "flags": ["--precision", "auto"]},
+}
+ON_CPU = ("reference", "exact", "bf16", "default")
+ON_CUDA = tuple(SETTINGS)
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The flags that the benchmarks of updates share."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--device", default="auto", help="cpu or cuda:0; auto takes CUDA if present")
+    made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
+    made.add_argument("--warmup", type=int, help="updates before the first round; CUDA 5, CPU 1")
+    made.add_argument("--json", type=Path, help="write every number and the machine there")
+    for size, value in PAPER.items():
+        flags = [f"--{size}", "--horizon"] if size == "imag_horizon" else [f"--{size}"]
+        made.add_argument(*flags, dest=size, type=int, default=value)
+    return made
+
+
+def add_turns(made: argparse.ArgumentParser) -> None:
+    """The flags of the benchmarks that compare settings."""
+    made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
+    made.add_argument("--settings", nargs="+", help=f"some of {' '.join(SETTINGS)}")
+    made.add_argument("--also", nargs="+", default=[], metavar="NAME=FLAGS", help="more of ours")
+    made.add_argument("--rounds", type=int, default=5, help="turns of each setting")
+    made.add_argument("--updates", type=int, help="updates of one turn; CUDA 10, CPU 1")
+
+
+def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
+    """The settings that a command line names, or those of the device.
+
+    Raises:
+        UserError: an unknown name, or the reference without its checkout.
+    """
+    table = dict(SETTINGS)
+    for text in args.also:
+        name, equals, flags = text.partition("=")
+        if not equals or not name:
+            raise UserError(
+                f"--also takes NAME=FLAGS such as 'half=--image_chunk 25', not '{text}'"
+            )
+        table[name] = {"source": "ours", "flags": shlex.split(flags)}
+    names = list(args.settings or (ON_CUDA if device.startswith("cuda") else ON_CPU))
+    names += [text.partition("=")[0] for text in args.also]
+    if args.reference is None and not args.settings:
+        names = [name for name in names if table[name]["source"] != "reference"]
+    for name in names:
+        if name not in table:
+            raise UserError(f"no setting is called '{name}'{nearest(name, table)}")
+        if table[name]["source"] == "reference" and args.reference is None:
+            raise UserError(
+                f"the setting '{name}' needs --reference, a checkout of qiwang067/DisWM"
+            )
+        if table[name].get("precision") == 16 and not device.startswith("cuda"):
+            raise UserError(f"the setting '{name}' needs --device cuda:0: theirs is 32 on a CPU")
+    return {name: table[name] for name in dict.fromkeys(names)}
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses sizes and folders that cannot be meant.
+
+    Raises:
+        UserError: one line that names the flag.
+    """
+    for name in ("batch_size", "batch_length", "imag_horizon", "rounds", "updates", "warmup"):
+        value, least = getattr(args, name, None), 2 if name == "imag_horizon" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name} takes a whole number from {least}, not {value}")
+    if args.threads < 0:
+        raise UserError(f"--threads takes 0 or more, not {args.threads}")
+    folder = getattr(args, "reference", None)
+    if folder is not None and not (folder / "dreamer.py").is_file():
+        raise UserError(f"--reference {folder} is no checkout of qiwang067/DisWM: no dreamer.py")
+
+
+def look(args: argparse.Namespace, ceiling: bool = True) -> dict[str, Any]:
+    """``device``, ``machine`` and ``ceiling_tflops`` of where the benchmark runs."""
+    spec = {"source": "machine", "device": args.device, "threads": args.threads}
+    try:
+        return ask_once({**spec, "ceiling": ceiling})
+    except Failed as error:
+        raise UserError(f"--device {args.device}: {error}") from None

@@ -1,0 +1,196 @@
+"""A process that holds one setting and does its updates on request.
+
+It reads one JSON object a line: first what to hold, then ``{"do": …}`` requests, and answers each
+with one JSON line. It ends when its input does. :mod:`benchmarks.turns` is the other side.
+
+What to hold: ``source`` (``ours``, ``reference``, ``flops``, ``machine``), ``kind`` (``update``,
+``pretrain``), ``flags`` (words of our command line), ``precision`` (of the reference), ``checkout``
+(of the reference), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
+(``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes to count
+the arithmetic of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+
+
+def make_batch(sizes: Mapping[str, int], actions: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch of noise in the replay's format: [B, T, …], one episode a row."""
+    shape = (sizes["batch_size"], sizes["batch_length"])
+    rng = np.random.default_rng(seed)
+    batch = {
+        "image": rng.integers(0, 256, (*shape, 64, 64, 3), dtype=np.uint8),
+        "action": rng.uniform(-1, 1, (*shape, actions)).astype(np.float32),
+        "reward": rng.random(shape, dtype=np.float32),
+        "discount": np.ones(shape, np.float32),
+        "is_first": np.zeros(shape, bool),
+    }
+    batch["is_first"][:, 0] = True
+    return batch
+
+
+def memory(device: str) -> dict[str, int]:
+    """Bytes of this process: resident now and at most so far; on CUDA also the allocator's."""
+    status = Path("/proc/self/status").read_text()
+    found = {name: int(kb) * 1024 for name, kb in re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", status)}
+    sizes = {"resident": found["RSS"], "resident_peak": found["HWM"]}
+    if torch.device(device).type == "cuda":
+        sizes["cuda_allocated_peak"] = torch.cuda.max_memory_allocated(device)
+        sizes["cuda_reserved_peak"] = torch.cuda.max_memory_reserved(device)
+    return sizes
+
+
+def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
+    """Our update at a setting, and the configuration keys that say which."""
+    import config  # not above: a process with the reference has modules of theirs by these names
+    import fast
+    from agent import Agent, Pretrainer
+    from models import VideoPredictor
+
+    flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
+    flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
+    flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
+    parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
+    fast.prepare_process(parsed)
+    torch.manual_seed(parsed.seed)
+    if spec["kind"] == "pretrain":
+        learner = Pretrainer(parsed)
+    else:
+        learner = Agent(parsed, spec["actions"], VideoPredictor(parsed, 0))
+    keys = [k for k in ("precision", "compile", "cuda_graphs", "image_chunk") if k in parsed]
+    return learner.update, {"config": {k: parsed[k] for k in keys}, "dtype": str(learner.dtype)}
+
+
+_OF_KIND = {"update": ["--distillation", "True"], "pretrain": ["--beta_vae_pretrain", "True"]}
+
+
+def reference(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
+    """The authors' update, and the commit of their checkout."""
+    from benchmarks.machine import commit
+    from benchmarks.reference import STUBS, Reference
+
+    if spec["threads"]:
+        torch.set_num_threads(spec["threads"])
+    torch.manual_seed(0)
+    checkout = Path(spec["checkout"])
+    theirs = Reference(
+        checkout,
+        spec["kind"],
+        spec["actions"],
+        spec["device"],
+        spec["precision"],
+        spec["sizes"],
+    )
+    return theirs.update, {"commit": commit(checkout), "stubs": list(STUBS)}
+
+
+def count_flops(spec: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Multiplications and additions of one update of ours, at each of the sizes ``points``.
+
+    Matrix products and convolutions, counted in eager mode on a batch of one sequence; each of
+    them is linear in the batch, so that the whole batch's is a multiple.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flags, counts = ["--compile", "False", "--cuda_graphs", "False", "--precision", "32"], []
+    for sizes in spec["points"]:
+        one = {**sizes, "batch_size": 1}
+        update, _ = ours({**spec, "sizes": one, "flags": flags})
+        batch = _known(make_batch(one, spec["actions"]), spec)
+        update(batch)
+        with FlopCounterMode(display=False) as counter:
+            update(batch)
+        counts.append(counter.get_total_flops() * sizes["batch_size"])
+    return {"flops": counts}
+
+
+def _machine(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine's description and ceiling; ``device`` auto becomes CUDA where there is one."""
+    from benchmarks.machine import ceiling, describe
+
+    device = spec["device"]
+    if device == "auto":
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    elif torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device is here: give --device cpu")
+    if spec["threads"]:
+        torch.set_num_threads(spec["threads"])
+    rates = ceiling(device) if spec.get("ceiling", True) else {}
+    return {"device": device, "machine": describe(device), "ceiling_tflops": rates}
+
+
+def _known(batch: dict[str, np.ndarray], spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a learner is fed: a pretrainer of ours sees frames alone."""
+    if spec["kind"] == "pretrain" and spec["source"] != "reference":
+        return {name: batch[name] for name in ("image", "is_first")}
+    return batch
+
+
+def _timed(
+    update: Update, batch: Mapping[str, np.ndarray], updates: int, device: str
+) -> dict[str, Any]:
+    """Seconds of one update, the mean of ``updates`` in a row that end in one synchronisation."""
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(updates):
+        metrics = update(batch)
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - start) / updates
+    loss = float(metrics["model_loss"])
+    return {"seconds": seconds, "model_loss": loss, "memory": memory(device)}
+
+
+def serve(requests: Any, answer: Callable[[Mapping[str, Any]], None]) -> None:
+    """Builds what the first request says, then does updates until the requests end."""
+    spec = json.loads(next(requests))
+    if spec["source"] in ("flops", "machine"):
+        answer(count_flops(spec) if spec["source"] == "flops" else _machine(spec))
+        return
+    batch = _known(make_batch(spec["sizes"], spec["actions"]), spec)
+    update, facts = {"ours": ours, "reference": reference}[spec["source"]](spec)
+    answer(
+        {"facts": {**facts, "threads": torch.get_num_threads()}, "memory": memory(spec["device"])}
+    )
+    for line in requests:
+        answer(_timed(update, batch, json.loads(line)["updates"], spec["device"]))
+
+
+def main(serve: Callable[[Any, Callable[[Mapping[str, Any]], None]], None] = serve) -> int:
+    """Serves the process on the other side of the pipes; returns the exit status."""
+    # What anybody prints goes to stderr: the answers have the old stdout for themselves.
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+
+        def answer(message: Mapping[str, Any]) -> None:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+        try:
+            serve(iter(sys.stdin.readline, ""), answer)
+        except Exception as error:  # the other side tells it, and goes on without this setting
+            traceback.print_exc()
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            answer({"error": f"{type(error).__name__}: {first}"})
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

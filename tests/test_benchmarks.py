@@ -1,0 +1,332 @@
+"""The benchmarks of updates: what they hold, count, print and write; never how fast it was."""
+
+import io
+import json
+import os
+import re
+import statistics
+import subprocess
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from benchmarks import compare, growth, pretrain_update, settings, table, turns, update
+
+TINY = ["--device", "cpu", "--threads", "1", "--warmup", "1"]
+SMALL = ["--batch_size", "2", "--batch_length", "3", "--horizon", "3"]
+
+# A checkout in the shape of the authors': the same names and entry points, one layer to learn.
+CONFIGS = """
+defaults: {batch_size: 50, device: 'cuda:0', precision: 32, act: 'ELU', beta_vae: False, lr: 1e-3,
+           distillation: False, traindir: null, num_actions: 0, size: [64, 64], reward_scale: 1.0}
+dmc2gym: {reward_scale: 2}
+atari: {reward_scale: 5}
+"""
+TOOLS = """
+import wandb
+def args_type(default):
+    return lambda x: tuple(x) if isinstance(x, list) else x
+"""
+MODELS = """
+import torch
+import wandb
+from numpy.testing.print_coercion_tables import print_new_cast_table
+from torch.fx.experimental.migrate_gradual_types.operation import op_neq
+import tools
+class Model(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(config.num_actions, 1), config.act())
+        self.optimizer = torch.optim.SGD(self.parameters(), 1e-9)
+    def train_on(self, data):
+        data['discount'] *= 0.99
+        self.requires_grad_(True)
+        pixels = torch.tensor(data['image']).float().mean()
+        loss = self.layer(torch.tensor(data['action'])).mean() * 0 + pixels
+        loss = loss + float(data['discount'].mean()) + float(data['reward'].shape[1])
+        loss.backward()
+        self.optimizer.step()
+        wandb.log({'loss': loss})
+        self.requires_grad_(False)
+        return loss.item()
+"""
+DREAMER = """
+import torch, wandb
+import models, wrappers
+from torch.utils.tensorboard import SummaryWriter
+from panda_gym import reward_type
+from numpy.distutils.command.config import config as unused
+class Dreamer(torch.nn.Module):
+    def __init__(self, config, logger, dataset):
+        super().__init__()
+        print('Logdir', config.traindir)
+        assert list(config.traindir.glob('*.npz')) == []
+        assert config.size == (64, 64) and config.reward_scale == 2 and config.beta_vae
+        assert config.distillation is EXPECTED
+        self._metrics = {}
+        self._model = models.Model(config)
+    def _train(self, data):
+        self._metrics.setdefault('model_loss', []).append(self._model.train_on(data))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    files = {"configs.yaml": CONFIGS, "tools.py": TOOLS, "models.py": MODELS}
+    files["dreamer.py"] = DREAMER.replace("EXPECTED", "True")
+    files["pretrain.py"] = DREAMER.replace("EXPECTED", "False")
+    # What a run needs and an update does not is not even read.
+    files["wrappers.py"] = "raise ImportError('no simulator here')"
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def spec(source, **more):
+    sizes = {"batch_size": 2, "batch_length": 3, "imag_horizon": 3}
+    common = {"kind": "update", "device": "cpu", "threads": 1, "actions": 6, "sizes": sizes}
+    return {"source": source, **common, **more}
+
+
+def test_update_compares_settings_in_one_table_and_json(checkout, tmp_path, capsys):
+    out = tmp_path / "update.json"
+    words = ["--reference", str(checkout), "--settings", "reference", "exact", "--rounds", "2"]
+    assert update.main([*TINY, *SMALL, *words, "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["sizes"] == {"batch_size": 2, "batch_length": 3, "imag_horizon": 3}
+    assert report["machine"]["torch"]
+    assert report["machine"]["threads"] == 1
+    assert min(report["ceiling_tflops"].values()) > 0
+    assert report["failed"] == {}
+    theirs, ours = report["settings"]["reference"], report["settings"]["exact"]
+    assert theirs["model_loss"] == pytest.approx(127.5 + 3.99, abs=1.5)
+    assert theirs["warmup_seconds"]
+    assert "wandb" in theirs["stubs"]
+    assert ours["dtype"] == "torch.float32"
+    assert ours["config"]["precision"] == "32"
+    for setting in (theirs, ours):
+        assert len(setting["seconds"]) == 2
+        assert setting["memory"]["resident_peak"] >= setting["before"]["resident"] > 1e7
+    row, best = report["rows"]["exact"], max(report["ceiling_tflops"].values())
+    pairs = zip(theirs["seconds"], ours["seconds"], strict=True)
+    assert row["faster"] == pytest.approx(statistics.median(a / b for a, b in pairs))
+    assert row["ms"] == pytest.approx(1e3 * statistics.median(ours["seconds"]))
+    assert row["share"] == pytest.approx(report["flops"] / row["ms"] / 1e9 / best)
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [line[1].strip() for line in lines] == ["setting", "-" * 9, "reference", "exact"]
+    assert lines[2][5].strip() == "1.00"
+    assert str(checkout) not in out.read_text()
+
+
+def test_pretraining_has_its_own_update_and_a_failure_is_told(
+    checkout, tmp_path, capsys, monkeypatch
+):
+    here = {"device": "cpu", "machine": {"cpu": "this one"}, "ceiling_tflops": {"fp32": 1.0}}
+    monkeypatch.setattr(compare, "look", lambda args: here)
+    out = tmp_path / "pretrain.json"
+    (checkout / "pretrain.py").write_text("import models\nraise ValueError('broken here')")
+    words = ["--reference", str(checkout), "--settings", "reference", "bf16", "--rounds", "1"]
+    assert pretrain_update.main([*TINY, *SMALL, *words, "--json", str(out)]) == 1
+    report = json.loads(out.read_text())
+    assert report["failed"] == {"reference": "ValueError: broken here"}
+    assert list(report["rows"]) == ["bf16"]
+    assert report["settings"]["bf16"]["dtype"] == "torch.bfloat16"
+    assert "faster" not in report["rows"]["bf16"]
+    printed = capsys.readouterr().out
+    assert "reference failed: ValueError: broken here" in printed
+    assert "× reference" not in printed
+
+
+def test_reference_pretrains_too(checkout):
+    worker = turns.Worker(spec("reference", kind="pretrain", precision=32, checkout=str(checkout)))
+    losses = [worker.update()["model_loss"] for _ in range(2)]  # theirs scales the batch in place
+    worker.close()
+    assert losses[0] == losses[1] == pytest.approx(127.5 + 3.99, abs=1.5)
+
+
+def test_work_is_that_of_the_paper_and_grows_in_proportion():
+    points = [(50, 50, 15), (2, 4, 3), (4, 4, 3), (2, 8, 3), (2, 4, 6), (2, 4, 9)]
+    names = ("batch_size", "batch_length", "imag_horizon")
+    sizes = [dict(zip(names, point, strict=True)) for point in points]
+    paper, small, wider, longer, farther, farthest = turns.count_flops(spec("flops"), sizes)
+    assert 0.6e12 < paper < 0.8e12
+    assert wider == 2 * small
+    assert longer == pytest.approx(2 * small, rel=1e-2)
+    assert farthest - farther == farther - small > 0
+
+
+def test_a_setting_that_fails_leaves_the_others(checkout, capsys):
+    theirs = spec("reference", precision=32, checkout=str(checkout))
+    specs = {"odd": spec("ours", flags=["--no_such_flag", "1"]), "theirs": theirs}
+    group = turns.Settings({**specs, "again": theirs}, warmup=1, together=3)
+    for index in range(2):
+        group.round(index, updates=2)
+    group.close()
+    assert "no_such_flag" in group.failed["odd"]
+    assert list(group.results) == ["theirs", "again"]
+    assert [len(result["seconds"]) for result in group.results.values()] == [2, 2]
+    assert "odd FAILED" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_is_a_failed_setting(checkout):
+    specs = {"theirs": spec("reference", precision=32, checkout=str(checkout))}
+    group = turns.Settings(specs, warmup=1)
+    group._workers["theirs"]._process.kill()
+    group.round(0, updates=1)
+    group.close()
+    assert group.failed["theirs"].startswith("its process ended with status -9")
+    assert group.results == {}
+
+
+def test_memory_on_cuda_is_the_allocators():
+    def result(seconds, gb):
+        sizes = {"resident": 2e9, "resident_peak": 3e9}
+        after = {**sizes, "cuda_allocated_peak": gb * 1e9, "cuda_reserved_peak": 2 * gb * 1e9}
+        return {"seconds": seconds, "before": sizes, "memory": after}
+
+    results = {"reference": result([0.4, 0.8], 4.0), "default": result([0.04, 0.02], 1.0)}
+    rows = compare.summarise(results, flops=10**12, ceiling=100.0)
+    assert rows["default"]["faster"] == pytest.approx((10 + 40) / 2)
+    assert rows["default"]["memory_share"] == 0.25
+    assert (rows["default"]["gb_allocated"], rows["default"]["gb_reserved"]) == (1, 2)
+    assert rows["default"]["tflops"] == pytest.approx(1 / 0.03)
+    assert "| GPU peak reserved, GB |" in compare.show(rows, {})
+
+
+def test_a_point_of_growth_is_a_process_of_its_own(checkout):
+    theirs = spec("reference", kind="pretrain", precision=32, checkout=str(checkout))
+    point = growth.measure(theirs, warmup=1, rounds=3, updates=2)
+    assert point["sizes"] == theirs["sizes"]
+    assert point["ms"] == sorted(point["ms_all"])[1] > 0
+    assert point["gb"] > point["own_gb"] > 0
+
+
+def test_growth_measures_each_quantity_and_draws_it(tmp_path, capsys, monkeypatch):
+    def work(spec, points):
+        return [p["batch_size"] * p["batch_length"] for p in points]
+
+    def measured(spec, warmup, rounds, updates):
+        sizes = spec["sizes"]
+        ms = 3 * sizes["batch_size"] * sizes["batch_length"] ** 2
+        return {"sizes": sizes, "ms": ms, "ms_all": [ms], "own_gb": 0.5, "gb": 1.0}
+
+    here = {"device": "cpu", "machine": {"cpu": "this one"}}
+    monkeypatch.setattr(growth, "look", lambda args: here)
+    monkeypatch.setattr(growth, "count_flops", work)
+    monkeypatch.setattr(growth, "measure", measured)
+    out, plot = tmp_path / "growth.json", tmp_path / "growth.png"
+    words = ["--kind", "pretrain", "--setting", "exact", *TINY, *SMALL]
+    words += ["--batch_sizes", "4", "1", "2", "--batch_lengths", "2", "4"]
+    assert growth.main([*words, "--json", str(out), "--plot", str(plot)]) == 0
+    report = json.loads(out.read_text())
+    sizes = [(p["sizes"]["batch_size"], p["sizes"]["batch_length"]) for p in _all(report)]
+    assert sizes == [(1, 3), (2, 3), (4, 3), (2, 2), (2, 4)]
+    for size, slope in (("batch_size", 1), ("batch_length", 2)):
+        assert report["slopes"][size]["ms"]["slope"] == pytest.approx(slope)
+        assert report["slopes"][size]["tflop"]["last"] == pytest.approx(1)
+        assert report["slopes"][size]["own_gb"]["slope"] == pytest.approx(0)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "| sequence length: slope |      2.00 |" in capsys.readouterr().out
+
+
+def _all(report):
+    return [point for row in report["points"].values() for point in row]
+
+
+def test_slopes_are_exponents():
+    whole, last = growth.slopes([1, 2, 4], [3, 12, 48])
+    assert (whole, last) == (pytest.approx(2), pytest.approx(2))
+    assert growth.slopes([1, 2, 4], [1, 1, 4])[1] == pytest.approx(2)
+
+
+def test_growth_draws_a_line_for_each_quantity():
+    sizes = dict(settings.PAPER)
+    points = {
+        name: [{"sizes": {**sizes, name: v}, "ms": v, "own_gb": v, "tflop": v} for v in (8, 16)]
+        for name in growth.RANGES
+    }
+    figure = growth.draw(points, growth.growth(points), "title")
+    with io.BytesIO() as file:
+        figure.savefig(file)
+    for axes in figure.axes:
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels[0] == "batch size: slope 1.00 (work 1.00)"
+        assert len(labels) == 4
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+    plt.close(figure)
+
+
+def test_failed_settings_have_a_row():
+    rows = {"exact": {"ms": 12.0, "ms_min": 11.0, "ms_max": 13.0}}
+    text = compare.show(rows, {"default": "out of memory"})
+    assert [line.count("|") for line in text.splitlines()] == [5, 5, 5, 5]
+    assert text.splitlines()[-1].split("|")[1:3] == [" default ", "    failed "]
+
+
+def test_tables_align_their_columns():
+    text = table.markdown(["a", "b"], [["long name", "1"], ["x", "100"]])
+    assert text.splitlines()[0] == "| a         |   b |"
+    assert text.splitlines()[2] == "| long name |   1 |"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--settings", "exat"], "did you mean 'exact'"),
+        (["--settings", "reference"], "--reference"),
+        (["--reference", "nowhere"], "no checkout"),
+        (["--batch_size", "0"], "--batch_size"),
+        (["--rounds", "0"], "--rounds"),
+        (["--also", "--image_chunk 5"], "NAME=FLAGS"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--threads", "-1"], "--threads"),
+    ],
+)
+def test_mistakes_are_one_line(words, told, capsys, monkeypatch):
+    if "cuda:99" not in words:
+        here = {"device": "cpu", "machine": {}, "ceiling_tflops": {}}
+        monkeypatch.setattr(compare, "look", lambda args: here)
+    assert update.main(words) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_gpu_script_goes_on_after_a_failure_and_tells_it(checkout, tmp_path, reference):
+    calls, program = tmp_path / "calls", tmp_path / "python"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\ncase "$*" in *acting*) echo no; exit 3;; esac\n'
+    )
+    program.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(program), "OUT": str(tmp_path / "out"), "FRAMES": "70"}
+    env |= {"REFERENCE": str(checkout)} if reference else {}
+    done = subprocess.run(
+        [turns.ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == "failed: acting (3)"
+    words = [line.split() for line in calls.read_text().splitlines()]
+    modules = ["machine", "update", "pretrain_update", "acting", "run"]
+    assert [w[1] for w in words] == [*(f"benchmarks.{name}" for name in modules), "pytest"]
+    for command in words[1:4]:
+        assert (str(checkout) in command) is reference
+    assert words[4][words[4].index("--frames") + 1] == "70"
+    assert (tmp_path / "out" / "acting.log").read_text() == "no\n"
+    limits = re.findall(r"^part \w+ (\d+)", Path(done.args[0]).read_text(), re.MULTILINE)
+    assert len(limits) == 6
+    assert sum(map(int, limits)) < 9 * 60
+
+
+@pytest.mark.gpu
+def test_default_and_exact_on_the_gpu(tmp_path):
+    out = tmp_path / "update.json"
+    words = ["--device", "cuda:0", "--settings", "exact", "default", "--rounds", "2"]
+    assert update.main([*words, *SMALL, "--updates", "2", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["machine"]["gpu"]
+    assert set(report["ceiling_tflops"]) == {"fp32", "tf32", "bf16"}
+    assert all(row["gb_reserved"] > 0 for row in report["rows"].values())

@@ -1,0 +1,223 @@
+"""The benchmarks of environments, acting and a whole run: what they count, print and write."""
+
+import json
+
+import pytest
+
+import config as configuration
+from benchmarks import acting, env, run
+from tools import UserError
+
+WALKER = "dmc2gym_walker_walk"
+# A run of 60 agent steps in episodes of 10.
+TINY = "--units 16 --dyn_deter 16 --dyn_hidden 16 --dyn_stoch 4 --z_dim 4 --cnn_depth 4 "
+TINY += "--batch_size 2 --batch_length 6 --imag_horizon 3 --time_limit 20 --prefill 15 "
+TINY += "--pretrain 3 --train_every 5 --eval_every 60 --eval_episodes 2 --eval_envs 1 "
+TINY += "--log_every 40 --checkpoint_every 58 --log_videos False --num_threads 1 "
+TINY += "--shadow_size 64 --task dmc2gym_reacher_easy"
+
+# A checkout in the shape of the authors', whose policy tells what it was asked.
+THEIRS = {
+    "configs.yaml": "defaults: {act: 'ELU', traindir: null}\ndmc2gym: {reward_scale: 2}\n",
+    "tools.py": "def args_type(default):\n    return lambda x: x\n",
+    "models.py": "",
+    "pretrain.py": "",
+    "dreamer.py": """
+import torch, wandb, wrappers
+class Dreamer(torch.nn.Module):
+    def __init__(self, config, logger, dataset):
+        super().__init__()
+        self.config, self.steps = config, 0
+    def _policy(self, obs, state, training):
+        assert not torch.is_grad_enabled() and obs['reward'].shape == (len(obs['image']),)
+        # Two modes, two numbers of environments, two steps of each a turn; the episodes go on.
+        assert (state or 0) == self.steps // 8 * 2 + self.steps % 2
+        assert training == (self.steps % 8 < 4)
+        self.steps += 1
+        action = torch.full((len(obs['image']), self.config.num_actions), 0.5)
+        return {'action': action}, (state or 0) + 1
+""",
+}
+
+
+def table_of(text):
+    """The cells of the Markdown table in a text, row by row, without the rule."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+def test_steps_of_environments_and_their_shares(tmp_path, capsys):
+    out = tmp_path / "env.json"
+    words = ["--tasks", "dmc2gym_cartpole_swingup", "--renderers", "osmesa", "--envs", "1", "2"]
+    flags = ["--", "--shadow_size", "64", "--time_limit", "20"]
+    assert env.main([*words, "--seconds", "0.3", "--json", str(out), *flags]) == 0
+    report = json.loads(out.read_text())
+    assert report["machine"]["cpu"]
+    assert report["failed"] == {}
+    one, two = report["rows"]
+    assert (one["envs"], two["envs"]) == (1, 2)
+    assert one["measured"]["backend"]["name"] == "osmesa"
+    steps = one["measured"]["steps"]
+    assert one["steps_per_second"] == pytest.approx(len(steps) / sum(steps))
+    assert one["render"] + one["physics"] + one["rest"] == pytest.approx(1.0)
+    assert min(one["render"], one["physics"], one["rest"]) > 0
+    assert one["render"] > one["physics"]  # the CPU draws
+    # Episodes of ten agent steps, the flag's.
+    assert len(one["measured"]["resets"]) == 1 + (len(steps) + env.WARMUP) // 10
+    steps = two["measured"]["steps"]
+    assert two["steps_per_second"] == pytest.approx(2 * len(steps) / sum(steps))
+    assert "render" not in two
+    table = table_of(capsys.readouterr().out)
+    assert [row[:3] for row in table[1:]] == [
+        ["dmc2gym_cartpole_swingup", "osmesa", n] for n in ("1", "2")
+    ]
+    assert table[1][3] == f"{one['steps_per_second']:.1f}"
+
+
+def test_an_environment_that_cannot_be_measured_is_named():
+    spec = {"task": WALKER, "renderer": "vulkan", "envs": 1, "seconds": 0.1, "settings": {}}
+    with pytest.raises(UserError, match=r"MUJOCO_GL=vulkan is no backend"):
+        env.ask(spec)
+
+
+def test_a_suites_block_is_where_its_settings_come_from():
+    assert env.settings_of("gymnasium_Pusher-v5", [])["step_std"] == 0.1
+    assert env.settings_of("gymnasium_Pusher-v5", [])["time_limit"] == 100
+    assert env.settings_of("gymnasium_HalfCheetah-v5", [])["time_limit"] == 1000
+    flags = ["--time_limit", "50", "--action_repeat", "4"]
+    settings = env.settings_of("gymnasium_HalfCheetah-v5", flags)
+    assert (settings["time_limit"], settings["action_repeat"]) == (50, 4)
+
+
+def test_policies_take_turns(tmp_path, capsys):
+    checkout, out = tmp_path / "theirs", tmp_path / "acting.json"
+    checkout.mkdir()
+    for name, text in THEIRS.items():
+        (checkout / name).write_text(text)
+    words = ["--reference", str(checkout), "--settings", "reference", "--steps", "2"]
+    sizes = ["--device", "cpu", "--threads", "1", "--envs", "1", "3", "--rounds", "2"]
+    more = ["--also", "narrow=--precision 32 --units 16", "broken=--units x", "--json", str(out)]
+    assert acting.main([*words, *sizes, *more]) == 1
+    report = json.loads(out.read_text())
+    assert list(report["settings"]) == ["reference", "narrow"]
+    assert report["settings"]["narrow"]["dtype"] == "torch.float32"
+    assert "units" in report["failed"]["broken"]
+    for setting in report["settings"].values():
+        assert set(setting["seconds"]) == {"train 1", "train 3", "eval 1", "eval 3"}
+        assert all(len(seconds) == 2 for seconds in setting["seconds"].values())
+    rows = {(row["mode"], row["envs"], row["setting"]): row for row in report["rows"]}
+    row = rows["eval", 3, "narrow"]
+    theirs, ours = (
+        report["settings"][name]["seconds"]["eval 3"] for name in ("reference", "narrow")
+    )
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    assert row["faster"] == pytest.approx(sum(ratios) / 2)
+    assert row["steps_per_second"] == pytest.approx(3 / (sum(ours) / 2))
+    assert rows["train", 1, "reference"]["faster"] == 1.0
+    table = table_of(capsys.readouterr().out)
+    assert len(table) == 1 + len(report["rows"]) == 9
+    assert str(checkout) not in out.read_text()
+
+
+def test_a_run_tells_where_its_seconds_went(tmp_path, capsys):
+    out = tmp_path / "run.json"
+    words = ["--device", "cpu", "--frames", "120", "--json", str(out)]
+    assert run.main([*words, "--", *TINY.split()]) == 0
+    report = json.loads(out.read_text())
+    measured, names = report["measured"], report["measured"]["names"]
+    assert measured["counts"] == {
+        "agent steps": 60,
+        "steps acted": 45,
+        "updates": 12,
+        "evaluation steps": 80,  # at 30, 60 and 120 frames, and the random policy's
+        "log lines": 3,
+        "checkpoints": 2,
+    }
+    assert sum(cost["seconds"] for cost in names.values()) == pytest.approx(measured["wall"])
+    for name in ("env", "act", "update", "evaluate", "checkpoint", run.START):
+        assert names[name]["seconds"] > 0, name
+    projected = report["projected"]
+    assert projected["frames"] == 1_000_000
+    assert projected["unknown"] == []
+    # The preset's schedule in episodes of 10 steps: 102 evaluations of 10 of them.
+    assert projected["counts"]["evaluation steps"] == 102 * 10 * 10
+    assert projected["counts"]["updates"] == 100 + (500_000 - 2_500) // 5
+    text = capsys.readouterr().out
+    assert f"1000000 frames: {projected['total'] / 60:.1f} minutes" in text
+    table = table_of(text)
+    assert [row[0] for row in table[1:]] == [*names, "whole"]
+    assert table[-1][1] == f"{measured['wall']:.1f}"
+
+
+def test_costs_and_their_projection():
+    words = "--configs defaults dmc2gym --prefill 1000 --eval_every 2000 --log_every 2000"
+    config = configuration.parse([*words.split(), "--checkpoint_every", "3000", "--pretrain", "10"])
+
+    def line(step, updates, **seconds):
+        named = {f"seconds_{name}": value for name, value in {"other": 0.0, **seconds}.items()}
+        return {"step": step, "updates": updates, **named}
+
+    rows = [
+        {"step": 2000, "random_length": 500.0, "random_episodes": 10},
+        {"step": 2000, "eval_length": 500.0, "eval_episodes": 10},
+        line(4000, 210, env=8.0, update=52.0, evaluate=20.0, log=3.0, act=10.0),
+        {"step": 4000, "eval_length": 500.0, "eval_episodes": 10},
+        line(6000, 410, env=2.0, update=20.0, evaluate=10.0, log=1.0, act=4.0, checkpoint=5.0),
+        line(6000, 410, evaluate=2.0) | {"updates": 410},
+    ]
+    measured = run.costs(rows, config, wall=150.0)
+    names = measured["names"]
+    assert measured["counts"]["updates"] == 410
+    assert measured["counts"]["evaluation steps"] == 15_000
+    assert names["update"]["each"] == pytest.approx(20.0 / 200)
+    assert names["update"]["once"] == pytest.approx(72.0 - 410 * 0.1)  # compiling, say
+    assert names["env"]["each"] == pytest.approx(2.0 / 1000)
+    assert names["env"]["once"] == pytest.approx(10.0 - 3000 * 0.002)
+    assert names["evaluate"]["each"] == pytest.approx(32.0 / 15_000)
+    assert names["checkpoint"]["each"] == pytest.approx(5.0 / 2)
+    assert names[run.START]["once"] == pytest.approx(150.0 - 137.0)
+    ahead = run.project(measured, config.replace(prefill=2500, pretrain=100), 20_000)
+    assert ahead["counts"]["agent steps"] == 10_000
+    assert ahead["counts"]["updates"] == 100 + 7_500 // 5
+    assert ahead["seconds"]["update"] == pytest.approx(31.0 + 1_600 * 0.1)
+    assert ahead["total"] == pytest.approx(sum(ahead["seconds"].values()))
+    never = run.costs(rows[:4], config, wall=100.0)
+    assert never["names"]["checkpoint"]["each"] == pytest.approx(0.0)
+    rarely = run.costs(rows[:4], config.replace(checkpoint_every=5000), wall=100.0)
+    assert run.project(rarely, config, 20_000)["unknown"] == ["checkpoint"]
+
+
+def test_a_projection_has_the_presets_schedule_and_the_runs_episodes():
+    words = "--configs defaults dmc2gym cpu --prefill 7 --eval_episodes 1 --time_limit 40 --envs 2"
+    ahead = run.at_presets_schedule(configuration.parse(words.split()))
+    assert (ahead.prefill, ahead.eval_episodes, ahead.train_every) == (1000, 10, 2)
+    assert (ahead.time_limit, ahead.envs, ahead.action_repeat) == (40, 2, 4)
+
+
+def test_a_log_without_seconds_is_refused():
+    config = configuration.parse(["--configs", "defaults", "dmc2gym"])
+    with pytest.raises(run.Failed, match="log_every"):
+        run.costs([{"step": 10, "eval_return": 1.0}], config, wall=1.0)
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "line"),
+    [
+        (run.main, "--device cpu --frames 5000", "--frames must be more than 5000"),
+        (run.main, "--device cpu -- --unit 3", "unknown flag --unit"),
+        (env.main, "--envs 0", "--envs takes numbers from 1, not 0"),
+        (env.main, "--seconds 0", "--seconds takes a number above 0"),
+        (env.main, "--tasks dmc2gym_walker_wolk", "did you mean 'dmc2gym_walker_walk'"),
+        (acting.main, "--steps 0", "--steps takes a whole number from 1, not 0"),
+        (acting.main, "--envs 0", "--envs takes numbers from 1"),
+        (acting.main, "--reference .", "is no checkout"),
+        (acting.main, "--device cpu --settings exakt", "did you mean 'exact'"),
+    ],
+)
+def test_mistakes_are_one_line(main, words, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert line in err.splitlines()[-1]
+    assert out == ""
