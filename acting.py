@@ -27,21 +27,17 @@ class Acting:
         config: the run's configuration.
         world_model: whose encoder and RSSM see.
         behavior: whose actor acts.
-        autocast: makes the context of the computation.
+
+    It computes in float32, whatever updates compute in: casting the weights anew for a few images
+    costs more than it saves.
 
     With ``--overlap`` the actions of training come from a copy of the weights that
     :meth:`refresh` takes, so that the environments need not wait for an update; on a GPU they are
     then computed on a stream of their own. Evaluation always acts with the learner's weights.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        world_model: WorldModel,
-        behavior: ActorCritic,
-        autocast: Callable[[], contextlib.AbstractContextManager],
-    ):
-        self.config, self.autocast = config, autocast
+    def __init__(self, config: Config, world_model: WorldModel, behavior: ActorCritic):
+        self.config = config
         self.device = world_model.rssm.prior_stats.weight.device
         self.actions = behavior.actor.actions
         self._live = (world_model.encoder, world_model.rssm, behavior.actor)
@@ -120,23 +116,22 @@ class Acting:
         @torch.no_grad()
         def step(inputs: ActState) -> ActState:
             """Observation, state and noise → the posterior and the actor's action."""
-            with self.autocast():
-                embed = encoder(inputs["image"][:, None])
-                if self.config.beta_vae:
-                    mean, logvar = embed
-                    noise = inputs.get("embed_noise")
-                    embed = mean if noise is None else encoder.sample(mean, logvar, noise)
-                noise = inputs.get("latent_noise")
-                previous = {name: inputs[name] for name in ("stoch", "deter")}
-                latent = rssm.obs_step(
-                    previous,
-                    self._pad(inputs["action"]),
-                    embed[:, 0],
-                    inputs["is_first"],
-                    sample=noise is not None,
-                    noise=noise,
-                )
-                policy = actor(rssm.get_feat(latent))
+            embed = encoder(inputs["image"][:, None])
+            if self.config.beta_vae:
+                mean, logvar = embed
+                noise = inputs.get("embed_noise")
+                embed = mean if noise is None else encoder.sample(mean, logvar, noise)
+            noise = inputs.get("latent_noise")
+            previous = {name: inputs[name] for name in ("stoch", "deter")}
+            latent = rssm.obs_step(
+                previous,
+                self._pad(inputs["action"]),
+                embed[:, 0],
+                inputs["is_first"],
+                sample=noise is not None,
+                noise=noise,
+            )
+            policy = actor(rssm.get_feat(latent))
             drawn = inputs.get("action_noise")
             action = policy.mode() if drawn is None else policy.rsample(drawn)
             return {**latent, "action": action}

@@ -298,7 +298,7 @@ class Agent(Learner):
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
-        self.acting = Acting(config, self.world_model, self.behavior, self.autocast)
+        self.acting = Acting(config, self.world_model, self.behavior)
         if fast.compiles(config):
             compile_model(self.world_model)
             fast.compile_methods(b, "dream_step", "targets", "actor_loss", "value_loss")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import fast
 import sources
 from agent import SCHEDULES
 from checkpoint import find_predictor
@@ -44,6 +45,8 @@ def check(config: Config) -> None:
     parse_task(config.task)
     _check_device(config)
     check_device(config)
+    if config.compile == "True" and (missing := fast.missing_compiler(torch.device(config.device))):
+        raise UserError(f"--compile True needs {missing}: install it, or give --compile False")
     if config.evaluate is not None:
         _check_backgrounds(config)
     elif config.eval_colors is not None:
