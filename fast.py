@@ -45,7 +45,8 @@ def prepare_process(config: Config) -> None:
     torch.backends.cuda.matmul.allow_tf32 = tensor_cores
     torch.backends.cudnn.allow_tf32 = tensor_cores
     if torch.device(config.device).type == "cpu":
-        keep_memory()
+        if config.keep_memory:
+            keep_memory()
     else:
         torch.cuda.set_device(config.device)
         # Shapes never change, so trying each algorithm once pays; the choice may differ by run.
