@@ -47,6 +47,8 @@ def prepare_process(config: Config) -> None:
     if torch.device(config.device).type == "cpu":
         if config.keep_memory:
             keep_memory()
+        if not config.num_threads and (note := crowded()):
+            print(note, file=sys.stderr)
     else:
         torch.cuda.set_device(config.device)
         # Shapes never change, so trying each algorithm once pays; the choice may differ by run.
@@ -60,6 +62,22 @@ def available_cores(group: Path = Path("/sys/fs/cgroup")) -> int:
         quota, period = map(int, (group / "cpu.max").read_text().split())
         cores = min(cores, max(1, quota // period))
     return cores or 1
+
+
+def crowded() -> str | None:
+    """A line for the user whose machine is busy already, if it is.
+
+    Threads that share an operation wait for each other, and for whoever has the core of one: an
+    update on two threads beside two busy programs took ten times as long as alone, on one thread
+    less than three times.
+    """
+    cores, load = available_cores(), os.getloadavg()[0]
+    if cores == 1 or load < cores:
+        return None
+    return (
+        f"note: other programs keep this machine busy (load {load:.1f} on {cores} cores); while "
+        "they do, --num_threads 1 may be several times faster"
+    )
 
 
 def overlaps(config: Config) -> bool:

@@ -103,9 +103,9 @@ class UpConv(nn.ConvTranspose2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias.to(compute_dtype(self.bias))[:, None, None]
         if self.out_channels < 8 and self.stride == (2, 2) and self.kernel_size == (4, 4):
-            return self._by_blocks(x) + bias
+            return self._by_blocks(x)
+        bias = self.bias.to(compute_dtype(self.bias))[:, None, None]
         return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding).add_(bias)
 
     def _by_blocks(self, x: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ class UpConv(nn.ConvTranspose2d):
         kernel = self.weight.view(ins, outs, 2, 2, 2, 2).flip(2, 4)  # I, O, j, p, i, q
         kernel = kernel.permute(1, 3, 5, 0, 2, 4).reshape(4 * outs, ins, 2, 2)
         kernel = kernel.contiguous(memory_format=torch.channels_last)
-        blocks = F.pixel_shuffle(F.conv2d(x, kernel, padding=1), 2)
+        bias = self.bias.repeat_interleave(4)
+        blocks = F.pixel_shuffle(F.conv2d(x, kernel, bias, padding=1), 2)
         top, left = self.padding
         return blocks[:, :, top : blocks.shape[2] - top, left : blocks.shape[3] - left]
 

@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "default": {"source": "ours", "flags": ["--precision", "auto"]},
 }
-ON_CPU = ("reference", "exact", "bf16", "default")
+ON_CPU = ("reference", "exact", "default", "compiled")
 ON_CUDA = tuple(SETTINGS)
 
 

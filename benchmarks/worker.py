@@ -110,7 +110,7 @@ def count_flops(spec: Mapping[str, Any]) -> dict[str, list[int]]:
     for sizes in spec["points"]:
         one = {**sizes, "batch_size": 1}
         update, _ = ours({**spec, "sizes": one, "flags": flags})
-        batch = _known(make_batch(one, spec["actions"]), spec)
+        batch = known(make_batch(one, spec["actions"]), spec)
         update(batch)
         with FlopCounterMode(display=False) as counter:
             update(batch)
@@ -133,7 +133,7 @@ def _machine(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"device": device, "machine": describe(device), "ceiling_tflops": rates}
 
 
-def _known(batch: dict[str, np.ndarray], spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def known(batch: dict[str, np.ndarray], spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """What a learner is fed: a pretrainer of ours sees frames alone."""
     if spec["kind"] == "pretrain" and spec["source"] != "reference":
         return {name: batch[name] for name in ("image", "is_first")}
@@ -163,7 +163,7 @@ def serve(requests: Any, answer: Callable[[Mapping[str, Any]], None]) -> None:
     if spec["source"] in ("flops", "machine"):
         answer(count_flops(spec) if spec["source"] == "flops" else _machine(spec))
         return
-    batch = _known(make_batch(spec["sizes"], spec["actions"]), spec)
+    batch = known(make_batch(spec["sizes"], spec["actions"]), spec)
     update, facts = {"ours": ours, "reference": reference}[spec["source"]](spec)
     answer(
         {"facts": {**facts, "threads": torch.get_num_threads()}, "memory": memory(spec["device"])}

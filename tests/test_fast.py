@@ -1,0 +1,399 @@
+"""Recording on the CPU, where updates draw, and what a process is set to."""
+
+import copy
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import config
+import fast
+from agent import Agent, Pretrainer
+from models import VideoPredictor
+
+ROOT = Path(fast.__file__).parent
+B, T, A = 2, 4, 2
+FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --beta_vae True --z_dim 3 "
+FLAGS += "--distillation True --dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 "
+FLAGS += "--actor_layers 2 --imag_horizon 3 --kl_free 0.1 --slow_target_update 2"
+
+
+def make_config(**changes):
+    return config.parse(FLAGS.split()).replace(**changes)
+
+
+def make_agent(seed=0, **changes):
+    torch.manual_seed(seed)
+    c = make_config(**changes)
+    return Agent(c, A, VideoPredictor(c, 0) if c.distillation else None)
+
+
+def make_batch(seed=0, batch=B):
+    rng = np.random.default_rng(seed)
+    first = np.zeros((batch, T), bool)
+    first[:, 0] = first[1, 2] = True
+    return {
+        "image": rng.integers(0, 256, (batch, T, 64, 64, 3), dtype=np.uint8),
+        "action": rng.uniform(-1, 1, (batch, T, A)).astype(np.float32),
+        "reward": rng.normal(size=(batch, T)).astype(np.float32),
+        "discount": np.ones((batch, T), np.float32),
+        "is_first": first,
+    }
+
+
+def make_obs(seed=0, envs=2):
+    image = np.random.default_rng(seed).integers(0, 256, (envs, 64, 64, 3), dtype=np.uint8)
+    return {"image": image, "is_first": np.full(envs, seed == 0)}
+
+
+# Recording
+
+
+class Machine:
+    """A function with a state, random numbers and one buffer that it always answers in."""
+
+    def __init__(self):
+        self.state, self.fresh = torch.zeros(3), None
+        self.out, self.places = torch.zeros(3), []
+
+    def __call__(self, inputs):
+        self.places.append(inputs["x"].data_ptr())
+        if self.fresh is None:
+            self.fresh = torch.zeros(3)  # as an optimiser's moments come to be
+        self.state += inputs["x"] + torch.rand(3)
+        self.fresh += self.state
+        torch.add(self.state, self.fresh, out=self.out)
+        return {"vector": self.out, "number": self.out[0], "double": self.out.double().sum()}
+
+    def tensors(self):
+        return [self.state] if self.fresh is None else [self.state, self.fresh]
+
+
+def recorded(machine):
+    return fast.Graph(machine, machine.tensors, torch.device("cpu"))
+
+
+def test_a_recording_computes_what_the_function_does():
+    plain, machine = Machine(), Machine()
+    graph, answers = recorded(machine), []
+    for function, own in ((plain, plain), (graph, machine)):
+        torch.manual_seed(0)
+        for turn in range(4):
+            answer = function({"x": torch.full((3,), float(turn))})
+            answers.append({name: value.clone() for name, value in answer.items()})
+        answers.append({"state": own.state, "fresh": own.fresh, "rng": torch.get_rng_state()})
+    for expected, actual in zip(answers[:5], answers[5:], strict=True):
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(actual[name], value.to(actual[name].dtype), rtol=0, atol=0)
+    assert len(plain.places) == 4
+    assert len(machine.places) == 4 + fast.WARM_UPS
+
+
+def test_what_a_recording_gives_belongs_to_the_caller():
+    graph = recorded(Machine())
+    first = graph({"x": torch.ones(3)})
+    kept = {name: value.clone() for name, value in first.items()}
+    second = graph({"x": torch.ones(3)})
+    assert not torch.equal(second["vector"], first["vector"])
+    for name, value in kept.items():
+        assert torch.equal(first[name], value), name
+    first["vector"].zero_()
+    first["number"].zero_()
+    again = {name: value.clone() for name, value in second.items()}
+    assert all(torch.equal(second[name], again[name]) for name in again)
+    assert again["vector"].abs().min() > 0
+    assert again["number"] == again["vector"][0]
+
+
+def test_a_recording_reads_its_own_copy_of_what_it_is_given():
+    machine = Machine()
+    graph, x = recorded(machine), torch.ones(3)
+    graph({"x": x})
+    graph({"x": torch.zeros(3)})
+    assert torch.equal(x, torch.ones(3))
+    assert len(set(machine.places)) == 1
+    assert x.data_ptr() not in machine.places
+
+
+@pytest.mark.parametrize("shaped", [lambda x: x[None], lambda x: x.double()], ids=["shape", "type"])
+def test_another_shape_is_recorded_anew(shaped):
+    class Sum:
+        calls, state = 0, torch.zeros(())
+
+        def __call__(self, inputs):
+            self.calls += 1
+            self.state += inputs["x"].sum()
+            return {"sum": inputs["x"].sum(), "same": inputs["x"]}
+
+    function = Sum()
+    graph = fast.Graph(function, lambda: [function.state], torch.device("cpu"))
+    x = torch.arange(3.0)
+    for turn, (given, calls) in enumerate([(x, 4), (x + 1, 5), (shaped(x), 9), (x, 13)], 1):
+        before = float(function.state)
+        out = graph({"x": given})
+        assert out["sum"] == given.sum()
+        assert torch.equal(out["same"], given)
+        assert out["same"].dtype == given.dtype
+        assert function.calls == calls, turn
+        assert float(function.state) == before + float(given.sum())
+    graph.reset()
+    graph({"x": x})
+    assert function.calls == 17
+
+
+def test_a_recording_leaves_gradients_as_they_were():
+    seen = []
+
+    def function(inputs):
+        seen.append(torch.is_grad_enabled())
+        return {"x": inputs["x"] * 2}
+
+    graph = fast.Graph(function, lambda: [], torch.device("cpu"))
+    assert torch.is_grad_enabled()
+    graph({"x": torch.ones(2)})
+    assert torch.is_grad_enabled()
+    assert seen == [True] * (fast.WARM_UPS + 1)
+
+
+# A whole agent, recorded
+
+
+def drive(agent, state_of_a_while_ago=None):
+    """Three updates and actions between them; what came of it, in the order that it did."""
+    torch.manual_seed(7)
+    told, state = [], None
+    for turn in range(3):
+        if turn == 1 and state_of_a_while_ago is not None:
+            agent.load_state_dict(copy.deepcopy(state_of_a_while_ago))
+        agent.step += 11_000
+        told.append(agent.update(make_batch(turn)))
+        agent.refresh()
+        for mode in ("train", "eval"):
+            action, latent = agent.act(make_obs(turn), state, mode)
+            told.append({"action": torch.tensor(action), **latent})
+        state = latent
+    weights = {k: v.clone() for k, v in agent.state_dict()["weights"].items()}
+    return [*told, weights, {"rng": torch.get_rng_state()}]
+
+
+CASES = [
+    # what differs, and whether a state is loaded in the middle
+    ({}, True),
+    ({"actor_dist": "tanh_normal"}, False),  # its entropy draws within the update
+    ({"imag_gradient": "both", "dyn_discrete": 3, "pred_discount": True}, False),
+    ({"opt": "adamax"}, True),
+    ({"opt": "momentum", "slow_target_fraction": 0.3}, False),
+    ({"overlap": "True", "image_chunk": 3}, True),
+    ({"beta_vae": False, "distillation": False}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "loads"), CASES, ids=str)
+def test_a_recorded_agent_is_the_same_agent(monkeypatch, changes, loads):
+    earlier = None
+    if loads:
+        other = make_agent(seed=3, **changes)
+        other.step = 5_000
+        other.update(make_batch(9))
+        earlier = other.state_dict()
+    told = []
+    for records in (False, True):
+        monkeypatch.setattr(fast, "graphs", lambda _, records=records: records)
+        agent = make_agent(**changes)
+        assert isinstance(agent._learn, fast.Graph) is records
+        told.append(drive(agent, earlier))
+    for place, (plain, graphed) in enumerate(zip(*told, strict=True)):
+        assert plain.keys() == graphed.keys(), place
+        for name, value in plain.items():
+            assert torch.equal(value, graphed[name]), (place, name)
+
+
+def test_a_loaded_agent_is_recorded_anew(monkeypatch):
+    """A recording writes to the moments that were there; loading replaces them."""
+    monkeypatch.setattr(fast, "graphs", lambda _: True)
+    calls = []
+    learn = Agent.learn
+    monkeypatch.setattr(Agent, "learn", lambda self, data: calls.append(1) or learn(self, data))
+    agent = make_agent()
+    for expected in (1 + fast.WARM_UPS, 2 + fast.WARM_UPS):
+        agent.update(make_batch())
+        assert len(calls) == expected
+    agent.load_state_dict(agent.state_dict())
+    agent.update(make_batch())
+    assert len(calls) == 2 * (1 + fast.WARM_UPS) + 1
+    assert agent.updates == 3
+
+
+def test_a_recorded_pretrainer_is_the_same_pretrainer(monkeypatch):
+    told = []
+    for records in (False, True):
+        monkeypatch.setattr(fast, "graphs", lambda _, records=records: records)
+        torch.manual_seed(0)
+        pretrainer = Pretrainer(make_config())
+        metrics = [pretrainer.update(make_batch(turn)) for turn in range(3)]
+        told.append([*metrics, pretrainer.state_dict()["weights"]])
+    for plain, graphed in zip(*told, strict=True):
+        assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+
+
+def test_where_graphs_and_compiling_are_used(monkeypatch):
+    def on(function, **changes):
+        return function(make_config(**changes))
+
+    assert not on(fast.graphs)  # there is nothing to record on a CPU
+    assert on(fast.graphs, device="cuda:0")
+    assert not on(fast.graphs, device="cuda:0", cuda_graphs=False)
+    assert not on(fast.graphs, device="cuda:0", debug=True)
+    for missing in (None, "Triton"):
+        monkeypatch.setattr(fast, "missing_compiler", lambda _, missing=missing: missing)
+        assert on(fast.compiles, device="cuda:0") is (missing is None)
+        assert not on(fast.compiles)
+        assert on(fast.compiles, compile="True")
+        assert not on(fast.compiles, device="cuda:0", compile="False")
+        assert not on(fast.compiles, compile="True", debug=True)
+
+
+# Noise comes from outside
+
+DISTS = ["trunc_normal", "tanh_normal", "tanh_normal_5", "normal", "normal_1", "onehot"]
+DISTS += ["onehot_gumble"]
+ESTIMATED = {"tanh_normal", "tanh_normal_5"}  # their entropy has no formula: it is sampled
+
+
+@pytest.mark.parametrize("dist", DISTS)
+@pytest.mark.parametrize("changes", [{}, {"dyn_discrete": 3, "imag_gradient": "both"}], ids=str)
+def test_an_update_draws_nothing_once_its_noise_is_drawn(dist, changes):
+    agent = make_agent(actor_dist=dist, **changes)
+    data = agent.prepare(make_batch()) | agent.noise(B, T)
+    data["weights"] = agent._schedule_values()
+    before = torch.get_rng_state()
+    agent.learn(data)
+    assert torch.equal(before, torch.get_rng_state()) is (dist not in ESTIMATED)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"beta_vae": False, "distillation": False}, {"imag_sample": False}, {"pred_discount": True}],
+    ids=str,
+)
+def test_other_updates_draw_nothing_either(changes):
+    agent, pretrainer = make_agent(**changes), Pretrainer(make_config(distillation=False))
+    for learner in (agent, pretrainer):
+        data = learner.prepare(make_batch()) | learner.noise(B, T)
+        data["weights"] = learner._schedule_values()
+        before = torch.get_rng_state()
+        learner.learn(data)
+        assert torch.equal(before, torch.get_rng_state())
+
+
+# The process
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """What `prepare_process` does to this process, noted and put back: name → value."""
+    told, matmul, cudnn = {}, torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: told.update(threads=n))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(fast, "available_cores", lambda: 6)
+    monkeypatch.setattr(fast, "keep_memory", lambda: told.update(kept=True) or True)
+    index = torch.cuda._utils._get_device_index
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.update(gpu=index(device)))
+    yield told
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.parametrize(
+    ("changes", "threads"),
+    [
+        ({}, 6),  # as many as there are cores
+        ({"num_threads": 3}, 3),
+        ({"num_threads": 9}, 9),  # what is asked for is not doubted
+        ({"overlap": "True", "envs": 2}, 4),  # those environments step meanwhile
+        ({"overlap": "True", "envs": 50}, 1),
+        ({"overlap": "True", "envs": 2, "num_threads": 5}, 5),
+        ({"overlap": "auto", "envs": 2}, 6),
+        ({"device": "cuda:0", "envs": 2}, 6),
+    ],
+    ids=str,
+)
+def test_threads(settings, changes, threads):
+    fast.prepare_process(make_config(**changes))
+    assert settings["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("max 100000", 8),
+        ("300000 100000", 3),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+        ("", 8),
+        (None, 8),
+    ],
+)
+def test_cores_are_those_of_the_affinity_and_the_quota(tmp_path, monkeypatch, text, cores):
+    monkeypatch.setattr(fast.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    if text is not None:
+        (tmp_path / "cpu.max").write_text(text)
+    assert fast.available_cores(tmp_path) == cores
+    monkeypatch.setattr(fast.os, "sched_getaffinity", lambda _: {3})
+    assert fast.available_cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(("precision", "on"), [("32", False), ("auto", True), ("bf16", True)])
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_tensor_cores_follow_the_precision(settings, precision, on, device):
+    for _ in range(2):  # the second time from the other side
+        fast.prepare_process(make_config(precision=precision, device=device))
+        assert torch.backends.cuda.matmul.allow_tf32 is on
+        assert torch.backends.cudnn.allow_tf32 is on
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not on
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu"), [("cpu", {None}), ("cuda:0", {0}), ("cuda:1", {1}), ("cuda", {0, None})]
+)
+def test_a_gpu_is_made_the_current_one_and_a_cpu_keeps_its_memory(settings, device, gpu):
+    fast.prepare_process(make_config(device=device, precision="bf16"))
+    assert settings.get("gpu") in gpu
+    assert settings.get("kept", False) is (device == "cpu")
+
+
+FAULTS = """
+import resource, sys, torch
+sys.path.insert(0, {root!r})
+import fast
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.empty(64 << 18).fill_(1.0)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+kept = fast.keep_memory()
+faults()
+print(kept, before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_is_kept_is_not_faulted_in_again():
+    script = FAULTS.format(root=str(ROOT))
+    told = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    kept, before, after = told.stdout.split()
+    assert kept == "True"
+    assert int(before) >= 10 * 32  # huge pages hold 2 MiB
+    assert int(after) * 20 < int(before)
