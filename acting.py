@@ -46,7 +46,9 @@ class Acting:
         if fast.overlaps(config):
             self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
             self._copy.requires_grad_(False)
-            self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+            if on_gpu:
+                self._stream = torch.cuda.Stream(self.device)
+                self._stream.wait_stream(torch.cuda.current_stream(self.device))
         self._steps: dict[str, Callable] = {mode: self._step(mode) for mode in ("train", "eval")}
         if fast.graphs(config):
             nothing: list[Tensor] = []

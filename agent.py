@@ -7,6 +7,8 @@ An agent is ``act(obs, state, mode)``, ``update(batch)``, ``report(batch)``, ``s
 from __future__ import annotations
 
 import contextlib
+import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -54,6 +56,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN says yes to any AVX-512 and then emulates bfloat16, at a fraction of the speed.
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
         native = (
             torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -175,7 +180,8 @@ class Learner(nn.Module):
 
     def _schedule_values(self) -> Tensor:
         values = [schedule(self.step) for schedule in self.schedules.values()]
-        values = torch.tensor([1.0, *values], dtype=torch.float32)
+        pinned = self.device.type == "cuda"  # a copy from other memory may wait for the device
+        values = torch.tensor([1.0, *values], dtype=torch.float32, pin_memory=pinned)
         return values.to(self.device, non_blocking=True)
 
     def _named_weights(self, values: Tensor) -> Terms:
@@ -232,9 +238,10 @@ def named(terms: Terms, weights: Terms) -> Metrics:
 
 
 def compile_model(model: VideoPredictor) -> None:
-    """Compiles the parts of a model's loss: of the scan one step, which all of them share."""
+    """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
+    print("note: the first update compiles its steps, for a minute or more", file=sys.stderr)
     fast.compile_methods(model, "encode", "image_nll", "kl_term")
-    fast.compile_methods(model.rssm, "filter_step", "prior_of")
+    fast.compile_methods(model.rssm, "filter_steps", "prior_of")
     if isinstance(model, WorldModel):
         fast.compile_methods(model, "head_term")
         if model.teacher is not None:
@@ -301,7 +308,7 @@ class Agent(Learner):
         self.acting = Acting(config, self.world_model, self.behavior)
         if fast.compiles(config):
             compile_model(self.world_model)
-            fast.compile_methods(b, "dream_step", "targets", "actor_loss", "value_loss")
+            fast.compile_methods(b, "dream_steps", "targets", "actor_loss", "value_loss")
 
     def initial(self, batch: int) -> ActState:
         """The recurrent state of ``batch`` environments before their first observation."""

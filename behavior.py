@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import networks
 from config import Config
 from models import Terms, WorldModel
-from rssm import FirstWeights, State
+from rssm import STRIDE, FirstWeights, State
 from tools import is_zero
 
 
@@ -119,17 +119,34 @@ class ActorCritic(nn.Module):
         if noise is None:
             noise = self.noise(world_model, len(rssm.get_feat(start)))
         first = rssm.first_weights()
+        drawn = (noise[name].split(STRIDE) for name in ("choice_noise", "dream_noise"))
         states, steps = [start], []
-        for drawn in zip(noise["choice_noise"], noise["dream_noise"], strict=True):
-            state, step = self.dream_step(world_model, first, states[-1], *drawn)
-            states.append(state)
-            steps.append(step)
+        for choices, latents in zip(*drawn, strict=True):
+            more = self.dream_steps(world_model, first, states[-1], choices, latents)
+            states += more[0]
+            steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
         action, log_prob, entropy = zip(*steps, strict=True)
         log_prob = None if log_prob[0] is None else torch.stack(log_prob)
         return Imagination(
             rssm.get_feat(state), state, torch.stack(action), log_prob, torch.stack(entropy)
         )
+
+    def dream_steps(
+        self,
+        world_model: WorldModel,
+        first: FirstWeights,
+        state: State,
+        choices: Tensor,
+        latents: Tensor,
+    ) -> tuple[list[State], list[tuple[Tensor, Tensor | None, Tensor]]]:
+        """Some steps in a row: :meth:`dream_step` for each row of the noise [s, N, …]."""
+        states, steps = [], []
+        for choice, latent in zip(choices, latents, strict=True):
+            state, step = self.dream_step(world_model, first, state, choice, latent)
+            states.append(state)
+            steps.append(step)
+        return states, steps
 
     def dream_step(
         self,

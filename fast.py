@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib.util
 import os
 import shutil
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from config import Config
-from tools import is_on
+from tools import UserError, is_on
 
 Tensors = dict[str, Tensor]
 
@@ -50,7 +51,7 @@ def prepare_process(config: Config) -> None:
         if not config.num_threads and (note := crowded()):
             print(note, file=sys.stderr)
     else:
-        torch.cuda.set_device(config.device)
+        torch.cuda.set_device(torch.device(config.device).index or 0)
         # Shapes never change, so trying each algorithm once pays; the choice may differ by run.
         torch.backends.cudnn.benchmark = tensor_cores
 
@@ -71,7 +72,7 @@ def crowded() -> str | None:
     update on two threads beside two busy programs took ten times as long as alone, on one thread
     less than three times.
     """
-    cores, load = available_cores(), os.getloadavg()[0]
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     if cores == 1 or load < cores:
         return None
     return (
@@ -112,6 +113,8 @@ def missing_compiler(device: torch.device) -> str | None:
     given, usual = ("CC", ("cc", "gcc", "clang"))
     if device.type == "cpu":
         given, usual = ("CXX", ("c++", "g++", "clang++"))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        return "a GPU of compute capability 7.0 or more"
     if not any(shutil.which(name) for name in (os.environ.get(given), *usual) if name):
         return f"a compiler ({usual[1]})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -185,6 +188,9 @@ class Graph:
         device: where all of it lies.
 
     What it returns belongs to the caller: later calls leave it alone.
+
+    Raises:
+        UserError: the first call, with the mend, where recording fails.
     """
 
     def __init__(
@@ -205,26 +211,38 @@ class Graph:
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensors:
         if _signature(inputs) != _signature(self._inputs):
             self._record(inputs)
-        for name, tensor in self._inputs.items():
-            tensor.copy_(inputs[name], non_blocking=True)
+        own = list(self._inputs.values())
+        torch._foreach_copy_(own, [inputs[name] for name in self._inputs], non_blocking=True)
         return self._replay().taken()
 
     def _record(self, inputs: Mapping[str, Tensor]) -> None:
-        self._replay = None  # frees the memory of the recording before
-        self._inputs = {name: tensor.detach().clone() for name, tensor in inputs.items()}
+        self.reset()  # frees the memory of the recording before
+        try:
+            self._try_to_record(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self.device.type != "cuda":
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"an update could not be recorded as a CUDA graph ({reason}): give --cuda_graphs "
+                "False, or --compile False if that is what failed"
+            ) from error
+
+    def _try_to_record(self, inputs: Mapping[str, Tensor]) -> None:
+        own = {name: tensor.detach().clone() for name, tensor in inputs.items()}
         before = {id(tensor): tensor.clone() for tensor in self.state()}
         with self._recorder.generator_kept(), torch.no_grad():
             with torch.enable_grad(), self._recorder.aside():
                 for _ in range(WARM_UPS):
-                    self.function(self._inputs)
+                    self.function(own)
             for tensor in self.state():
                 saved = before.get(id(tensor))
                 tensor.zero_() if saved is None else tensor.copy_(saved)
             with torch.enable_grad():
-                self._replay = self._recorder.record(self._run)
-
-    def _run(self) -> _Outputs:
-        return _Outputs(self.function(self._inputs))
+                self._replay = self._recorder.record(lambda: _Outputs(self.function(own)))
+        self._inputs = own
 
 
 class _Outputs:
@@ -247,10 +265,14 @@ def _signature(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, tor
 
 
 class _CudaRecorder:
-    """Records work of the current CUDA device."""
+    """Records work of the current CUDA device.
+
+    On a stream of its own: the libraries' workspaces belong to streams, and two graphs that run
+    at once must not share them.
+    """
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.device, self._stream = device, torch.cuda.Stream(device)
 
     @contextlib.contextmanager
     def generator_kept(self) -> Iterator[None]:
@@ -260,16 +282,17 @@ class _CudaRecorder:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """A stream of its own, as work before a recording needs it."""
-        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        """Off the stream that others use, as work before a recording has to be."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             yield
-        current.wait_stream(side)
+        current.wait_stream(self._stream)
 
     def record(self, function: Callable[[], _Outputs]) -> Callable[[], _Outputs]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        gc.collect()  # a graph that is freed meanwhile would spoil this one
+        with torch.cuda.graph(graph, stream=self._stream):
             outputs = function()
 
         def replay() -> _Outputs:

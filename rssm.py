@@ -17,6 +17,8 @@ from networks import compute_dtype, mlp
 
 State = dict[str, Tensor]
 
+STRIDE = 5  # steps of a scan that are compiled as one
+
 
 class FirstWeights(NamedTuple):
     """The first layers' weights, parted by what they multiply, in the dtype that they run in.
@@ -130,6 +132,20 @@ class RSSM(nn.Module):
             Posterior and prior, each with leading dimensions [B, T]. The prior's ``stoch`` is its
             mode: nothing during filtering needs a sample of it.
         """
+        # In float32 whatever autocast says: the gradients of T steps add up in the weights' dtype,
+        # and bfloat16 would round each sum. It is a small part of an update.
+        with torch.autocast(embed.device.type, enabled=False):
+            return self._observe(embed.float(), action, is_first, state, sample, noise)
+
+    def _observe(
+        self,
+        embed: Tensor,
+        action: Tensor | None,
+        is_first: Tensor,
+        state: State | None,
+        sample: bool,
+        noise: Tensor | None,
+    ) -> tuple[State, State]:
         batch, length = embed.shape[:2]
         keep = (~is_first.bool()).to(embed.dtype)[..., None]  # [B, T, 1]
         action = embed.new_zeros(batch, length, self.actions) if action is None else action * keep
@@ -140,15 +156,34 @@ class RSSM(nn.Module):
         drive = F.linear(action, first.action, self.inputs[0].bias)  # [B, T, hidden]
         view = F.linear(embed, first.embed, self.posterior[0].bias)
         noise = self.noise(batch, length) if noise is None and sample else noise
-        drives, views, keeps = (x.unbind(1) for x in (drive, view, keep))
-        noises = noise.unbind(1) if sample else [None] * length
-        posts = []
-        for t in range(length):
-            post = self.filter_step(first, stoch, deter, drives[t], views[t], keeps[t], noises[t])
-            stoch, deter = post["stoch"].flatten(1), post["deter"]
-            posts.append(post)
+        scanned = [drive, view, keep, noise if sample else None]
+        scanned = [x if x is None else x.transpose(0, 1).contiguous() for x in scanned]  # [T, B, …]
+        posts: list[State] = []
+        for t in range(0, length, STRIDE):
+            parts = (x if x is None else x[t : t + STRIDE] for x in scanned)
+            posts += self.filter_steps(first, stoch, deter, *parts)
+            stoch, deter = posts[-1]["stoch"].flatten(1), posts[-1]["deter"]
         post = {k: torch.stack([p[k] for p in posts], 1) for k in posts[0]}  # [B, T, …]
         return post, self.prior_of(post["deter"], None)
+
+    def filter_steps(
+        self,
+        first: FirstWeights,
+        stoch: Tensor,
+        deter: Tensor,
+        drive: Tensor,
+        view: Tensor,
+        keep: Tensor,
+        noise: Tensor | None,
+    ) -> list[State]:
+        """The posteriors of some steps in a row: :meth:`filter_step`, all but the state [s, …]."""
+        posts = []
+        for t in range(len(drive)):
+            drawn = None if noise is None else noise[t]
+            post = self.filter_step(first, stoch, deter, drive[t], view[t], keep[t], drawn)
+            stoch, deter = post["stoch"].flatten(1), post["deter"]
+            posts.append(post)
+        return posts
 
     def filter_step(
         self,

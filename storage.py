@@ -6,6 +6,7 @@ On a device they lie in `device_store.py`.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import tempfile
@@ -182,14 +183,19 @@ class RowStore(Ring):
                 target[b, t : t + rows] = array[start : start + rows]
 
     def _empty(self, rows: int, key: str) -> np.ndarray:
-        # np.empty only reserves addresses: memory is committed as rows are written.
+        # A mapping only reserves addresses: memory is committed as rows are written, and goes back
+        # to the system with the array, which the C library's heap need not do.
         shape, dtype = self._fields[key]
-        try:
+        size = rows * math.prod(shape) * np.dtype(dtype).itemsize
+        if not size:
             return np.empty((rows, *shape), dtype)
-        except MemoryError as error:
+        try:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return np.frombuffer(memory, dtype).reshape(rows, *shape)
+        except (MemoryError, OSError, OverflowError) as error:
             raise UserError(
-                f"the replay does not fit into memory ({error}): give --replay_storage disk, or "
-                "--dataset_size to keep fewer steps"
+                f"the replay does not fit into memory ({size / 2**30:.1f} GiB of {key}s): give "
+                "--replay_storage disk, or --dataset_size to keep fewer steps"
             ) from error
 
 

@@ -1,10 +1,6 @@
-"""Recording on the CPU, where updates draw, and what a process is set to."""
+"""Recordings, made on the CPU where a replay runs the function again; and where updates draw."""
 
 import copy
-import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +11,6 @@ import fast
 from agent import Agent, Pretrainer
 from models import VideoPredictor
 
-ROOT = Path(fast.__file__).parent
 B, T, A = 2, 4, 2
 FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --beta_vae True --z_dim 3 "
 FLAGS += "--distillation True --dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 "
@@ -289,111 +284,3 @@ def test_other_updates_draw_nothing_either(changes):
         before = torch.get_rng_state()
         learner.learn(data)
         assert torch.equal(before, torch.get_rng_state())
-
-
-# The process
-
-
-@pytest.fixture
-def settings(monkeypatch):
-    """What `prepare_process` does to this process, noted and put back: name → value."""
-    told, matmul, cudnn = {}, torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: told.update(threads=n))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(fast, "available_cores", lambda: 6)
-    monkeypatch.setattr(fast, "keep_memory", lambda: told.update(kept=True) or True)
-    index = torch.cuda._utils._get_device_index
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.update(gpu=index(device)))
-    yield told
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
-@pytest.mark.parametrize(
-    ("changes", "threads"),
-    [
-        ({}, 6),  # as many as there are cores
-        ({"num_threads": 3}, 3),
-        ({"num_threads": 9}, 9),  # what is asked for is not doubted
-        ({"overlap": "True", "envs": 2}, 4),  # those environments step meanwhile
-        ({"overlap": "True", "envs": 50}, 1),
-        ({"overlap": "True", "envs": 2, "num_threads": 5}, 5),
-        ({"overlap": "auto", "envs": 2}, 6),
-        ({"device": "cuda:0", "envs": 2}, 6),
-    ],
-    ids=str,
-)
-def test_threads(settings, changes, threads):
-    fast.prepare_process(make_config(**changes))
-    assert settings["threads"] == threads
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"),
-    [
-        ("max 100000", 8),
-        ("300000 100000", 3),
-        ("350000 100000", 3),
-        ("50000 100000", 1),
-        ("1600000 100000", 8),
-        ("", 8),
-        (None, 8),
-    ],
-)
-def test_cores_are_those_of_the_affinity_and_the_quota(tmp_path, monkeypatch, text, cores):
-    monkeypatch.setattr(fast.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    if text is not None:
-        (tmp_path / "cpu.max").write_text(text)
-    assert fast.available_cores(tmp_path) == cores
-    monkeypatch.setattr(fast.os, "sched_getaffinity", lambda _: {3})
-    assert fast.available_cores(tmp_path) == 1
-
-
-@pytest.mark.parametrize(("precision", "on"), [("32", False), ("auto", True), ("bf16", True)])
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_tensor_cores_follow_the_precision(settings, precision, on, device):
-    for _ in range(2):  # the second time from the other side
-        fast.prepare_process(make_config(precision=precision, device=device))
-        assert torch.backends.cuda.matmul.allow_tf32 is on
-        assert torch.backends.cudnn.allow_tf32 is on
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not on
-
-
-@pytest.mark.parametrize(
-    ("device", "gpu"), [("cpu", {None}), ("cuda:0", {0}), ("cuda:1", {1}), ("cuda", {0, None})]
-)
-def test_a_gpu_is_made_the_current_one_and_a_cpu_keeps_its_memory(settings, device, gpu):
-    fast.prepare_process(make_config(device=device, precision="bf16"))
-    assert settings.get("gpu") in gpu
-    assert settings.get("kept", False) is (device == "cpu")
-
-
-FAULTS = """
-import resource, sys, torch
-sys.path.insert(0, {root!r})
-import fast
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.empty(64 << 18).fill_(1.0)  # 64 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()
-before = faults()
-kept = fast.keep_memory()
-faults()
-print(kept, before, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_memory_that_is_kept_is_not_faulted_in_again():
-    script = FAULTS.format(root=str(ROOT))
-    told = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    )
-    kept, before, after = told.stdout.split()
-    assert kept == "True"
-    assert int(before) >= 10 * 32  # huge pages hold 2 MiB
-    assert int(after) * 20 < int(before)

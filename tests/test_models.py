@@ -221,6 +221,45 @@ def test_encode_draws_one_latent_per_image_and_pass():
     assert len(calls) == 1  # distillation and the RSSM share the latent
 
 
+@pytest.mark.parametrize("changes", [{}, {"beta_vae": False}, {"dyn_discrete": 3}], ids=str)
+def test_terms_with_given_noise_draw_nothing_and_are_those_of_the_draw(changes):
+    """Given noise, the same terms again; without it they draw as much, and come out elsewhere."""
+    teacher = VideoPredictor(make_config(), 0) if "beta_vae" not in changes else None
+    model, batch = make_model(teacher=teacher, z_dim=3, **changes), make_batch()
+    torch.manual_seed(1)
+    noise = model.noise(B, T)
+    drawn = torch.get_rng_state()
+    names = {"latent_noise"} | ({"embed_noise", "teacher_noise"} if teacher else set())
+    assert set(noise) == names
+    results = [model.terms(batch | noise, WEIGHTS) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), drawn)
+    torch.manual_seed(1)
+    free = model.terms(batch, WEIGHTS)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, term in results[0].terms.items():
+        assert torch.equal(term, results[1].terms[name])
+        assert term.isfinite()
+    assert all(torch.equal(value, results[1].post[name]) for name, value in results[0].post.items())
+    if not teacher:  # one draw, in whichever order
+        assert all(torch.equal(v, free.terms[k]) for k, v in results[0].terms.items())
+    for name in names:  # every part of it counts
+        other = model.terms(batch | noise | {name: noise[name].flip(0)}, WEIGHTS).terms
+        assert any(not torch.equal(v, other[k]) for k, v in results[0].terms.items()), name
+
+
+def test_given_noise_is_what_the_latents_are_drawn_with():
+    model, batch = make_model(), make_batch()
+    noise = model.noise(B, T)
+    caught = {}
+    encode = model.encode
+    model.encode = lambda *args, **more: caught.setdefault("encoding", encode(*args, **more))
+    post = model.terms(batch | noise, WEIGHTS).post
+    encoding = caught["encoding"]
+    expected = encoding.mean + noise["embed_noise"] * torch.exp(encoding.logvar / 2)
+    torch.testing.assert_close(encoding.embed, expected)
+    torch.testing.assert_close(post["stoch"], post["mean"] + post["std"] * noise["latent_noise"])
+
+
 @pytest.mark.parametrize("heads", [("image",), ("reward",), ("image", "reward", "discount")])
 def test_grad_heads_decide_whose_gradient_reaches_the_rssm(heads):
     model, batch = make_model(pred_discount=True, grad_heads=heads), make_batch()

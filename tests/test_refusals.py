@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 import config
 import dreamer
+import fast
 
 ROOT = Path(dreamer.__file__).parent
 CUDA = torch.cuda.is_available()
@@ -249,6 +251,30 @@ def test_wrong_words_are_refused(tmp_path, monkeypatch, tiny, argv, wanted):
     monkeypatch.chdir(tmp_path)
     assert_refused(tiny.run(argv), wanted)
     assert everything(tmp_path) == {}
+
+
+LACKING = {
+    "a compiler": ["a compiler", "c++", "--compile False"],
+    "headers": ["headers", "python3-dev", "--compile False"],
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_compiling_is_refused_where_something_is_missing(tmp_path, tiny, monkeypatch, lacking):
+    if lacking == "a compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+    else:
+        compiler = tmp_path / "c++"
+        compiler.touch(mode=0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    before = everything(tmp_path)
+    argv = tiny.finetune(tmp_path / "runs", compile=True)
+    assert_refused(tiny.run(argv), ["--compile True needs", *LACKING[lacking]])
+    assert everything(tmp_path) == before
+    parsed = config.parse(tiny.finetune(tmp_path / "runs", device="cuda:0"))
+    assert not fast.compiles(parsed)  # by itself it does without
 
 
 @pytest.mark.skipif(CUDA, reason="there is a CUDA device")
