@@ -1,4 +1,4 @@
-"""Who acts and learns: the agent, the pretrainer, and the optimiser that they share.
+"""Who acts and learns: the agent and the pretrainer.
 
 An agent is ``act(obs, state, mode)``, ``update(batch)``, ``report(batch)``, ``state_dict()`` and
 ``load_state_dict()``; the loops know nothing more about it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,9 @@ from acting import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config
 from models import Terms, VideoPredictor, WorldModel
+from optimizer import Metrics, Optimizer
 from rssm import State
 from tools import schedule
-
-Metrics = dict[str, Tensor]
 
 # The schedules of a run: the name inside a loss and the config key that says how it moves.
 SCHEDULES = {
@@ -64,54 +63,6 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
             torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
     return torch.bfloat16 if native else torch.float32
-
-
-class Optimizer:
-    """Adam (or another) over named parameters, with the gradient's norm clipped."""
-
-    def __init__(
-        self,
-        name: str,
-        parameters: Iterable[nn.Parameter],
-        config: Config,
-        lr: float,
-        clip: float,
-    ):
-        self.name, self.clip = name, clip
-        self.parameters = [p for p in parameters if p.requires_grad]
-        eps, decay = config.opt_eps, config.weight_decay
-        # A CUDA graph records what lies on the device, so the count of steps has to.
-        self.where = {"capturable": self.parameters[0].is_cuda}
-        # AdamW without decay is Adam; with it, the decay does not pass through the moments.
-        more = {"eps": eps, "weight_decay": decay, **self.where}
-        make = {
-            "adam": lambda p: torch.optim.AdamW(p, lr, fused=True, **more),
-            "adamax": lambda p: torch.optim.Adamax(p, lr, **more),
-            "sgd": lambda p: torch.optim.SGD(p, lr, weight_decay=decay),
-            "momentum": lambda p: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
-        }[config.opt]
-        self.optimizer = make(self.parameters)
-
-    def step(self, loss: Tensor) -> Metrics:
-        """One step down the gradient of ``loss``; returns the loss and the norm before the clip."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        return {f"{self.name}_loss": loss.detach(), f"{self.name}_grad_norm": norm}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
-        for group in self.optimizer.param_groups:  # the checkpoint may be another device's
-            group.update({k: v for k, v in self.where.items() if k in group})
-
-    def tensors(self) -> list[Tensor]:
-        """The moments, as far as they have come to be."""
-        state = self.optimizer.state.values()
-        return [v for values in state for v in values.values() if isinstance(v, Tensor)]
 
 
 class Learner(nn.Module):

@@ -60,7 +60,7 @@ class _SumOfPieces(torch.autograd.Function):
                 of_x.append(grads.pop(0))
             if of_parameters is None:
                 of_parameters = grads
-            else:
+            elif grads:
                 torch._foreach_add_(of_parameters, grads)
         ctx.save_for_backward(*([torch.cat(of_x)] if of_x else []), *of_parameters)
         return total

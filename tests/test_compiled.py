@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+import behavior
 import config
 import fast
+import rssm
 from agent import Agent, Pretrainer
 from models import VideoPredictor
 
-B, T, A = 2, 3, 2
+B, T, A = 2, 6, 2  # a scan of 6 steps comes as 5 and 1
 FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --beta_vae True --z_dim 3 "
 FLAGS += "--distillation True --dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 "
-FLAGS += "--actor_layers 1 --value_layers 1 --reward_layers 1 --imag_horizon 2 --kl_free 0.1"
-SOME = ("filter_step", "kl_term", "head_term", "dream_step")
+FLAGS += "--actor_layers 1 --value_layers 1 --reward_layers 1 --imag_horizon 6 --kl_free 0.1"
+SOME = ("filter_steps", "kl_term", "head_term", "dream_steps")
 MISSING = fast.missing_compiler(torch.device("cpu"))
 
 
@@ -69,6 +71,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CASES, ids=str)
 def test_what_is_compiled_is_traced_whole_and_once(traced, changes):
     told, graphs = [], []
@@ -141,6 +144,8 @@ def test_compiled_updates_compute_the_terms_and_gradients_of_eager_ones(monkeypa
         compile_methods(owner, *(name for name in names if name in SOME))
 
     monkeypatch.setattr(fast, "compile_methods", some)
+    for module in (rssm, behavior):
+        monkeypatch.setattr(module, "STRIDE", 1)
     told = []
     for compiles in ("False", "True"):
         agent = make_agent(compile=compiles)

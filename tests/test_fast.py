@@ -105,6 +105,36 @@ def test_what_a_recording_gives_belongs_to_the_caller():
     assert again["number"] == again["vector"][0]
 
 
+class SamePlaces(fast._HostRecorder):
+    """As on a GPU, every replay writes to where the recording's outputs lie."""
+
+    def record(self, function):
+        outputs = function()
+
+        def replay():
+            new = function()
+            outputs._packed.copy_(new._packed)
+            for name, tensor in outputs._rest.items():
+                tensor.copy_(new._rest[name])
+            return outputs
+
+        return replay
+
+
+def test_it_belongs_to_the_caller_where_replays_write_to_the_same_places():
+    graph = fast.Graph(
+        lambda inputs: {"sum": inputs["x"].sum(), "twice": 2 * inputs["x"]},
+        lambda: [],
+        torch.device("cpu"),
+    )
+    graph._recorder = SamePlaces()
+    given = [torch.full((2,), float(turn)) for turn in range(3)]
+    answers = [graph({"x": x}) for x in given]
+    for x, answer in zip(given, answers, strict=True):
+        assert answer["sum"] == x.sum()
+        assert torch.equal(answer["twice"], 2 * x)
+
+
 def test_a_recording_reads_its_own_copy_of_what_it_is_given():
     machine = Machine()
     graph, x = recorded(machine), torch.ones(3)

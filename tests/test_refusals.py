@@ -12,7 +12,6 @@ import torch
 
 import config
 import dreamer
-import fast
 
 ROOT = Path(dreamer.__file__).parent
 CUDA = torch.cuda.is_available()
@@ -254,7 +253,7 @@ def test_wrong_words_are_refused(tmp_path, monkeypatch, tiny, argv, wanted):
 
 
 LACKING = {
-    "a compiler": ["a compiler", "c++", "--compile False"],
+    "a compiler": ["a compiler (g++)", "--compile False"],
     "headers": ["headers", "python3-dev", "--compile False"],
 }
 
@@ -273,8 +272,6 @@ def test_compiling_is_refused_where_something_is_missing(tmp_path, tiny, monkeyp
     argv = tiny.finetune(tmp_path / "runs", compile=True)
     assert_refused(tiny.run(argv), ["--compile True needs", *LACKING[lacking]])
     assert everything(tmp_path) == before
-    parsed = config.parse(tiny.finetune(tmp_path / "runs", device="cuda:0"))
-    assert not fast.compiles(parsed)  # by itself it does without
 
 
 @pytest.mark.skipif(CUDA, reason="there is a CUDA device")

@@ -149,7 +149,9 @@ def test_file_takes_room_for_written_rows_alone(tmp_path):
 
 
 def test_memory_that_does_not_suffice_names_the_other_storage():
-    with pytest.raises(UserError, match=r"memory \(\d{9}\.\d GiB of images\).*--replay_storage disk") as raised:
+    with pytest.raises(
+        UserError, match=r"memory \(\d{9}\.\d GiB of images\).*--replay_storage disk"
+    ) as raised:
         Replay(None, capacity=10**13, action_shape=None)
     assert "\n" not in str(raised.value)
 
