@@ -143,7 +143,12 @@ def known(batch: dict[str, np.ndarray], spec: Mapping[str, Any]) -> dict[str, np
 def _timed(
     update: Update, batch: Mapping[str, np.ndarray], updates: int, device: str
 ) -> dict[str, Any]:
-    """Seconds of one update, the mean of ``updates`` in a row that end in one synchronisation."""
+    """Seconds of one update, the mean of ``updates`` in a row that end in one synchronisation.
+
+    One more before them is not timed: while the others had their turns, caches have cooled down
+    and the system may have taken pages of a process that sat idle, which no training run does.
+    """
+    update(batch)
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
