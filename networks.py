@@ -83,7 +83,7 @@ def float_image(image: Tensor) -> Tensor:
     return image.float().div_(255.0).sub_(0.5) if image.dtype == torch.uint8 else image
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
+def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that autocast, if it is on, makes of a matrix product's inputs."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -105,7 +105,7 @@ class UpConv(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.out_channels < 8 and self.stride == (2, 2) and self.kernel_size == (4, 4):
             return self._by_blocks(x)
-        bias = self.bias.to(compute_dtype(self.bias))[:, None, None]
+        bias = self.bias.to(autocast_dtype(self.bias))[:, None, None]
         return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding).add_(bias)
 
     def _by_blocks(self, x: Tensor) -> Tensor:

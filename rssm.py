@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distributions import Normal, OneHot, kl_normal, kl_onehot
-from networks import compute_dtype, mlp
+from networks import autocast_dtype, mlp
 
 State = dict[str, Tensor]
 
@@ -276,8 +276,8 @@ class RSSM(nn.Module):
     def first_weights(self) -> FirstWeights:
         """The first layers' weights as a scan uses them."""
         weight, posterior = self.inputs[0].weight, self.posterior[0].weight
-        parts = list(weight.to(compute_dtype(weight)).split([self.flat_stoch, self.actions], 1))
-        posterior = posterior.to(compute_dtype(posterior))
+        parts = list(weight.to(autocast_dtype(weight)).split([self.flat_stoch, self.actions], 1))
+        posterior = posterior.to(autocast_dtype(posterior))
         if not self.temp_post:
             return FirstWeights(*parts, None, posterior)
         sizes = [self.deter, posterior.shape[1] - self.deter]

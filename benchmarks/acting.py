@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ACTIONS, chosen, look
+from benchmarks.settings import ACTIONS, base, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
 from tools import UserError
@@ -113,12 +113,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.acting",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--device", default="auto", help="cpu or cuda:0; auto takes CUDA if present")
+    made = base("acting", __doc__)
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
     made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
     made.add_argument("--settings", nargs="+", help=f"default: {' '.join(SETTINGS)}")
@@ -126,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--envs", type=int, nargs="+", default=[1, 4, 16])
     made.add_argument("--steps", type=int, default=20, help="steps of one turn")
     made.add_argument("--rounds", type=int, default=5, help="turns of each setting, after one more")
-    made.add_argument("--json", type=Path, help="write every number and the machine there")
     return made
 
 

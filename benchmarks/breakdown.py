@@ -70,10 +70,7 @@ def trace(spec: dict) -> list[tuple[str, float, int]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Traces an update and prints the table; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    flags = []
-    if "--" in words:
-        words, flags = words[: words.index("--")], words[words.index("--") + 1 :]
+    words, flags = settings.split(argv)
     parser = settings.parser("breakdown", __doc__)
     parser.add_argument("--kind", choices=("update", "pretrain"), default="update")
     args = parser.parse_args(words)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import config
-from benchmarks.settings import look
+from benchmarks.settings import look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
 from envs import EnvSettings, UnknownTask, make_env, make_vector, parse_task
@@ -266,12 +266,11 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures what the command line asks for; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words, flags = split(argv)
     if words == ["--serve"]:
         return serve()
-    cut = words.index("--") if "--" in words else len(words)
-    args = _parser().parse_args(words[:cut])
-    args.flags = words[cut + 1 :]
+    args = _parser().parse_args(words)
+    args.flags = flags
     try:
         return run(args)
     except (UserError, UnknownTask) as error:

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import config as configuration
-from benchmarks.settings import look
+from benchmarks.settings import base, look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
 from checkpoint import save_predictor
@@ -245,15 +245,9 @@ def finetune(words: Sequence[str]) -> tuple[list[dict[str, Any]], Config, dict[s
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--device", default="auto", help="cpu or cuda:0; auto takes CUDA if present")
+    made = base("run", __doc__)
     made.add_argument("--frames", type=int, default=50_000, help="env frames of the run")
     made.add_argument("--project", type=int, default=1_000_000, help="env frames to project to")
-    made.add_argument("--json", type=Path, help="write every number and the machine there")
     return made
 
 
@@ -288,10 +282,9 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures what the command line asks for; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    cut = words.index("--") if "--" in words else len(words)
-    args = _parser().parse_args(words[:cut])
-    args.flags = words[cut + 1 :]
+    words, flags = split(argv)
+    args = _parser().parse_args(words)
+    args.flags = flags
     try:
         return run(args)
     except (UserError, Failed) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +15,52 @@ from tools import UserError, nearest
 PAPER = {"batch_size": 50, "batch_length": 50, "imag_horizon": 15}
 ACTIONS = 6
 
-_EAGER = ["--compile", "False", "--cuda_graphs", "False"]
+
+def _ours(compiled: bool, graphs: bool, precision: str) -> dict[str, Any]:
+    flags = ["--compile", str(compiled), "--cuda_graphs", str(graphs), "--precision", precision]
+    return {"source": "ours", "flags": flags}
+
+
 # What each setting is: the authors' at a precision, or words of our command line.
 SETTINGS: dict[str, dict[str, Any]] = {
     "reference": {"source": "reference", "precision": 32},
     "reference16": {"source": "reference", "precision": 16},
-    "exact": {"source": "ours", "flags": [*_EAGER, "--precision", "32"]},
-    "bf16": {"source": "ours", "flags": [*_EAGER, "--precision", "bf16"]},
-    "graphs32": {
-        "source": "ours",
-        "flags": ["--compile", "False", "--cuda_graphs", "True", "--precision", "32"],
-    },
-    "graphs": {
-        "source": "ours",
-        "flags": ["--compile", "False", "--cuda_graphs", "True", "--precision", "bf16"],
-    },
-    "compiled32": {
-        "source": "ours",
-        "flags": ["--compile", "True", "--cuda_graphs", "False", "--precision", "32"],
-    },
-    "compiled": {
-        "source": "ours",
-        "flags": ["--compile", "True", "--cuda_graphs", "False", "--precision", "bf16"],
-    },
+    "exact": _ours(False, False, "32"),
+    "bf16": _ours(False, False, "bf16"),
+    "graphs32": _ours(False, True, "32"),
+    "graphs": _ours(False, True, "bf16"),
+    "compiled32": _ours(True, False, "32"),
+    "compiled": _ours(True, False, "bf16"),
     "default": {"source": "ours", "flags": ["--precision", "auto"]},
 }
 ON_CPU = ("reference", "exact", "default", "compiled")
 ON_CUDA = tuple(SETTINGS)
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The flags that the benchmarks of updates share."""
+def base(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags that all benchmarks on a device share."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--device", default="auto", help="cpu or cuda:0; auto takes CUDA if present")
+    made.add_argument("--json", type=Path, help="write every number and the machine there")
+    return made
+
+
+def split(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """A command line's words before ``--``, and those behind it, which are dreamer.py's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The flags that the benchmarks of updates share."""
+    made = base(name, description)
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
     made.add_argument("--warmup", type=int, help="updates before the first round; CUDA 5, CPU 1")
-    made.add_argument("--json", type=Path, help="write every number and the machine there")
     for size, value in PAPER.items():
         flags = [f"--{size}", "--horizon"] if size == "imag_horizon" else [f"--{size}"]
         made.add_argument(*flags, dest=size, type=int, default=value)
