@@ -22,7 +22,8 @@ from tools import UserError, nearest, schedule
 _POSITIVE = (
     "action_repeat time_limit envs eval_episodes eval_envs batch_size train_every dyn_hidden "
     "dyn_deter dyn_stoch dyn_input_layers dyn_output_layers units reward_layers discount_layers "
-    "keep_checkpoints max_bad_updates actor_layers value_layers cnn_depth z_dim slow_target_update opt_eps model_lr actor_lr "
+    "keep_checkpoints max_bad_updates "
+    "actor_layers value_layers cnn_depth z_dim slow_target_update opt_eps model_lr actor_lr "
     "value_lr grad_clip actor_grad_clip value_grad_clip dyn_min_std actor_min_std actor_temp"
 )
 _NOT_NEGATIVE = (
