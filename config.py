@@ -1,25 +1,23 @@
 """Configuration: presets of configs.yaml stack left to right, and every key is a flag.
 
-The YAML file is the only place where a key is written down: its default, its type, the values that
-it takes and its help are read off the ``defaults`` block.
+What the keys are is read off that file: see `keys.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
+import documents
+from documents import shown
+from keys import CONFIGS, Key, load_keys
 from tools import UserError, atomic_write, nearest
-
-CONFIGS = Path(__file__).parent / "configs.yaml"
 
 # Flags of the authors' code that have no use here, and what to do instead.
 RETIRED = {
@@ -63,72 +61,6 @@ RETIRED |= dict.fromkeys(
 
 # Blocks that published command lines spell another way.
 MISSPELT = {"metawolrd": "metaworld"}
-
-_LINE = re.compile(r"^  (\w+): (.*?) # (?:\[(\w+)\] )?(?:\{(.*?)\} )?(.*)$")
-_GROUP = re.compile(r"^  # ## (.*)$")
-_BOOLS = {"true": True, "false": False}
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """What configs.yaml says of one key."""
-
-    name: str
-    group: str
-    default: Any
-    kind: type
-    nullable: bool
-    choices: tuple[str, ...]
-    help: str
-
-    def parse(self, value: Any) -> Any:
-        """The value in this key's type.
-
-        Raises:
-            UserError: it is not of that type, or not among the choices.
-        """
-        if self.nullable and (value is None or str(value).lower() in ("null", "none")):
-            return None
-        if isinstance(self.default, tuple):
-            items = value if isinstance(value, list | tuple) else str(value).split(",")
-            if not items:
-                raise self._wrong(value, "a list such as " + " ".join(map(str, self.default)))
-            return tuple(self._one(item, type(self.default[0])) for item in items)
-        value = self._one(value, self.kind)
-        if self.choices and str(value) not in self.choices:
-            raise UserError(
-                f"--{self.name} takes {', '.join(self.choices)}, not '{value}'"
-                + nearest(str(value), self.choices)
-            )
-        return value
-
-    def _one(self, value: Any, kind: type) -> Any:
-        text = str(value)
-        if kind is bool:
-            if text.lower() not in _BOOLS:
-                raise self._wrong(value, "True or False")
-            return _BOOLS[text.lower()]
-        if kind is int:
-            try:
-                number = float(text)
-                whole = int(number)
-            except (ValueError, OverflowError):
-                raise self._wrong(value, "a whole number") from None
-            if whole != number:
-                raise self._wrong(value, "a whole number")
-            return whole
-        if kind is float:
-            try:
-                number = float(text)
-            except ValueError:
-                raise self._wrong(value, "a number") from None
-            if number != number or number in (float("inf"), float("-inf")):
-                raise self._wrong(value, "a finite number")
-            return number
-        return text
-
-    def _wrong(self, value: Any, wanted: str) -> UserError:
-        return UserError(f"--{self.name} takes {wanted}, not '{value}'")
 
 
 class Config(Mapping):
@@ -199,47 +131,6 @@ class Config(Mapping):
             file.write(self.to_yaml().encode())
 
 
-def _load_yaml(path: Path) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def load_keys(path: Path = CONFIGS) -> dict[str, Key]:
-    """The keys of the ``defaults`` block, in its order."""
-    document, keys, group = _load_yaml(path), {}, ""
-    defaults = document.get("defaults") if isinstance(document, dict) else None
-    if not isinstance(defaults, dict) or not defaults:
-        raise UserError(f"{path} has no block 'defaults' with keys: restore the project's file")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := _GROUP.match(line):
-            group = match[1]
-        elif (match := _LINE.match(line)) and match[1] in defaults and match[1] not in keys:
-            name, _, kind, choices, text = match.groups()
-            keys[name] = _make_key(name, group, defaults[name], kind, choices, text)
-    missing = set(defaults) - set(keys)
-    if missing:
-        raise UserError(f"{path.name}: keys without a remark behind them: {sorted(missing)}")
-    return keys
-
-
-def _make_key(
-    name: str, group: str, default: Any, kind: str | None, choices: str | None, text: str
-) -> Key:
-    values = tuple((choices or "").split("|")) if choices else ()
-    nullable = kind is not None
-    if isinstance(default, list):
-        default = tuple(default)
-    of_name = {"int": int, "float": float, "str": str, "bool": bool}
-    of_default = type(default)
-    # 1e6 reads as a float, but steps are counted: a whole default in that spelling means int.
-    if of_default is float and default == int(default) and abs(default) >= 1000:
-        of_default = int
-    key = Key(name, group, default, of_name[kind] if kind else of_default, nullable, values, text)
-    return dataclasses.replace(key, default=key.parse(default))
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(message)
@@ -270,7 +161,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
         UserError: an unknown block or flag, or a value of the wrong type; one line.
         SystemExit: after ``--help``.
     """
-    keys, document = load_keys(path), _load_yaml(path)
+    keys, document = load_keys(path), documents.load(path)
     parser = _Parser(prog="dreamer.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--configs", nargs="+", default=["defaults"])
     parser.add_argument("-h", "--help", action="store_true")
@@ -279,7 +170,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
         parser.add_argument(f"--{key.name}", default=argparse.SUPPRESS, **many)
     known, unknown = parser.parse_known_args(list(argv))
     if known.help:
-        print(_help(keys, list(document)))
+        print(_help(keys, list(map(str, document))))
         sys.exit(0)
     if unknown:
         raise _unknown_argument(unknown[0], keys)
@@ -288,8 +179,8 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
     for block in blocks:
         if block not in document:
             raise UserError(
-                f"configs.yaml has no block '{block}'{nearest(block, document)}; "
-                f"it has {', '.join(document)}"
+                f"configs.yaml has no block '{shown(block)}'{nearest(block, document)}; "
+                f"it has {', '.join(map(shown, document))}"
             )
         if block != "defaults":
             values.update(_parse_block(document[block], keys, block))
@@ -304,11 +195,13 @@ def load_saved(path: Path) -> Config:
     Raises:
         UserError: the file is missing or no run's configuration, or has a key not known here.
     """
-    saved, keys = _load_yaml(path), load_keys()
+    saved, keys = documents.load(path), load_keys()
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a run's configuration")
     if unknown := sorted(map(str, set(saved) - set(keys))):
-        raise UserError(f"{path} has a key '{unknown[0]}' that this version of the code lacks")
+        raise UserError(
+            f"{path} has a key '{shown(unknown[0])}' that this version of the code lacks"
+        )
     try:
         return _defaults().replace(**{name: keys[name].parse(v) for name, v in saved.items()})
     except UserError as error:
@@ -323,12 +216,14 @@ def _block_name(given: str) -> str:
     return MISSPELT[given]
 
 
-def _parse_block(block: Mapping, keys: Mapping[str, Key], where: str) -> dict[str, Any]:
+def _parse_block(block: Any, keys: Mapping[str, Key], where: str) -> dict[str, Any]:
     values = {}
+    if not isinstance(block, dict):
+        raise UserError(f"configs.yaml, block {where}: it has no keys")
     for name, value in block.items():
         if name not in keys:
             raise UserError(
-                f"configs.yaml, block {where}: unknown key '{name}'{nearest(name, keys)}"
+                f"configs.yaml, block {where}: unknown key '{shown(name)}'{nearest(name, keys)}"
             )
         values[name] = keys[name].parse(value)
     return values
@@ -337,10 +232,11 @@ def _parse_block(block: Mapping, keys: Mapping[str, Key], where: str) -> dict[st
 def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
     name = argument.lstrip("-").split("=")[0]
     if not argument.startswith("--"):
-        return UserError(f"'{argument}' belongs to no flag; flags look like --task dmc_walker_walk")
+        word = shown(argument)
+        return UserError(f"'{word}' belongs to no flag; flags look like --task dmc_walker_walk")
     if name in RETIRED:
         return UserError(f"--{name} is not used here: {RETIRED[name]}")
-    return UserError(f"unknown flag --{name}{nearest(name, keys)}; --help lists them all")
+    return UserError(f"unknown flag --{shown(name)}{nearest(name, keys)}; --help lists them all")
 
 
 # What may change between two starts of one run: where it runs and how it is watched.
@@ -357,9 +253,12 @@ def _defaults() -> Config:
     return Config({name: key.default for name, key in load_keys().items()})
 
 
-def _as_read(config: Config) -> dict[str, Any]:
-    """What reading a saved configuration gives."""
-    return YAML(typ="safe", pure=True).load(config.to_yaml())
+def _as_parsed(key: Key | None, value: Any) -> Any:
+    """A saved value in its key's type; one that is not of that type as it is."""
+    try:
+        return value if key is None else key.parse(value)
+    except UserError:
+        return value
 
 
 def check_same(config: Config, saved: Path) -> None:
@@ -371,18 +270,24 @@ def check_same(config: Config, saved: Path) -> None:
         UserError: another configuration made it; the line shows the difference.
     """
     try:
-        before = _load_yaml(saved)
+        before = documents.load(saved)
     except UserError as error:
         raise UserError(f"{error}; choose another --logdir") from None
     if not isinstance(before, dict):
         raise UserError(f"{saved} is not a run's configuration; choose another --logdir")
-    before, now = _as_read(_defaults()) | before, _as_read(config)
-    names = sorted((set(before) | set(now)) - RESUMABLE)
-    changed = [n for n in names if before.get(n, "absent") != now.get(n, "absent")]
+    keys = load_keys()
+    before = {name: key.default for name, key in keys.items()} | {
+        name: _as_parsed(keys.get(name), value) for name, value in before.items()
+    }
+    names = sorted((set(before) | set(config)) - RESUMABLE, key=str)
+    changed = [n for n in names if before.get(n, "absent") != config.get(n, "absent")]
     if changed:
-        shown = ", ".join(f"{n}: {before.get(n)} there, {now.get(n)} now" for n in changed[:4])
+        listed = ", ".join(
+            f"{shown(n)}: {shown(before.get(n))} there, {shown(config.get(n))} now"
+            for n in changed[:4]
+        )
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(
-            f"{saved.parent} holds a run of another configuration ({shown}{more}): "
+            f"{saved.parent} holds a run of another configuration ({listed}{more}): "
             "give the same flags to resume it, or another --logdir"
         )

@@ -14,11 +14,9 @@ Symbols in shapes: T time (rows), H and W image height and width, C channels, A 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
-import shutil
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+import npz
 import tools
 
 DTYPES = {
@@ -39,9 +38,6 @@ DTYPES = {
 }
 STORED = ("image", "action", "reward", "discount")
 DECODERS = min(8, os.cpu_count() or 1)
-# Whatever reading raises on a file that is cut short, is no archive, or holds pickled objects.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
-UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,19 @@ class LoadSummary:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
+@dataclass
+class Restored:
+    """What `Replay.load_state_dict` found amiss.
+
+    `stale`: where episodes that closed later are now; `lost`: (path, reason) of each episode that
+    the replay goes on without; `bad`: where the damaged ones among them are now.
+    """
+
+    stale: list[Path] = field(default_factory=list)
+    lost: list[tuple[Path, str]] = field(default_factory=list)
+    bad: list[Path] = field(default_factory=list)
+
+
 def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the known fields of an episode in the published dtypes.
 
@@ -84,7 +93,7 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise ValueError(f"no image among its keys: {', '.join(sorted(episode)) or 'none'}")
     fields = {key: np.asarray(episode[key]) for key in DTYPES if key in episode}
     image = fields["image"]
-    if image.dtype != np.uint8 or image.ndim != 4 or not len(image):
+    if image.dtype != np.uint8 or image.ndim != 4 or not image.size:
         raise ValueError(f"image is {describe(image)}, not uint8 [T, H, W, C]")
     for key, value in fields.items():
         if value.dtype.kind not in "biuf":
@@ -93,9 +102,12 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise ValueError(f"{key} is {describe(value)} beside {len(image)} images")
         if key in ("reward", "discount", "is_terminal") and value.ndim != 1:
             raise ValueError(f"{key} is {describe(value)}, not [T]")
-        if key in STORED and value.dtype.kind == "f" and not np.isfinite(value).all():
+    with np.errstate(over="ignore"):  # what is too large for its dtype is infinite, and refused
+        fields = {key: value.astype(DTYPES[key], copy=False) for key, value in fields.items()}
+    for key in STORED:
+        if key in fields and not np.isfinite(fields[key]).all():
             raise ValueError(f"{key} holds a number that is not finite")
-    return {key: value.astype(DTYPES[key], copy=False) for key, value in fields.items()}
+    return fields
 
 
 def check_row(
@@ -167,17 +179,7 @@ def read_episode(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file cannot be read or is no episode; the message is the reason in one line,
             without the path.
     """
-    try:
-        # Opened here, since np.load leaves a file open that turns out to be damaged.
-        with Path(path).open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("one bare array, not an .npz archive")
-            # Other keys stay undecoded: they may be large, or need pickle.
-            content = {key: archive[key] for key in DTYPES if key in archive.files}
-    except UNREADABLE as error:
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise ValueError(" ".join(reason.split())) from error
+    content = npz.read(Path(path), DTYPES)
     return check_episode(content)
 
 
@@ -201,16 +203,8 @@ def count_rows(directory: Path) -> int:
     rows = 0
     for path in Path(directory).glob("*.npz"):
         # What cannot be read is named when the folder is loaded.
-        with (
-            contextlib.suppress(*UNREADABLE),
-            zipfile.ZipFile(path) as archive,
-            archive.open("image.npy") as file,
-        ):
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            if version > (1, 0):
-                read = np.lib.format.read_array_header_2_0
-            rows += read(file)[0][0]
+        with contextlib.suppress(ValueError):
+            rows += npz.length(path, "image")
     return rows
 
 
@@ -225,28 +219,30 @@ def index_of(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def set_aside(directory: Path, since: int) -> list[Path]:
+def check_length(path: Path, episode: dict[str, np.ndarray], own: Path) -> dict[str, np.ndarray]:
+    """The episode; a file of the folder `own` must have as many rows as its name says.
+
+    Raises:
+        ValueError: it has not.
+    """
+    rows, named = len(episode["image"]), path.stem.rpartition("-")[2]
+    if path.parent == own and named != str(rows):
+        raise ValueError(f"it has {rows} rows, and {named} by its name")
+    return episode
+
+
+def set_aside(directory: Path, since: int, tag: str) -> list[Path]:
     """Move the episodes numbered `since` or later into the sibling folder `stale`.
 
     A run that was killed wrote them after the checkpoint that is being restored. Files are never
-    deleted nor overwritten: a name that is taken gets a number.
+    deleted nor overwritten, and those of another run's tag stay where they are.
 
     Returns:
         Where each file is now, in the order of the old names.
     """
-    moved = []
-    for path in sorted(Path(directory).glob("*.npz")):
-        if index_of(path) < since:
-            continue
-        stale = path.parent.parent / "stale"
-        stale.mkdir(exist_ok=True)
-        target, number = stale / path.name, 0
-        while target.exists():
-            number += 1
-            target = stale / f"{path.stem}.{number}.npz"
-        shutil.move(path, target)
-        moved.append(target)
-    return moved
+    stale = Path(directory).parent / "stale"
+    paths = sorted(Path(directory).glob(f"*-{glob.escape(tag)}-*.npz"))
+    return [tools.move_aside(path, stale) for path in paths if index_of(path) >= since]
 
 
 def decode(paths: Iterable[Path]) -> Iterator[tuple[Path, Future]]:

@@ -32,6 +32,7 @@ ACCEPTED = (
     f"{hub.PREFIX}<name>, a video, or a folder of videos"
 )
 MEGABYTE = 1 << 20
+MOST_FPS = 1000  # one frame is repeated so often in a second
 
 
 @dataclass
@@ -55,8 +56,10 @@ def check(config: Config) -> None:
     Raises:
         UserError: it is not, or a setting of videos makes no sense.
     """
-    if config.video_fps < 0:
-        raise UserError(f"--video_fps must be 0 or more, not {config.video_fps}")
+    if not 0 <= config.video_fps <= MOST_FPS:
+        raise UserError(
+            f"--video_fps must be 0 or more, and {MOST_FPS} at most, not {config.video_fps}"
+        )
     if config.video_episode_length < 2:
         raise UserError(
             f"--video_episode_length must be at least 2, not {config.video_episode_length}"
@@ -167,7 +170,7 @@ def _unpacked(
 ) -> Source:
     with bar() as progress:
         folder, marker = archives.unpack(archive, target, identity, progress)
-    return Source(folder, [], {"source": given, "ignored": marker["ignored"]})
+    return Source(folder, [], {"source": given, "ignored": marker.get("ignored", 0)})
 
 
 def _decoded(path: Path, config: Config, cache: Path) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import posixpath
@@ -21,8 +22,36 @@ MAGIC = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh")
 SUFFIXES = (".tar.xz", ".tar.gz", ".tar.bz2", ".txz", ".tgz", ".tbz2", ".tar", ".xz", ".gz")
 # Whatever reading raises on an archive that is cut short or damaged.
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error)
+DAMAGED += (LookupError, OverflowError, RecursionError, MemoryError)
+LARGEST_HEADER = 1 << 24  # bytes: a header is read in one piece, whatever size it claims
+LONGEST_NAME = 255  # bytes
 
 Progress = Callable[[str, int, int], None]
+
+
+class _Forward:
+    """A stream that is read on and on: whoever goes back may go round for ever."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self.tell, self.close = stream.tell, stream.close
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def seek(self, position: int) -> int:
+        if position < self._stream.tell():
+            raise tarfile.ReadError("a member of a negative size")
+        return self._stream.seek(position)
+
+
+class _Tar(tarfile.TarFile):
+    """Reads what is unpacked as far as it is asked for, and only forward."""
+
+    def __init__(self, name: str | None, mode: str, fileobj: Any, **options: Any):
+        super().__init__(name, mode, _Forward(fileobj), **options)
 
 
 def is_archive(path: Path) -> bool:
@@ -103,7 +132,7 @@ def _members(
     total = archive.stat().st_size
     with archive.open("rb") as raw:
         try:
-            with tarfile.open(fileobj=raw, mode="r:*") as tar:
+            with _Tar.open(fileobj=raw, mode="r:*") as tar:
                 while (member := tar.next()) is not None:
                     tar.members = []  # or the list of them grows with the archive
                     yield tar, member
@@ -154,6 +183,13 @@ def _plan(archive: Path, progress: Progress) -> tuple[dict[int, tuple[str, int]]
 
 def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
     """Refuses what points outside of the folder, and what is neither file, folder nor link."""
+    if "\0" in member.name + member.linkname:
+        raise damaged(archive, ValueError(f"a name with a zero in it: {member.name!r}"))
+    if member.issparse():
+        raise UserError(
+            f"{archive} is refused: its member {member.name!r} is a sparse file; unpack it "
+            "elsewhere and give that folder"
+        )
     inside = _inside(member.name)
     if inside and (member.issym() or member.islnk()):
         # A hard link names a member; a symbolic link goes from where it lies.
@@ -189,7 +225,15 @@ def _flat_names(archive: Path, names: list[str]) -> dict[str, str]:
         flat = {name: posixpath.relpath(name, top or ".").replace("/", "__") for name in names}
         if len(set(flat.values())) < len(names):
             raise UserError(f"{archive}: two of its episodes have one name; give the folders apart")
-    return flat
+    return {name: _shortened(given) for name, given in flat.items()}
+
+
+def _shortened(name: str) -> str:
+    """A name that a file can have, the same for the same one."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{hashlib.sha256(encoded).hexdigest()[:32]}.npz"
 
 
 def _check_space(archive: Path, folder: Path, needed: int) -> None:

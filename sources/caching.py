@@ -31,7 +31,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """What a finished folder was made from, or None for a folder that is none of ours."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

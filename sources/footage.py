@@ -21,6 +21,7 @@ OPEN = {
 }
 SUFFIXES = (".mp4", ".avi", ".mov", ".gif", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
 MAX_GAP = 600  # seconds that one frame may last when a video is resampled
+MAX_PIXELS = 1 << 26  # of a frame, 8192×8192: a few bytes can claim any number
 MISSING = Fraction(1, 10)  # share of its promised length that a video may lack, at most a second
 # Red, green, blue and a constant: what Gymnasium's grey observations are made of.
 LUMA = (0.2125, 0.7154, 0.0721, 0.0)
@@ -79,6 +80,7 @@ def frames(
                 raise Unusable("no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             fps, slack = Fraction(str(settings.fps)), Fraction(0)
             if fps:  # time stamps are rounded to the stream's unit
                 slack = min(Fraction(stream.time_base or 0) / 2, 1 / fps / 4)

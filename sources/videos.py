@@ -62,7 +62,7 @@ def decode(
                 _check_usable(marker["videos"])
                 write_marker(partial, marker)
     marker = marker or read_marker(target)
-    if marker is None:
+    if marker is None or not isinstance(marker.get("videos"), list):
         raise UserError(f"{target} is not of this program's making: move it away")
     _check_usable(marker["videos"])
     return target, [(v["name"], v["skipped"]) for v in marker["videos"] if "skipped" in v]
@@ -131,9 +131,9 @@ def _decode_one(
     if len(label.encode()) > 150:  # a file's name has at most 255 bytes, the piece's included
         label = hashlib.sha256(label.encode()).hexdigest()[:16] + path.suffix
     record = folder / f".{label}.json"
-    if record.exists():
+    if (known := _read_record(record)) is not None:
         tick(1.0)
-        return json.loads(record.read_text(encoding="utf-8"))
+        return known
     written: list[Path] = []
     result: dict[str, Any] = {"name": path.name}
     try:
@@ -154,6 +154,15 @@ def _decode_one(
         file.write(json.dumps(result).encode())
     tick(1.0)
     return result
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """A record that an earlier start left, None without one that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and "name" in content else None
 
 
 def pieces(images: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:

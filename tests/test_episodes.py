@@ -167,8 +167,9 @@ def test_set_aside_moves_later_episodes_and_keeps_all_names(tmp_path):
         (own / f"{name}.npz").write_text(name)
     (tmp_path / "stale").mkdir()
     (tmp_path / "stale" / "000002-s0-3.npz").write_text("older")
-    moved = set_aside(own, 2)
+    (own / "000004-s1-3.npz").write_text("another run's")
+    moved = set_aside(own, 2, "s0")
     assert [path.name for path in moved] == ["000002-s0-3.1.npz", "000003-s0-4.npz"]
     assert [path.read_text() for path in moved] == ["000002-s0-3", "000003-s0-4"]
     assert (tmp_path / "stale" / "000002-s0-3.npz").read_text() == "older"
-    assert sorted(path.name[:8] for path in own.iterdir()) == ["000001-s", "20230101"]
+    assert sorted(path.name[:8] for path in own.iterdir()) == ["000001-s", "000004-s", "20230101"]
