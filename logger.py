@@ -27,6 +27,7 @@ from sinks import (
     WandbSink,
     read_metrics,
 )
+from tools import say
 
 __all__ = [
     "JSONLSink",
@@ -57,6 +58,8 @@ class Logger:
         # The required one first: it records what the others warn of.
         for sink in sorted(sinks, key=lambda sink: not sink.required):
             self._call(sink, "open")
+            if sink.warning:
+                self._each("event", self.step, "warning", {"message": sink.warning})
 
     def __enter__(self) -> Logger:
         return self
@@ -168,7 +171,7 @@ class Logger:
             text = f"{sink.name} failed in {method} and is off from here on ({reason})"
             self._each("event", self.step, "warning", {"message": text})
             if not any(isinstance(other, TerminalSink) for other in self._sinks):
-                print(f"warning: {text}", file=sys.stderr)
+                say(f"warning: {text}")
 
 
 def make_sinks(

@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import shlex
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +19,12 @@ from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
+from journal import apply_markers
+from journal import read_metrics as read_metrics
 from pictures import encode_gif, encode_png
+from tools import naming
 
+PATIENCE = 30.0  # seconds to wait for W&B when a run begins, and again when it ends
 RESERVED = frozenset({"step", "time", "event", "nonfinite", "resumed_from"})
 
 
@@ -36,10 +42,16 @@ class Record:
 
 
 class Sink:
-    """The base: takes everything and does nothing. `required`: a failure stops the run."""
+    """The base: takes everything and does nothing.
+
+    Attributes:
+        required: a failure stops the run.
+        warning: what to tell the user once it is open.
+    """
 
     name: ClassVar[str] = "sink"
     required: ClassVar[bool] = False
+    warning: str = ""
 
     def open(self) -> None:
         """Begin; whatever can fail belongs here and not in the constructor."""
@@ -100,8 +112,8 @@ class JSONLSink(Sink):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         old = self._path.read_bytes() if self._path.exists() else b""
         step = -1 if self._resume_step is None else self._resume_step
-        kept = [row for row in _apply_markers(old, self._path) if row["step"] <= step]
-        self._start = self._clock() - (kept[-1]["time"] if kept else 0.0)
+        kept = [row for row in apply_markers(old, self._path) if row["step"] <= step]
+        self._start = self._clock() - (kept[-1].get("time", 0.0) if kept else 0.0)
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
         if old and not old.endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short; it stays as it is
@@ -119,8 +131,9 @@ class JSONLSink(Sink):
 
     def flush(self) -> None:
         """Bring all lines to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring all lines to the disk and close the file."""
@@ -137,43 +150,8 @@ class JSONLSink(Sink):
         }
         if bad:
             line["nonfinite"] = list(dict.fromkeys(bad))
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL log that count, in order, without the restart markers.
-
-    A marker {"resumed_from": s} drops the earlier lines of steps after s: the run did those steps
-    again. A line that a kill cut short (the last one, or one before a marker) is left out.
-
-    Raises:
-        ValueError: another line is no JSON object with a step; names file and line.
-        OSError: the file cannot be read.
-    """
-    return _apply_markers(Path(path).read_bytes(), Path(path))
-
-
-def _apply_markers(content: bytes, path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    broken = None
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-            valid = isinstance(row, dict) and ("step" in row or "resumed_from" in row)
-        except ValueError:
-            valid = False
-        if broken is not None and not (valid and "resumed_from" in row):
-            raise ValueError(f"{path}, line {broken}: no line of a log")
-        broken = None if valid else number
-        if valid and "resumed_from" in row:
-            rows = [old for old in rows if old["step"] <= row["resumed_from"]]
-        elif valid:
-            rows.append(row)
-    if broken is not None and content.endswith(b"\n"):
-        raise ValueError(f"{path}, line {broken}: no line of a log")
-    return rows
+        with naming(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def _plain(value: Any, lose: Callable[[], None]) -> Any:
@@ -191,7 +169,9 @@ def _plain(value: Any, lose: Callable[[], None]) -> Any:
 
 
 class TensorBoardSink(Sink):
-    """TensorBoard event files, written with TensorBoard's own writer.
+    """TensorBoard event files, in TensorBoard's own format.
+
+    Its usual writer has a thread, which on a full disk prints a traceback of its own.
 
     Scalars go under `scalars/<name>` unless the name has a '/', videos are animated GIFs under
     IMAGES, texts are under TEXT.
@@ -205,23 +185,31 @@ class TensorBoardSink(Sink):
     name = "TensorBoard"
 
     def __init__(self, dir: Path, purge_step: int | None = None, fps: int = 20):
-        self._dir, self._purge_step, self._fps = str(dir), purge_step, fps
-        self._writer = None
+        self._dir, self._purge_step, self._fps = Path(dir), purge_step, fps
+        self._writer: Any = None
 
     def open(self) -> None:
         """Start an event file; with `purge_step` a session that begins there."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = EventFileWriter(self._dir)
+        self._dir.mkdir(parents=True, exist_ok=True)
+        # Later files have greater names: TensorBoard reads them in that order.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter((self._dir / name).open("xb"))
+        self._add(file_version="brain.Event:2")
         if self._purge_step is not None:
             log = SessionLog(status=SessionLog.START)
-            event = Event(wall_time=time.time(), step=self._purge_step, session_log=log)
-            self._writer.add_event(event)
+            self._add(step=self._purge_step, session_log=log)
+
+    def _add(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._writer.flush()
 
     def write(self, step: int, record: Record) -> None:
         """Add one event with all values."""
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [
@@ -233,16 +221,10 @@ class TensorBoardSink(Sink):
         for name, video in record.videos.items():
             values.append(_picture_value(name, video[0], encode_gif(video, self._fps)))
         values += [_text_value(name, text) for name, text in record.texts.items()]
-        summary = Summary(value=values)
-        self._writer.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
-
-    def flush(self) -> None:
-        """Write what is queued."""
-        self._writer.flush()
+        self._add(step=int(step), summary=Summary(value=values))
 
     def close(self) -> None:
-        """Write what is queued and close the file."""
-        self._writer.flush()  # unlike close, it reports an error of the writer's thread
+        """Close the file."""
         self._writer.close()
 
 
@@ -303,8 +285,20 @@ class WandbSink(Sink):
 
     def open(self) -> None:
         """Start or go on with the W&B run."""
-        self._wandb = importlib.import_module("wandb")
-        self._run = self._wandb.init(**self._settings)
+        self._wandb = wandb = importlib.import_module("wandb")
+        limits = wandb.Settings(init_timeout=PATIENCE, finish_timeout=PATIENCE)
+        try:
+            self._run = wandb.init(**self._settings, settings=limits)
+        except wandb.errors.Error as error:
+            if self._settings["mode"] == "offline":
+                raise
+            wandb.teardown()  # its service still holds the run's id
+            self._run = wandb.init(**{**self._settings, "mode": "offline"}, settings=limits)
+            reason = " ".join(str(error).split())
+            self.warning = (
+                f"W&B cannot be reached ({reason}); the run goes there later by: "
+                f"wandb sync {shlex.quote(str(self._settings['dir']))}/wandb/offline-run-*"
+            )
 
     def write(self, step: int, record: Record) -> None:
         """Log everything under its name; texts as HTML."""

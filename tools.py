@@ -7,13 +7,17 @@ import difflib
 import math
 import os
 import re
+import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
+
+TEMPORARY = ".tmp"  # how the name of a file ends that is being written
 
 
 class UserError(Exception):
@@ -23,10 +27,10 @@ class UserError(Exception):
 class Diverged(Exception):
     """Training left the finite numbers. Its text is one line with the mend."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, found: str = ""):
         super().__init__(
-            f"training diverged: {what} is not finite; begin again in another --logdir with a "
-            "lower --model_lr or --actor_lr, or look where with --debug True"
+            f"training diverged: {what} is not finite; {found}begin again in another --logdir with "
+            "a lower --model_lr or --actor_lr, or look where with --debug True"
         )
 
 
@@ -43,19 +47,32 @@ def is_on(choice: str, automatic: bool) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: str | os.PathLike, new: bool = False, before: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
     """Yields a binary file that takes its place at ``path`` whole, or not at all.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and are renamed
     over ``path``. After an exception the temporary file is gone and ``path`` is as it was.
 
+    Args:
+        path: where the file is to be.
+        new: there must be none yet.
+        before: called once the bytes are on the disk, right before the renaming.
+
     Raises:
         FileExistsError: ``path`` was to be a ``new`` file, and there is one.
+        OSError: it cannot be written; the error names ``path``.
     """
     path = Path(path)
+    with naming(path):
+        yield from _written(path, new, before)
+
+
+def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY
     )
     try:
         # mkstemp makes private files; what is written here is as readable as any other file.
@@ -66,6 +83,8 @@ def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryI
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            before()
         (_take if new else os.replace)(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -77,6 +96,61 @@ def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryI
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside names the file that it is about; writing alone would not."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is not None and not str(error.filename).endswith(TEMPORARY)
+        if error.errno is None or named:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files that processes killed in :func:`atomic_write` left below a folder."""
+    ours = re.compile(r"\..+\.\w{8}" + re.escape(TEMPORARY))
+    return sorted(path for path in folder.rglob(f".*{TEMPORARY}") if ours.fullmatch(path.name))
+
+
+def move_aside(path: Path, folder: Path) -> Path:
+    """Moves a file into a folder, under a number where its name is taken; returns where to."""
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 0
+    while target.exists():
+        number += 1
+        target = folder / f"{path.stem}.{number}{path.suffix}"
+    shutil.move(path, target)
+    return target
+
+
+def set_bad_aside(path: Path, folder: Path, reason: str) -> Path:
+    """Moves a damaged file into a folder, with a text beside it that says why."""
+    target = move_aside(path, folder)
+    with atomic_write(target.with_name(f"{target.name}.txt")) as file:
+        file.write(f"{reason}\n".encode())
+    return target
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, to stderr by default; once nobody reads there any more, to nowhere.
+
+    A run outlives the terminal that it was started from.
+    """
+    stream = stream or sys.stderr
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):  # a pipe without a reader, a terminal that is gone, closed
+        hush(stream)
+
+
+def hush(stream: TextIO) -> None:
+    """From here on, what is written to a stream goes nowhere."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _take(temporary: str, path: Path) -> None:
@@ -108,7 +182,8 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 Schedule = Callable[[float], float]
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+LONGEST = 200  # characters of a schedule; what is nested deeper is no one's wish
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _CALL = re.compile(r"^(\w+)\((.*)\)$")
 
 
@@ -128,6 +203,8 @@ def schedule(text: str | float) -> Schedule:
         UserError: the text is none of these.
     """
     text = str(text).strip().replace(" ", "")
+    if len(text) > LONGEST:
+        raise UserError(f"{text[:40]!r}… is not a schedule: it has more than {LONGEST} characters")
     if (constant := _number(text)) is not None:
         return lambda step: constant
     match = _CALL.match(text)
@@ -143,7 +220,7 @@ def schedule(text: str | float) -> Schedule:
         if len(numbers) == arity and valid(*numbers):
             return make(*numbers)
     raise UserError(
-        f"'{text}' is not a schedule: give a number or one of linear(from,to,steps), "
+        f"{text!r} is not a schedule: give a number or one of linear(from,to,steps), "
         "warmup(steps,value), exp(from,to,halflife), horizon(from,to,steps), delay(steps,schedule)"
     )
 
@@ -185,7 +262,7 @@ def _horizon(first: float, last: float, duration: float) -> Schedule:
 _MAKERS: dict[str, tuple[Callable[..., Schedule], int, Callable[..., bool]]] = {
     "linear": (_linear, 3, lambda first, last, steps: steps >= 0),
     "warmup": (_warmup, 2, lambda steps, value: steps >= 0),
-    "exp": (_exp, 3, lambda first, last, halflife: halflife > 0),
+    "exp": (_exp, 3, lambda first, last, half: half > 0 and math.isfinite(first - last)),
     "horizon": (_horizon, 3, lambda first, last, steps: min(first, last) >= 1 and steps >= 0),
 }
 

@@ -204,12 +204,16 @@ def fake_wandb(monkeypatch, fail=""):
             calls.append((name, args, kwargs))
             if name == fail:
                 raise RuntimeError(f"{name} refused")
+            if kwargs.get("mode") == "online":
+                raise ConnectionError("no route to host")
             return run
 
         return record
 
     run = types.SimpleNamespace(log=call("log"), finish=call("finish"))
     module = types.ModuleType("wandb")
+    module.errors = types.SimpleNamespace(Error=ConnectionError)
+    module.Settings, module.teardown = dict, call("teardown")
     module.init, module.Image, module.Html = call("init"), lambda image: image, lambda text: text
     module.Video = lambda file, format: (file.getvalue()[:3], format)
     monkeypatch.setitem(sys.modules, "wandb", module)
@@ -232,6 +236,23 @@ def test_wandb_gets_everything_and_its_run_id(tmp_path, monkeypatch):
     assert init["config"] == {"seed": 1}
     assert items == {"a": 1.0, "v": (b"GIF", "gif"), "t": "<pre>1 &lt; 2</pre>"}
     assert (log, last) == ({"step": 8}, "finish")
+
+
+def test_wandb_out_of_reach_is_recorded_for_later(tmp_path, monkeypatch):
+    calls, screen = fake_wandb(monkeypatch), io.StringIO()
+    sink = WandbSink("online", "diswm", "run", {}, tmp_path, id="abc")
+    with Logger([JSONLSink(tmp_path / "m"), TerminalSink(screen), sink]) as logger:
+        logger.scalar("a", 1)
+        logger.write(1)
+    assert [name for name, _, _ in calls] == ["init", "teardown", "init", "log", "finish"]
+    first, _, second, *_ = (kwargs for _, _, kwargs in calls)
+    assert (first["mode"], second["mode"]) == ("online", "offline")
+    assert first["id"] == second["id"] == "abc"
+    assert first["settings"]["init_timeout"] <= 30
+    [warning] = [row["message"] for row in read_metrics(tmp_path / "m") if "event" in row]
+    assert "no route to host" in warning
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in warning
+    assert warning in screen.getvalue()
 
 
 @pytest.mark.parametrize("fail", ["init", "log", "finish"])
