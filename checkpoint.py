@@ -1,57 +1,219 @@
-"""Checkpoints: everything that a run is, in one file, and pretrained predictors in three.
+"""Checkpoints: everything that a run is, in one file, and the files of the ones before.
 
 Files are written whole or not at all, and read with ``weights_only=True``: they hold tensors,
-numbers, strings, lists and dicts, and nothing in them is ever executed.
+numbers, strings, lists and dicts, and nothing in them is ever executed. Each ends in a seal, the
+SHA-256 of what is before it, by which a damaged one is known.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import errno
+import functools
+import hashlib
+import os
 import pickle
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-import interchange
-from config import Config, load_saved
-from models import VideoPredictor
 from tools import UserError, atomic_write
 
-PREDICTOR_FILES = {"encoder": "encoder.pt", "decoder": "decoder.pt", "rssm": "rssm.pt"}
+NEWEST = "checkpoint.pt"  # and checkpoint.1.pt, checkpoint.2.pt, …, the ones before it
+
+# PyTorch reads its files from their end on and skips what follows it.
+_MARK = b"\nDisWM, sha256 "
+_SEAL = re.compile(_MARK + rb"([0-9a-f]{64})\n\Z")
+_SEAL_LENGTH = len(_MARK) + 64 + 1
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes nested dicts and lists of tensors, arrays, numbers, strings, whole or not at all."""
-    with atomic_write(path) as file:
-        torch.save(_to_tensors(state), file)
+class Damaged(UserError):
+    """A file that cannot be what was written."""
+
+
+class _Sealing:
+    """A file to write to that knows the digest of what was written, and what stopped it.
+
+    PyTorch reports a disk that is full as an internal error of its own.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            count = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self._digest.update(data)
+        return count
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seal(self) -> None:
+        self._file.write(_MARK + self._digest.hexdigest().encode() + b"\n")
+
+
+def save(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
+    """Writes nested dicts and lists of tensors, arrays, numbers, strings, whole or not at all.
+
+    Args:
+        path: the file.
+        state: its content.
+        keep: how many of the last ones stay: `path`, and those before under `path_before`.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there.
+    """
+    with atomic_write(path, before=functools.partial(_shift, path, keep)) as file:
+        sealing = _Sealing(file)
+        try:
+            torch.save(_to_tensors(state), sealing)
+        except RuntimeError:
+            if sealing.error is not None:
+                raise sealing.error from None
+            raise
+        sealing.seal()
+
+
+def path_before(path: Path, age: int) -> Path:
+    """Where the file is that was at `path` so many saves ago."""
+    return path.with_name(f"{path.stem}.{age}{path.suffix}") if age else path
+
+
+def _shift(path: Path, keep: int) -> None:
+    """Makes way for a new file: each earlier one becomes one save older.
+
+    `path` itself keeps its name until the new one takes it, so that there always is one.
+    """
+    for age in _ages(path):
+        if age >= keep:
+            path_before(path, age).unlink()
+    for age in range(keep - 1, 1, -1):
+        if (earlier := path_before(path, age - 1)).exists():
+            os.replace(earlier, path_before(path, age))
+    if keep > 1 and path.exists():
+        first = path_before(path, 1)
+        try:
+            copy = first.with_name(f".{first.name}.previous.tmp")
+            copy.unlink(missing_ok=True)
+            os.link(path, copy)
+            os.replace(copy, first)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            os.replace(path, first)  # a file system without hard links
+
+
+def _ages(path: Path) -> list[int]:
+    """How old the files before `path` are, in saves, newest first."""
+    name = re.compile(re.escape(path.stem) + r"\.([1-9]\d{0,8})" + re.escape(path.suffix))
+    return sorted(int(found[1]) for p in path.parent.iterdir() if (found := name.fullmatch(p.name)))
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, newest first; none where there is no such folder."""
+    newest = folder / NEWEST
+    if not folder.is_dir():
+        return []
+    return [newest] * newest.exists() + [path_before(newest, age) for age in _ages(newest)]
+
+
+def load_newest(folder: Path, parts: Collection[str]) -> tuple[Any, list[tuple[Path, str]]]:
+    """The newest checkpoint in a run's folder that is not damaged, None without any.
+
+    Args:
+        folder: the run's.
+        parts: what a checkpoint has to hold.
+
+    Returns:
+        Its content, and (path, reason) of each newer one, which is damaged.
+
+    Raises:
+        UserError: all are damaged, or one cannot be read.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in find(folder):
+        try:
+            state = load(path)
+            if not isinstance(state, Mapping) or not set(parts) <= set(state):
+                raise Damaged(f"{path} is not the checkpoint of such a run")
+            return state, damaged
+        except Damaged as error:
+            damaged.append((path, str(error)))
+    if damaged:
+        others = [path.name for path, _ in damaged[1:]]
+        more = f", as are {' and '.join(others)}" if others else ""
+        raise UserError(f"{damaged[0][1]}{more}")
+    return None, []
 
 
 def load(path: Path) -> Any:
     """What :func:`save` wrote, on the CPU; arrays come back as tensors.
 
+    A file without a seal is read as well: PyTorch's own, or an earlier version's.
+
     Raises:
-        UserError: the file is missing, damaged, or holds more than data.
+        Damaged: it is damaged, or no file of PyTorch's.
+        UserError: it is missing, cannot be read, or holds more than data.
     """
     try:
+        _check_seal(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except Damaged:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        if error.errno in (None, errno.EIO):
+            raise _damaged(path, error) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from None
+    except MemoryError:
+        raise UserError(f"{path} cannot be read: there is too little memory for it") from None
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UserError(
                 f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
                 "read (a whole module? save its state_dict() instead)"
             ) from None
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise UserError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or no file of PyTorch's "
-            f"({reason}): copy it again"
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> Damaged:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return Damaged(
+        f"{path} cannot be read as a checkpoint: it is damaged, or no file of PyTorch's "
+        f"({reason}): copy it again"
+    )
+
+
+def _check_seal(path: Path) -> None:
+    """Compares a file with the digest that it ends in, if it does."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - _SEAL_LENGTH))
+        end = file.read()
+        seal = _SEAL.search(end)
+        if seal is None and _MARK in end:
+            raise Damaged(f"{path} is damaged: its end is cut off")
+        if seal is None:
+            return
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _SEAL_LENGTH
+        while left and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest().encode() != seal[1]:
+        raise Damaged(
+            f"{path} is damaged: its content does not have the checksum that it was written with"
+        )
 
 
 def _to_tensors(value: Any) -> Any:
@@ -102,224 +264,3 @@ def scratch_rng(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-def save_predictor(folder: Path, model: VideoPredictor) -> None:
-    """Writes encoder.pt, decoder.pt and rssm.pt: one state dict each."""
-    for name, file in PREDICTOR_FILES.items():
-        save(folder / file, getattr(model, name).state_dict())
-
-
-def find_predictor(given: str) -> Path:
-    """The folder with the encoder.pt that a ``--pretrain_checkpoint_path`` means.
-
-    That is the folder itself or, while it has none, its newest snapshot: the subfolder, or the
-    one in ``snapshots``, with the largest number, complete ones first.
-
-    Raises:
-        UserError: there is no such folder, or no encoder.pt in it.
-    """
-    folder = Path(given).expanduser()
-    mend = "pretrain first (--beta_vae_pretrain True), or give the folder that pretraining named"
-    if not folder.is_dir():
-        raise UserError(f"--pretrain_checkpoint_path {folder}: there is no such folder; {mend}")
-    if (folder / PREDICTOR_FILES["encoder"]).is_file():
-        return folder
-    snapshots = [
-        path.parent
-        for path in (*folder.glob("*/encoder.pt"), *folder.glob("snapshots/*/encoder.pt"))
-        if path.parent.name.isdecimal()
-    ]
-    if not snapshots:
-        raise UserError(f"--pretrain_checkpoint_path {folder} has no encoder.pt: {mend}")
-    return max(snapshots, key=lambda path: (_is_complete(path), int(path.name)))
-
-
-def _is_complete(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in PREDICTOR_FILES.values())
-
-
-def load_predictor(config: Config) -> VideoPredictor:
-    """The pretrained predictor in ``--pretrain_checkpoint_path``, to learn from.
-
-    encoder.pt must be there. Without decoder.pt and rssm.pt it is a teacher that cannot draw.
-    Each file has our names for its tensors, or the authors'. The recurrent cell and, without
-    ``--source_action_num``, the width of the actions are the file's.
-
-    Raises:
-        UserError: a file is missing or of other sizes than the configuration asks for.
-    """
-    folder = find_predictor(config.pretrain_checkpoint_path)
-    states = _read_predictor(folder)
-    beta_vae = interchange.is_beta_vae(states["encoder"])
-    if beta_vae is not None and beta_vae != config.beta_vae:
-        kind = "a β-VAE's" if beta_vae else "a plain CNN's"
-        raise UserError(
-            f"{folder / PREDICTOR_FILES['encoder']} is {kind} encoder: set --beta_vae {beta_vae}, "
-            "as in pretraining"
-        )
-    return _build_predictor(config, folder, states)
-
-
-def _read_predictor(folder: Path) -> dict[str, Mapping]:
-    """The state dicts that are there, as they are, by their part."""
-    states = {}
-    for part, file in PREDICTOR_FILES.items():
-        if not (folder / file).is_file():
-            continue
-        try:
-            states[part] = load(folder / file)
-        except UserError as error:
-            raise UserError(f"--pretrain_checkpoint_path: {error}; or pretrain again") from None
-        if not isinstance(states[part], Mapping):
-            raise UserError(
-                f"--pretrain_checkpoint_path: {folder / file} holds no state dict; pretrain again"
-            )
-    return states
-
-
-def _build_predictor(config: Config, folder: Path, states: Mapping[str, Mapping]) -> VideoPredictor:
-    """A predictor with the tensors of a folder; the parts that are not there stay random."""
-    actions = config.source_action_num
-    if rssm := states.get("rssm"):
-        # A student's cell may be another than its teacher's.
-        normed = any(str(name).startswith(("cell.norm.", "_cell._norm.")) for name in rssm)
-        config = config.replace(dyn_cell="gru_layer_norm" if normed else "gru")
-        first = rssm.get("inputs.0.weight", rssm.get("_inp_layers.0.weight"))
-        with contextlib.suppress(IndexError, AttributeError):
-            actions = actions or first.shape[1] - config.dyn_stoch * max(1, config.dyn_discrete)
-    model = VideoPredictor(config, max(0, actions))
-    model.complete = set(states) == set(PREDICTOR_FILES)
-    for part, state in states.items():
-        _load_checked(model, part, state, folder / PREDICTOR_FILES[part])
-    return model
-
-
-# Which flag sizes a tensor, by the beginning of our name for it.
-_SIZED_BY = {
-    ("encoder", "stats"): "--z_dim",
-    ("encoder", "layers"): "--beta_vae, --cnn_depth or --grayscale",
-    ("decoder", "layers"): "--beta_vae, --cnn_depth or --grayscale",
-    ("decoder", ""): "--z_dim, --dyn_stoch or --dyn_deter",
-    ("rssm", "inputs.0"): "--source_action_num, --dyn_stoch or --dyn_hidden",
-    ("rssm", "inputs"): "--dyn_input_layers",
-    ("rssm", "posterior.0"): "--z_dim, --dyn_temp_post, --dyn_hidden or --dyn_deter",
-    ("rssm", "posterior."): "--dyn_output_layers",
-    ("rssm", "prior.0"): "--dyn_deter or --dyn_hidden",
-    ("rssm", "prior."): "--dyn_output_layers",
-    ("rssm", ""): "--dyn_deter, --dyn_stoch, --dyn_discrete or --dyn_hidden",
-}
-
-
-def _load_checked(model: VideoPredictor, part: str, state: Mapping, path: Path) -> None:
-    """Loads a part's tensors, each of which must fit; names the first that does not.
-
-    The tensors are called by the names that they have in the file.
-    """
-
-    def mend(tensor: str) -> str:
-        tensor = interchange.to_ours(part, tensor) if theirs else tensor
-        for (file, prefix), flags in _SIZED_BY.items():
-            if part == file and tensor.startswith(prefix):
-                return f"set {flags} as in pretraining"
-        return "give the file that pretraining wrote"
-
-    theirs = interchange.is_theirs(part, state)
-    module = getattr(model, part)
-    own = module.state_dict()
-    names = {
-        name: interchange.to_theirs(part, name, model.config.beta_vae) if theirs else name
-        for name in own
-    }
-    for name, tensor in own.items():
-        name = names[name]
-        if name not in state:
-            raise UserError(f"{path} has no tensor '{name}': {mend(name)}")
-        there = tuple(getattr(state[name], "shape", ()))
-        if there != tuple(tensor.shape):
-            raise UserError(
-                f"{path}: tensor '{name}' has shape {there}, not {tuple(tensor.shape)}: "
-                f"{mend(name)}"
-            )
-    if unknown := sorted(str(name) for name in set(state) - set(names.values())):
-        raise UserError(f"{path} has a tensor '{unknown[0]}' too many: {mend(unknown[0])}")
-    module.load_state_dict({name: state[names[name]] for name in own})
-
-
-def export_predictor(config: Config) -> tuple[Path, list[Path]]:
-    """Writes the predictor of ``--pretrain_checkpoint_path`` as the authors' code reads it.
-
-    Sizes are those of the pretraining run that the files lie in, and of the flags otherwise. A
-    predictor without decoder.pt and rssm.pt is one of fewer files there, too.
-
-    Returns:
-        The predictor's folder, and the files in the folder ``--export_checkpoint``.
-
-    Raises:
-        UserError: what :func:`load_predictor` raises; the predictor has no counterpart in the
-            authors' code; a file of other content is there; the folder cannot be written.
-    """
-    folder = Path(config.export_checkpoint).expanduser()
-    source = find_predictor(config.pretrain_checkpoint_path)
-    states = _read_predictor(source)
-    config = _as_pretrained(config, source)
-    beta_vae = interchange.is_beta_vae(states["encoder"])
-    if beta_vae is not None:
-        config = config.replace(beta_vae=beta_vae)
-    model = _build_predictor(config, source, states)
-    _check_counterpart(model)
-    contents = {folder / PREDICTOR_FILES[part]: _in_their_names(model, part) for part in states}
-    try:
-        for path, content in contents.items():
-            if path.exists() and path.read_bytes() != content:
-                raise UserError(
-                    f"--export_checkpoint: {path} is there already, with other content: give "
-                    "another folder"
-                )
-        for path, content in contents.items():
-            with atomic_write(path) as file:
-                file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"--export_checkpoint {folder} cannot be written ({error.strerror}): give another "
-            "folder"
-        ) from None
-    return source, list(contents)
-
-
-def _as_pretrained(config: Config, folder: Path) -> Config:
-    """The configuration of the pretraining run that a predictor lies in, with this one's flags."""
-    for run in (folder, folder.resolve().parent.parent):  # itself, or <run>/snapshots/<n>
-        if (run / "config.yaml").is_file():
-            saved = load_saved(run / "config.yaml")
-            if saved.beta_vae_pretrain:
-                return saved.replace(**{name: config[name] for name in config.given})
-    return config
-
-
-def _check_counterpart(model: VideoPredictor) -> None:
-    c = model.config
-    if c.beta_vae and c.grayscale:
-        raise UserError(
-            "--export_checkpoint: the authors' β-VAE sees three channels: pretrain without "
-            "--grayscale True"
-        )
-    embed = 4 * c.cnn_depth * 2 ** (len(c.encoder_kernels) - 1)
-    if not c.beta_vae and model.encoder.embed_size != embed:
-        raise UserError(
-            f"--export_checkpoint: the authors' CNN ends in 2×2 pixels, so the embedding has "
-            f"{embed} numbers and not {model.encoder.embed_size}: pretrain without "
-            "--encoder_kernels"
-        )
-
-
-def _in_their_names(model: VideoPredictor, part: str) -> bytes:
-    """A file's bytes; the same tensors make the same bytes."""
-    state = getattr(model, part).state_dict()
-    named = OrderedDict(
-        (interchange.to_theirs(part, name, model.config.beta_vae), tensor.contiguous())
-        for name, tensor in state.items()
-    )
-    buffer = io.BytesIO()
-    torch.save(named, buffer)
-    return buffer.getvalue()

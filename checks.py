@@ -11,11 +11,11 @@ import torch
 import fast
 import sources
 from agent import SCHEDULES
-from checkpoint import find_predictor
 from config import Config
 from device_store import check_device
 from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
+from predictors import find_predictor
 from run import check_writable
 from tools import UserError, nearest, schedule
 

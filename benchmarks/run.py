@@ -42,10 +42,10 @@ import config as configuration
 from benchmarks.settings import base, look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
-from checkpoint import save_predictor
 from config import Config
 from logger import read_metrics
 from models import VideoPredictor
+from predictors import save_predictor
 from run import folder_of
 from tools import UserError
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is wrong is refused in one line."""
+"""Checkpoints: what goes in comes out, damage is known, and the ones before are still there."""
 
 import os
 import pickle
@@ -8,26 +8,9 @@ import pytest
 import torch
 
 import checkpoint
-import checks
-import config
-from models import VideoPredictor
 from tools import UserError
 
 CPU = torch.device("cpu")
-SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
-SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
-SMALL += ["--cnn_depth", "2"]
-
-
-def make_config(folder, **changes):
-    return config.parse(SMALL).replace(pretrain_checkpoint_path=str(folder), **changes)
-
-
-def pretrained(folder, actions=0, **changes):
-    torch.manual_seed(0)
-    model = VideoPredictor(make_config(folder, **changes), actions)
-    checkpoint.save_predictor(folder, model)
-    return model
 
 
 def refusal(function, *args):
@@ -121,124 +104,147 @@ def test_missing_and_damaged_files(tmp_path):
     assert str(tmp_path) in refusal(checkpoint.load, tmp_path)
 
 
-def test_a_predictor_comes_back(tmp_path):
-    model = pretrained(tmp_path, actions=5)
-    assert sorted(os.listdir(tmp_path)) == ["decoder.pt", "encoder.pt", "rssm.pt"]
-    loaded = checkpoint.load_predictor(make_config(tmp_path))
-    assert loaded.rssm.actions == 5
-    own = model.state_dict()
-    assert own.keys() == loaded.state_dict().keys()
-    assert all(torch.equal(v, own[k]) for k, v in loaded.state_dict().items())
+@pytest.mark.parametrize("cut", [1, 10, 64, 1000])
+def test_a_cut_end_is_damage(tmp_path, cut):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"x": torch.randn(500)})
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(checkpoint.Damaged, match="damaged"):
+        checkpoint.load(path)
 
 
-@pytest.mark.parametrize("discrete", [0, 3])
-@pytest.mark.parametrize("actions", [0, 4])
-def test_the_action_width_is_read_off_the_file(tmp_path, discrete, actions):
-    pretrained(tmp_path, actions, dyn_discrete=discrete)
-    loaded = checkpoint.load_predictor(make_config(tmp_path, dyn_discrete=discrete))
-    assert loaded.rssm.actions == actions
-    given = make_config(tmp_path, dyn_discrete=discrete, source_action_num=4)
-    if actions == 4:
-        assert checkpoint.load_predictor(given).rssm.actions == 4
-    else:
-        assert "--source_action_num" in refusal(checkpoint.load_predictor, given)
+@pytest.mark.parametrize("position", [0.02, 0.3, 0.6, 0.99])
+def test_one_bit_is_enough_to_know_a_damaged_file(tmp_path, position):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"x": torch.randn(5000), "y": [1, "two"]})
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.Damaged, match="damaged"):
+        checkpoint.load(path)
 
 
-def test_the_encoder_alone_is_a_teacher(tmp_path):
-    model = pretrained(tmp_path)
-    (tmp_path / "rssm.pt").unlink()
-    (tmp_path / "decoder.pt").unlink()
-    loaded = checkpoint.load_predictor(make_config(tmp_path))
-    image = torch.rand(1, 2, 64, 64, 3) - 0.5
-    assert torch.equal(loaded.encode(image, sample=False).embed, model.encoder(image)[0])
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path / "elsewhere"))
-    assert "--pretrain_checkpoint_path" in line
-    assert "there is no such folder" in line
-    (tmp_path / "encoder.pt").unlink()
-    assert "has no encoder.pt" in refusal(checkpoint.load_predictor, make_config(tmp_path))
+def test_pytorch_reads_a_sealed_file_and_one_without_a_seal_is_read(tmp_path):
+    checkpoint.save(tmp_path / "sealed.pt", {"x": torch.arange(3)})
+    assert torch.load(tmp_path / "sealed.pt", weights_only=True)["x"].tolist() == [0, 1, 2]
+    torch.save({"x": torch.arange(4)}, tmp_path / "plain.pt")
+    assert checkpoint.load(tmp_path / "plain.pt")["x"].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("changes", "file", "tensor", "there", "here", "flag"),
-    [
-        ({"z_dim": 5}, "encoder", "stats.weight", "(6, 256)", "(10, 256)", "--z_dim"),
-        (
-            {"grayscale": True},
-            "encoder",
-            "layers.0.weight",
-            "(32, 3, 4, 4)",
-            "(32, 1, 4, 4)",
-            "--gray",
-        ),
-        ({"dyn_hidden": 9}, "rssm", "inputs.0.weight", "(7, 4)", "(9, 4)", "--dyn_hidden"),
-        ({"dyn_deter": 8}, "decoder", "bottleneck.weight", "(3, 10)", "(3, 12)", "--dyn_deter"),
-        (
-            {"source_action_num": 2},
-            "rssm",
-            "inputs.0.weight",
-            "(7, 4)",
-            "(7, 6)",
-            "--source_action",
-        ),
-    ],
-)
-def test_a_misfit_names_tensor_shapes_and_flag(tmp_path, changes, file, tensor, there, here, flag):
-    pretrained(tmp_path)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path, **changes))
-    assert line.startswith(f"{tmp_path / file}.pt: tensor '{tensor}' has shape {there}, not {here}")
-    assert flag in line
+class Full:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
 
 
-@pytest.mark.parametrize("below", ["", "snapshots"])
-def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
-    run = tmp_path / "run"
-    for number, actions in (("100", 3), ("90", 2), ("last", 1)):
-        pretrained(run / below / number, actions)
-    (run / below / "200").mkdir()
-    checkpoint.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
-    for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
-        assert checkpoint.find_predictor(str(given)) == run / below / found
-    settings = make_config(run, distillation=True)
-    checks.check(settings)
-    noted = capsys.readouterr().err
-    assert str(run / below / "100") in noted
-    assert noted.count("\n") == 1
-    assert checkpoint.load_predictor(settings).rssm.actions == 3
-    pretrained(run, 5)
-    checks.check(settings)
-    assert not capsys.readouterr().err
-    assert checkpoint.load_predictor(settings).rssm.actions == 5
+@pytest.mark.parametrize("room", [0, 100, 1000, 20_000, 40_000])
+def test_a_full_disk_is_an_oserror_that_names_the_file_and_nothing_changes(
+    tmp_path, monkeypatch, room
+):
+    path, fdopen = tmp_path / "checkpoint.pt", os.fdopen
+    for number in range(3):
+        checkpoint.save(path, {"n": number}, keep=3)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fdopen", lambda *args: Full(fdopen(*args), room))
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoint.save(path, {"x": torch.randn(10_000)}, keep=3)
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_a_missing_and_a_superfluous_tensor(tmp_path):
-    model = pretrained(tmp_path)
-    state = model.rssm.state_dict()
-    kept = {name: tensor for name, tensor in state.items() if name != "cell.norm.weight"}
-    checkpoint.save(tmp_path / "rssm.pt", kept)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
-    assert "has no tensor 'cell.norm.weight'" in line
-    assert "--dyn_deter" in line
-    checkpoint.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
-    assert "has a tensor 'cell.norm.scale' too many" in line
-    pretrained(tmp_path, beta_vae=False)
-    assert "--beta_vae" in refusal(checkpoint.load_predictor, make_config(tmp_path))
+@pytest.mark.parametrize("keep", [1, 2, 3, 5])
+def test_the_last_ones_are_kept_newest_first(tmp_path, keep):
+    for number in range(7):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"n": number}, keep)
+        found = checkpoint.find(tmp_path)
+        assert len(found) == len(os.listdir(tmp_path)) == min(number + 1, keep)
+        assert [checkpoint.load(path)["n"] for path in found] == list(
+            range(number, max(-1, number - keep), -1)
+        )
 
 
-@pytest.mark.parametrize("content", [[1, 2], 3, "text", {"inputs.0.weight": 1}])
-@pytest.mark.parametrize("name", ["encoder", "rssm"])
-def test_a_file_that_holds_something_else(tmp_path, content, name):
-    pretrained(tmp_path)
-    torch.save(content, tmp_path / f"{name}.pt")
-    assert f"{tmp_path / name}.pt" in refusal(checkpoint.load_predictor, make_config(tmp_path))
+def test_fewer_are_kept_from_now_on(tmp_path):
+    for number in range(5):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"n": number}, 4)
+    (tmp_path / "checkpoint.x.pt").write_text("not one of them")
+    checkpoint.save(tmp_path / "checkpoint.pt", {"n": 5}, 2)
+    assert [checkpoint.load(path)["n"] for path in checkpoint.find(tmp_path)] == [5, 4]
+    assert (tmp_path / "checkpoint.x.pt").exists()
 
 
-@pytest.mark.parametrize("content", [torch.ones(2), {"inputs.0.weight": torch.ones(3)}])
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_rssm_of_flat_tensors_is_refused(tmp_path, content):
-    pretrained(tmp_path)
-    torch.save(content, tmp_path / "rssm.pt")
-    assert str(tmp_path / "rssm.pt") in refusal(checkpoint.load_predictor, make_config(tmp_path))
+def test_there_is_a_newest_one_at_each_moment_of_a_save(tmp_path, monkeypatch):
+    """A kill between any two steps leaves the state before or after, and all older ones."""
+    path, seen = tmp_path / "checkpoint.pt", []
+    for number in range(3):
+        checkpoint.save(path, {"n": number}, keep=3)
+
+    def watching(function):
+        def call(*args, **kwargs):
+            seen.append([checkpoint.load(p)["n"] for p in checkpoint.find(tmp_path)])
+            result = function(*args, **kwargs)
+            seen.append([checkpoint.load(p)["n"] for p in checkpoint.find(tmp_path)])
+            return result
+
+        return call
+
+    for name in ("replace", "link", "fsync"):
+        monkeypatch.setattr(os, name, watching(getattr(os, name)))
+    checkpoint.save(path, {"n": 3}, keep=3)
+    assert len(seen) >= 8
+    assert seen[0] == [2, 1, 0]
+    assert seen[-1] == [3, 2, 1]
+    for found in seen:
+        assert found[0] in (2, 3)
+        assert len(set(found)) >= 2
+        assert found == sorted(found, reverse=True)
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for number in range(4):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"n": number}, keep=3)
+    assert [checkpoint.load(path)["n"] for path in checkpoint.find(tmp_path)] == [3, 2, 1]
+
+
+def test_the_newest_that_is_whole_is_loaded(tmp_path):
+    parts = {"n"}
+    assert checkpoint.load_newest(tmp_path, parts) == (None, [])
+    for number in range(3):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"n": number}, keep=3)
+    assert checkpoint.load_newest(tmp_path, parts) == ({"n": 2}, [])
+    newest, second, third = checkpoint.find(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-200])
+    state, damaged = checkpoint.load_newest(tmp_path, parts)
+    assert (state, [path for path, _ in damaged]) == ({"n": 1}, [newest])
+    assert str(newest) in damaged[0][1]
+    newest.unlink()
+    assert checkpoint.load_newest(tmp_path, parts) == ({"n": 1}, [])
+    checkpoint.save(second, {"something": "else"})
+    state, damaged = checkpoint.load_newest(tmp_path, parts)
+    assert (state, [path for path, _ in damaged]) == ({"n": 0}, [second])
+    third.write_bytes(b"")
+    line = refusal(checkpoint.load_newest, tmp_path, parts)
+    assert line.startswith(str(second))
+    assert third.name in line
 
 
 def test_generator_states_travel(tmp_path):

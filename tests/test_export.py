@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-import checkpoint
 import config
 import dreamer
+import predictors
 from models import VideoPredictor
 
 SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]
@@ -19,7 +19,7 @@ def pretrained(folder, *flags):
     """A predictor's files, with our names."""
     words = ["--device", "cpu", *SIZES, "--beta_vae", "True", *map(str, flags)]
     model = VideoPredictor(config.parse(words), 2)
-    checkpoint.save_predictor(folder, model)
+    predictors.save_predictor(folder, model)
 
 
 def export(*words):

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import checkpoint
 import config
 import interchange
+import predictors
 from models import VideoPredictor
 from tools import UserError
 
@@ -151,7 +151,7 @@ def close(one, other):
 @torch.no_grad()
 def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
     states = write_theirs(tmp_path, cell=cell, actions=actions, beta_vae=beta_vae)
-    model = checkpoint.load_predictor(make_config(tmp_path, beta_vae=beta_vae))
+    model = predictors.load_predictor(make_config(tmp_path, beta_vae=beta_vae))
     assert model.complete
     assert model.rssm.actions == actions
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
 
 def test_the_sample_has_the_files_spread(tmp_path):
     states = write_theirs(tmp_path)
-    model = checkpoint.load_predictor(make_config(tmp_path))
+    model = predictors.load_predictor(make_config(tmp_path))
     image = torch.rand(1, 64, 64, 3) - 0.5
     mean, logvar = encode(states["encoder"], image)
     torch.manual_seed(0)
@@ -201,13 +201,13 @@ def test_the_cell_is_the_files(tmp_path, block, cell):
     """A teacher pretrained with one preset teaches a student that has another's cell."""
     states = write_theirs(tmp_path / "theirs", cell=cell)
     settings = make_config(tmp_path / "theirs", block=block)
-    rssm = checkpoint.load_predictor(settings).rssm
+    rssm = predictors.load_predictor(settings).rssm
     assert isinstance(rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
     weight = states["rssm"]["_cell._layer.weight"]
     assert torch.equal(rssm.cell.layer.weight, weight)
     own = make_config(tmp_path / "ours", "--dyn_cell", cell)
-    checkpoint.save_predictor(tmp_path / "ours", VideoPredictor(own, 2))
-    taught = checkpoint.load_predictor(make_config(tmp_path / "ours", block=block))
+    predictors.save_predictor(tmp_path / "ours", VideoPredictor(own, 2))
+    taught = predictors.load_predictor(make_config(tmp_path / "ours", block=block))
     assert isinstance(taught.rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
 
 
@@ -222,13 +222,13 @@ KINDS = [
 def test_there_and_back(tmp_path, same, kind):
     states = write_theirs(tmp_path / "theirs", **kind)
     settings = make_config(tmp_path / "theirs", beta_vae=kind.get("beta_vae", True))
-    checkpoint.save_predictor(tmp_path / "ours", checkpoint.load_predictor(settings))
+    predictors.save_predictor(tmp_path / "ours", predictors.load_predictor(settings))
     ours = {p: torch.load(tmp_path / "ours" / f"{p}.pt", weights_only=True) for p in states}
     assert "cell.layer.weight" in ours["rssm"]
     assert "layers.0.weight" in ours["encoder"]
     for source in ("ours", "theirs"):
         out = tmp_path / f"from_{source}"
-        found, paths = checkpoint.export_predictor(
+        found, paths = predictors.export_predictor(
             make_config(tmp_path / source, "--export_checkpoint", out)
         )
         assert found == tmp_path / source
@@ -239,7 +239,7 @@ def test_there_and_back(tmp_path, same, kind):
             assert set(again) == set(state)
             assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
             assert all(tensor.is_contiguous() for tensor in again.values())
-    back = checkpoint.load_predictor(settings.replace(pretrain_checkpoint_path=str(out)))
+    back = predictors.load_predictor(settings.replace(pretrain_checkpoint_path=str(out)))
     for part, state in ours.items():
         same.values(dict(getattr(back, part).state_dict()), dict(state))
 
@@ -255,12 +255,12 @@ def test_there_and_back(tmp_path, same, kind):
 def test_every_rssm_has_a_counterpart(tmp_path, same, flags):
     settings = make_config(tmp_path / "a", *flags, "--export_checkpoint", tmp_path / "b")
     model = VideoPredictor(settings, 3)
-    checkpoint.save_predictor(tmp_path / "a", model)
-    checkpoint.export_predictor(settings)
+    predictors.save_predictor(tmp_path / "a", model)
+    predictors.export_predictor(settings)
     names = torch.load(tmp_path / "b" / "rssm.pt", weights_only=True)
     assert len(names) == len(model.rssm.state_dict())
     assert all(name.startswith("_") for name in names)
-    back = checkpoint.load_predictor(settings.replace(pretrain_checkpoint_path=str(tmp_path / "b")))
+    back = predictors.load_predictor(settings.replace(pretrain_checkpoint_path=str(tmp_path / "b")))
     same.values(dict(back.state_dict()), dict(model.state_dict()))
 
 
@@ -274,13 +274,13 @@ def test_names_without_a_counterpart_stay():
 def test_formats_may_differ_from_file_to_file(tmp_path):
     states = write_theirs(tmp_path / "a", actions=2)
     settings = make_config(tmp_path / "a")
-    model = checkpoint.load_predictor(settings)
-    checkpoint.save(tmp_path / "a" / "rssm.pt", model.rssm.state_dict())
-    again = checkpoint.load_predictor(settings)
+    model = predictors.load_predictor(settings)
+    predictors.save(tmp_path / "a" / "rssm.pt", model.rssm.state_dict())
+    again = predictors.load_predictor(settings)
     assert torch.equal(again.rssm.cell.layer.weight, states["rssm"]["_cell._layer.weight"])
     assert torch.equal(again.encoder.stats.bias, states["encoder"]["dis_encoder.0.bias"])
     (tmp_path / "a" / "rssm.pt").unlink()
-    assert not checkpoint.load_predictor(settings).complete
+    assert not predictors.load_predictor(settings).complete
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_formats_may_differ_from_file_to_file(tmp_path):
 )
 def test_a_misfit_names_their_tensor_both_shapes_and_the_flag(tmp_path, flags, said):
     write_theirs(tmp_path)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path, *flags))
+    line = refusal(predictors.load_predictor, make_config(tmp_path, *flags))
     assert line.startswith(str(tmp_path))
     assert all(words in line for words in said), line
 
@@ -322,32 +322,32 @@ def test_missing_and_superfluous_tensors(tmp_path, file, tensor, flag):
     state = write_theirs(tmp_path)[file]
     path = tmp_path / f"{file}.pt"
     torch.save({k: v for k, v in state.items() if k != tensor}, path)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert line.startswith(f"{path} has no tensor '{tensor}': set --")
     assert flag in line
     extra = tensor.replace(".", "s.", 1)
     torch.save({**state, extra: torch.ones(2)}, path)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert line.startswith(f"{path} has a tensor '{extra}' too many: ")
 
 
 def test_a_layer_too_many_names_its_flag(tmp_path):
     state = write_theirs(tmp_path)["rssm"]
     torch.save({**state, "_inp_layers.2.weight": torch.ones(2)}, tmp_path / "rssm.pt")
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert "has a tensor '_inp_layers.2.weight' too many: set --dyn_input_layers" in line
 
 
 def test_a_plain_encoder_where_a_beta_vae_is_asked_for(tmp_path):
     write_theirs(tmp_path, beta_vae=False)
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert "encoder.pt is a plain CNN's encoder: set --beta_vae False" in line
 
 
 def test_a_whole_module_is_refused_with_the_mend(tmp_path):
     write_theirs(tmp_path)
     torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "encoder.pt")
-    line = refusal(checkpoint.load_predictor, make_config(tmp_path))
+    line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert str(tmp_path / "encoder.pt") in line
     assert "state_dict()" in line
 
@@ -359,7 +359,7 @@ def test_files_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
     torch.save(states["rssm"], tmp_path / "rssm.pt", _use_new_zipfile_serialization=False)
     assert b"cuda:0" in (tmp_path / "encoder.pt").read_bytes()
     assert b"cuda:0" in (tmp_path / "rssm.pt").read_bytes()
-    model = checkpoint.load_predictor(make_config(tmp_path))
+    model = predictors.load_predictor(make_config(tmp_path))
     assert torch.equal(model.encoder.stats.bias, states["encoder"]["dis_encoder.0.bias"])
     assert torch.equal(model.rssm.cell.norm.bias, states["rssm"]["_cell._norm.bias"])
 

@@ -26,9 +26,10 @@ PREDICTOR |= {"pretrain_steps": 500, "pretrain_save_every": 200, "log_every": 15
 PREDICTOR |= {"checkpoint_every": 150}
 
 # What a log holds beside the run itself: when it was, and where it stopped and went on.
-CLOCKED = {"time", "fps", "updates_per_second", "folder"}
+CLOCKED = {"time", "fps", "updates_per_second", "folder", "env_restarts"}
 TIMED = ("seconds_", "share_")
-RESTARTS = {"start", "resume", "renderer", "dataset", "stopped", "set_aside", "finished"}
+RESTARTS = {"start", "resume", "renderer", "dataset", "stopped", "set_aside", "finished", "warning"}
+RESTARTS |= {"env_restart"}
 
 
 class Result(NamedTuple):
@@ -185,9 +186,9 @@ class Same(NamedTuple):
 
 def make_runs(teacher: Path) -> Tiny:
     """Tiny runs, and a teacher for them in an empty folder."""
-    from checkpoint import save_predictor
     from config import parse
     from models import VideoPredictor
+    from predictors import save_predictor
 
     runs = Tiny(teacher)
     torch.manual_seed(1)
