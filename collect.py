@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import VectorEnv, episode_seed
+from envs import EnvError, VectorEnv, episode_seed
 from episodes import Episode
 from replay import Replay
 from tools import Diverged
@@ -83,7 +83,8 @@ class Collector:
     """Steps training environments under a policy and hands every row to the replay.
 
     Episode i of a run is reset with a seed that follows from (seed, split, i), so an interrupted
-    episode is taken up again by its seed and its actions.
+    episode is taken up again by its seed and its actions. One whose environment broke is dropped,
+    as if it had not been.
 
     Args:
         envs: the training environments.
@@ -96,6 +97,7 @@ class Collector:
         self.envs, self.replay, self.seed, self.variation = envs, replay, seed, variation
         self.steps = 0  # agent steps
         self.begun = 0  # episodes
+        self.dropped = 0  # of them, those whose environment broke
         # Seed, variation, index, agent step of the beginning, and success so far, None where the
         # environment does not tell.
         self.playing: list[dict[str, Any]] = [{} for _ in range(envs.n)]
@@ -126,8 +128,12 @@ class Collector:
         result = self.envs.step_wait()
         action, self.sent = self.sent, None
         rows = step_rows(action, result)
-        closed = [self._add(i, row) for i, row in enumerate(rows)]
-        self.ended = result.terminated | result.truncated
+        for i in np.flatnonzero(result.broken):
+            self.replay.drop(int(i))
+            self.dropped += 1
+        whole = np.flatnonzero(~result.broken)
+        closed = [self._add(int(i), rows[i]) for i in whole]
+        self.ended = result.terminated | result.truncated | result.broken
         self.obs = {"image": result.image, "is_first": np.zeros(self.envs.n, bool)}
         self.steps += self.envs.n
         return [episode for episode in closed if episode is not None]
@@ -168,6 +174,7 @@ class Collector:
         return {
             "steps": self.steps,
             "begun": self.begun,
+            "dropped": self.dropped,
             "playing": self.playing,
             "ended": self.ended,
             "obs": self.obs,
@@ -186,6 +193,7 @@ class Collector:
             may draw the same state a little differently.
         """
         self.steps, self.begun = state["steps"], state["begun"]
+        self.dropped = state.get("dropped", 0)  # runs of earlier versions have none
         self.playing, self.state = [dict(entry) for entry in state["playing"]], state["state"]
         for entry in self.playing:  # runs of earlier versions have neither
             entry.setdefault("since", 0)
@@ -208,7 +216,8 @@ class Collector:
         self.sent = state.get("sent")  # runs of earlier versions have none
         if self.sent is not None:
             self.envs.step_async(self.sent)
-        return bool(np.array_equal(image[~self.ended], self.obs["image"][~self.ended]))
+        shown = ~self.ended & ~self.envs.lost  # one that is lost shows nothing
+        return bool(np.array_equal(image[shown], self.obs["image"][shown]))
 
 
 def play(
@@ -218,6 +227,7 @@ def play(
     variation: str,
     check: Callable[[], None] = lambda: None,
     images: int | None = None,
+    lost: Callable[[int], None] = lambda index: None,
 ) -> list[dict[str, np.ndarray]]:
     """Plays one whole episode for each seed, as many at once as there are environments.
 
@@ -228,11 +238,15 @@ def play(
         variation: the distractions of all of them.
         check: called at every step, to raise if the run is to stop.
         images: keep those of so many episodes, the first ones; None keeps all.
+        lost: called with the place of a seed whose environment broke; its episode is left out.
 
     Returns:
         The episodes in the order of the seeds: ``image`` [T, H, W, C], ``action`` [T, A],
         ``reward``, ``discount``, ``is_terminal`` [T]; where the environment tells them, also
         ``success`` and ``distance`` float32 [T], NaN in row 0.
+
+    Raises:
+        EnvError: no episode is left.
     """
     rows: dict[int, list[dict[str, Any]]] = {}
     finished: set[int] = set()
@@ -256,11 +270,22 @@ def play(
             rows[playing[i]].append(row)
             if images is not None and playing[i] >= images:
                 del row["image"]
-        image, ended = result.image, result.terminated | result.truncated
+        for i in np.flatnonzero(result.broken):
+            del rows[playing[i]]
+            if playing[i] < len(seeds):
+                lost(playing[i])
+        image, ended = result.image, result.terminated | result.truncated | result.broken
         is_first = np.zeros(envs.n, bool)
         finished |= {playing[i] for i in np.flatnonzero(ended) if playing[i] < len(seeds)}
-    # One by one, so that no episode is there twice for long.
-    return [_stack(rows.pop(i), envs.action_size) for i in range(len(seeds))]
+    return _whole(rows, len(seeds), envs)
+
+
+def _whole(rows: dict[int, list[dict]], n: int, envs: VectorEnv) -> list[dict[str, np.ndarray]]:
+    """The episodes of the first n that are there, which leave ``rows`` one by one."""
+    played = [i for i in range(n) if i in rows]
+    if not played:
+        raise EnvError(f"no episode could be played to its end: {envs.notes[-1]['reason']}")
+    return [_stack(rows.pop(i), envs.action_size) for i in played]
 
 
 def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray]:

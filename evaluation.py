@@ -11,23 +11,24 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 import checkpoint
 from agent import Agent
+from arenas import make_envs, variation_at
 from checks import check_actor
-from collect import play
+from collect import Policy, play
 from config import Config, load_saved
-from envs import SUITES, EnvSettings, VectorEnv, episode_seed, parse_task
-from finetuning import make_envs, variation_at
+from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_task
 from outcomes import outcome
 from pictures import to_rgb
-from run import CHECKPOINT, CONFIG, check_writable
+from run import CHECKPOINT, CONFIG, PARTS, check_writable
 from scoresheet import ROWS, Played, table, write
 from tools import UserError, derive_seed, nearest
 
@@ -66,7 +67,7 @@ def configure(given: Config) -> Config:
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
             "environment"
         )
-    if not (folder / CHECKPOINT).is_file():
+    if not checkpoint.find(folder):
         raise UserError(
             f"--evaluate {folder} has no {CHECKPOINT} yet: its run writes one every "
             f"{saved.checkpoint_every} frames (--checkpoint_every) and when it stops"
@@ -141,13 +142,14 @@ def play_episodes(config: Config) -> Played:
     """
     path = Path(config.evaluate).expanduser() / CHECKPOINT
     saved = load_saved(path.parent / CONFIG)
-    state = _load(path)
+    state = _load(path.parent)
     steps, learner = state["collector"]["steps"], state["learner"]
     repeat = saved.action_repeat  # the midpoint is the run's, however it is evaluated
     colors = variation_at(config.replace(action_repeat=repeat), "eval", steps)
     colors = config.eval_colors or colors
     first = steps * saved.eval_episodes
     seeds = [episode_seed(config.seed, "eval", first + i) for i in range(config.eval_episodes)]
+    lost: set[int] = set()
     start = time.monotonic()
     with make_envs(config, min(config.eval_envs, config.eval_episodes), "eval") as envs:
         _check_colors(config, colors)
@@ -159,29 +161,46 @@ def play_episodes(config: Config) -> Played:
         rounds = -(-config.eval_episodes // envs.n) * longest
         seed = derive_seed(config.seed, "evaluation", steps)
         with checkpoint.scratch_rng(seed, agent.device), tqdm(total=rounds, disable=None) as bar:
-            episodes = play(envs, policy, seeds, colors, bar.update, images=ROWS)
+            episodes = _play(envs, policy, seeds, colors, bar, lost)
     return Played(
         config,
         state["frames"],
         learner["updates"],
         state["finished"],
         colors,
-        seeds,
+        [seed for i, seed in enumerate(seeds) if i not in lost],
         [outcome(episode) for episode in episodes],
         [to_rgb(episode["image"]) for episode in episodes if "image" in episode],
         time.monotonic() - start,
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _play(
+    envs: VectorEnv, policy: Policy, seeds: Sequence[int], colors: str, bar: tqdm, lost: set[int]
+) -> list[dict[str, np.ndarray]]:
+    """The episodes of the seeds, less those whose environment broke: their places go to ``lost``.
+
+    Raises:
+        UserError: none could be played.
+    """
+    try:
+        return play(envs, policy, seeds, colors, bar.update, images=ROWS, lost=lost.add)
+    except EnvError as error:
+        raise UserError(f"--evaluate: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        for note in envs.take_notes():
+            what = "its episode is left out" if note["dropped"] else "it was started anew"
+            print(f"warning: {note['reason']}; {what}", file=sys.stderr)
+
+
+def _load(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finetuning, read once: its run may replace it at any time."""
     try:
-        state = checkpoint.load(path)
+        state, damaged = checkpoint.load_newest(folder, PARTS | {"collector"})
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
-    parts = {"frames", "finished", "learner", "collector"}
-    if not isinstance(state, Mapping) or not parts <= set(state):
-        raise UserError(f"--evaluate: {path} is not the checkpoint of a finetuning")
+    for _, reason in damaged:
+        print(f"warning: {reason}; the one of frame {state['frames']} is taken", file=sys.stderr)
     return dict(state)
 
 

@@ -143,11 +143,12 @@ def write(played: Played, folder: Path) -> list[Path]:
     came to the same is left as it is, and takes whatever of its files is missing.
 
     Returns:
-        The three paths.
+        Their paths.
     """
     content = json.loads(json.dumps(record(played)))
     path = _claim(content, folder / f"{played.frames:09d}-{played.colors}-{len(played.seeds)}")
-    pictures = {".mp4": _video, ".png": _sheet}
+    # An episode to look at may have been lost with its environment.
+    pictures = {".mp4": _video, ".png": _sheet} if played.videos else {}
     for suffix, draw in pictures.items():
         if not path.with_suffix(suffix).exists():
             with atomic_write(path.with_suffix(suffix)) as file:
@@ -197,7 +198,7 @@ def _video(played: Played) -> bytes:
 def _sheet(played: Played) -> bytes:
     """A row of frames for each of the first episodes, what it came to beside it."""
     labels = []
-    for number, one in enumerate(played.outcomes[:ROWS], 1):
+    for number, one in enumerate(played.outcomes[: min(ROWS, len(played.videos))], 1):
         lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]
         if one.success is not None:
             lines.append("success" if one.success else "no success")

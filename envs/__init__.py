@@ -22,7 +22,7 @@ from envs.rendering import Backend, RenderingError, choose_backend
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS, Suite
 from envs.vector import StepResult, VectorEnv, episode_seed
-from envs.wrappers import AgentInfo, EnvError, Pixels, Reported, Resumable, Variations
+from envs.wrappers import AgentInfo, EnvError, Pixels, Resumable, Variations
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
@@ -184,15 +184,9 @@ def make_vector(
     """
     first = variation_for(task, split, color_distractor=False, second_half=False)
     EnvSettings.of(settings)
-    build = functools.partial(_make_reported, task, variation=variation or first, settings=settings)
-    factories = [functools.partial(build, index) for index in range(n)]
+    build = functools.partial(make_env, task, variation=variation or first, **settings)
+    factories = [functools.partial(build, index=index) for index in range(n)]
     return VectorEnv(factories, workers=workers, split=split)
-
-
-def _make_reported(task: str, index: int, *, variation: str, settings: dict[str, Any]) -> gym.Env:
-    """:func:`make_env` for a vector: whatever it raises later names the environment."""
-    env = make_env(task, variation=variation, index=index, **settings)
-    return Reported(env, index)
 
 
 def _likeness(one: str, other: str) -> float:

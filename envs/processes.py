@@ -1,27 +1,32 @@
-"""Gymnasium's process vector with the edges a long training run needs.
+"""Environments in processes of their own, with the edges a long training run needs.
 
 Workers are spawned, because forking a process that runs PyTorch's threads can deadlock. They
-inherit ``MUJOCO_GL``, use one thread each and leave Ctrl-C to the parent. A worker that fails
-or dies surfaces as one :class:`EnvError`, and closing reaps them all within seconds.
+inherit ``MUJOCO_GL``, use one thread each and leave Ctrl-C to the parent. A worker that fails or
+dies is an :class:`EnvError` of its environment alone; closing reaps them all within seconds.
+
+Nothing that a worker may be killed with is shared: frames lie in memory without a lock, everything
+else goes through its own pipe.
 """
 
 import contextlib
+import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+import numpy as np
 
-from envs.wrappers import EnvError
+from envs.wrappers import EnvError, Reported, perform
 
 # Seconds that closing waits for workers to end by themselves, then for each stronger measure.
 _PATIENCE = 5.0
@@ -32,10 +37,16 @@ _ONE_THREAD = dict.fromkeys(
 )
 
 
-class ProcessVector(AsyncVectorEnv):
-    """One process per environment, images through shared memory, no automatic resets.
+class Processes:
+    """One process per environment, frames through shared memory.
 
-    ``reset`` and ``step_wait`` return copies, so a later step does not change them.
+    What is sent to a worker is answered once, in its order; the frame then lies in ``images``. One
+    that failed answers no more until it is made anew.
+
+    Attributes:
+        images: [n, …], the newest frame of each environment, black before its first.
+        observation_space: Of each environment.
+        action_space: Likewise.
     """
 
     def __init__(self, factories: Sequence[Callable[[], gym.Env]]):
@@ -48,123 +59,149 @@ class ProcessVector(AsyncVectorEnv):
         Raises:
             EnvError: If a worker could not build its environment.
         """
-        self._starting = contextlib.ExitStack()
-        self._starting.enter_context(_spawning())
+        env = factories[0]()
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        env.close()
+        space = self.observation_space["image"]
+        self._factories, self._shape = factories, (len(factories), *space.shape)
+        size = int(np.prod(self._shape)) * space.dtype.itemsize
+        self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
+        self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
+        self._workers: list[_Worker | None] = [None] * len(factories)
         try:
-            super().__init__(
-                factories,
-                shared_memory=True,
-                copy=True,
-                context="spawn",
-                worker=_work,
-                autoreset_mode=AutoresetMode.DISABLED,
-            )
-        finally:
-            self._starting.close()
-
-    def _check_spaces(self) -> None:
-        """Asks the workers for their spaces, last in Gymnasium's constructor.
-
-        All are started by now, but the buffers they map still belong to that constructor alone,
-        so the wait for them has to be inside it.
-        """
-        self._starting.close()
-        try:
-            with self._watching():
-                super()._check_spaces()
+            for index in range(len(factories)):
+                self._start(index)
+            for index in range(len(factories)):
+                self._meet(index)
         except BaseException:
             self.close()
             raise
 
-    def reset_async(self, *args, **kwargs) -> None:
-        """Sends the resets."""
-        with self._watching():
-            super().reset_async(*args, **kwargs)
+    @property
+    def processes(self) -> list[BaseProcess]:
+        """The processes that have been started and not been closed."""
+        return [worker.process for worker in self._workers if worker is not None]
 
-    def reset_wait(self, *args, **kwargs):
-        """Waits for the resets."""
-        with self._watching():
-            return super().reset_wait(*args, **kwargs)
+    def send(self, index: int, command: str, data: Any) -> None:
+        """Asks for a 'step' or a 'reset'; that a worker is dead shows when it should answer."""
+        worker = self._workers[index]
+        if worker is not None:
+            worker.send((command, data))
 
-    def step_async(self, actions) -> None:
-        """Sends the actions."""
-        with self._watching():
-            super().step_async(actions)
+    def receive(self, index: int) -> tuple:
+        """The answer to what was sent last, as of :func:`envs.wrappers.perform`.
 
-    def step_wait(self, *args, **kwargs):
-        """Waits for the steps."""
-        with self._watching():
-            return super().step_wait(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Says which worker died when a pipe breaks."""
-        try:
-            yield
-        except (EOFError, ConnectionError) as error:
-            for index, process in enumerate(self.processes):
-                process.join(timeout=0.5)
-                if process.exitcode is not None:
-                    raise EnvError(
-                        f"env {index} is gone: its worker ended with {_ending(process.exitcode)}"
-                    ) from error
-            raise
-
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Raises the error of the first failed worker, with its traceback.
-
-        Overrides Gymnasium's, which logs each and builds the exception anew from its value.
+        Raises:
+            EnvError: If the environment failed, or its worker is dead.
         """
-        failed = list(successes).count(False)
-        if not failed:
-            return
+        worker = self._workers[index]
+        if worker is None:
+            raise EnvError(f"env {index} is gone: it was closed, or could not be made anew")
         try:
-            reports = [self.error_queue.get(timeout=_PATIENCE) for _ in range(failed)]
-        except queue.Empty as error:
-            raise EnvError("a worker failed and could not say why") from error
-        self._state = AsyncState.DEFAULT
-        index, _, error, trace = min(reports, key=lambda report: report[0])
-        raise error if isinstance(error, EnvError) else EnvError(f"env {index} failed:\n{trace}")
+            succeeded, answer = worker.pipe.recv()
+        except (EOFError, OSError) as error:  # it hung up, perhaps in the middle of its answer
+            raise EnvError(f"env {index} is gone: its worker {worker.ending()}") from error
+        if not succeeded:
+            raise EnvError(answer)
+        return answer
 
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ends and reaps every worker, whatever state the last call left them in.
+    def remake(self, index: int) -> None:
+        """Replaces a worker, whatever state it is in; the others are not touched.
 
-        Args:
-            timeout: Seconds to wait for workers to end by themselves; None for five.
-            terminate: Whether not to wait at all.
+        Raises:
+            EnvError: If the new one could not build its environment.
         """
-        patience = _PATIENCE if timeout is None else timeout
-        deadline = time.monotonic() + (0 if terminate else patience)
-        for pipe in self.parent_pipes:
-            with contextlib.suppress(OSError):  # the worker has ended already
-                pipe.send(("close", None))
-        for pipe in self.parent_pipes:
-            _drain(pipe, deadline)
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+        self._discard(index)
+        self._start(index)
+        self._meet(index)
+
+    def close(self) -> None:
+        """Ends and reaps every worker, whatever state the last call left them in."""
+        workers = [worker for worker in self._workers if worker is not None]
+        self._workers = [None] * len(self._workers)
+        deadline = time.monotonic() + _PATIENCE
+        for worker in workers:
+            worker.send(("close", None))
+        for worker in workers:
+            worker.drain(deadline)
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
         for stop in ("terminate", "kill"):
-            for process in self.processes:
-                if process.is_alive():
-                    getattr(process, stop)()
-            for process in self.processes:
-                process.join(_PATIENCE)
-        for pipe in self.parent_pipes:
-            pipe.close()
-        self.error_queue.close()
+            for worker in workers:
+                if worker.process.is_alive():
+                    getattr(worker.process, stop)()
+            for worker in workers:
+                worker.process.join(_PATIENCE)
+        for worker in workers:
+            worker.release()
+
+    def _start(self, index: int) -> None:
+        memory = (self._memory, self.images.dtype, self._shape)
+        try:
+            self._workers[index] = _Worker(index, self._factories[index], memory)
+        except OSError as error:  # no process or descriptor left
+            raise EnvError(f"env {index} could not be built: {error}") from error
+
+    def _discard(self, index: int) -> None:
+        worker, self._workers[index] = self._workers[index], None
+        if worker is not None:
+            worker.kill()
+
+    def _meet(self, index: int) -> None:
+        """Waits until a worker has built its environment, which has to be like the first."""
+        if self.receive(index) != (self.observation_space, self.action_space):
+            self._discard(index)
+            raise EnvError(f"env {index} has other spaces than the first")
 
 
-def _drain(pipe, deadline: float) -> None:
-    """Receives what a worker still sends, so that it is not stuck sending, until it hangs up."""
-    with contextlib.suppress(EOFError, OSError):  # hung up: what we wait for
-        while pipe.poll(max(0.0, deadline - time.monotonic())):
-            pipe.recv()
+class _Worker:
+    """A process, and this end of the pipe to it."""
 
+    def __init__(self, index: int, factory: Callable[[], gym.Env], memory: tuple):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, name=f"env-{index}", args=(index, factory, theirs, memory), daemon=True
+        )
+        try:
+            with _spawning():
+                self.process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()  # so that the worker's end is its own, and its death hangs up
 
-def _ending(exitcode: int) -> str:
-    """An exit code in words."""
-    if exitcode < 0:
-        return f"signal {signal.Signals(-exitcode).name}"
-    return f"exit code {exitcode}"
+    def send(self, message: tuple[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it is dead: whoever waits for an answer is told
+            self.pipe.send(message)
+
+    def drain(self, deadline: float) -> None:
+        """Receives what it still sends, so that it is not stuck sending, until it hangs up."""
+        with contextlib.suppress(EOFError, OSError):  # hung up: what we wait for
+            while self.pipe.poll(max(0.0, deadline - time.monotonic())):
+                self.pipe.recv()
+
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        self.process.join(_PATIENCE)
+        exitcode = self.process.exitcode
+        if exitcode is None:
+            return "does not answer"
+        if exitcode < 0:
+            return f"ended with signal {signal.Signals(-exitcode).name}"
+        return f"ended with exit code {exitcode}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(_PATIENCE)
+        self.release()
+
+    def release(self) -> None:
+        """Gives the descriptors back."""
+        self.pipe.close()
+        if self.process.exitcode is not None:
+            self.process.close()
 
 
 @contextlib.contextmanager
@@ -198,19 +235,33 @@ def _spawning() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _work(index, factory, pipe, parent_pipe, memory, errors, autoreset_mode, semaphore) -> None:
-    """A worker's life; the arguments are Gymnasium's."""
+def _work(index: int, factory: Callable[[], gym.Env], pipe: Connection, memory: tuple) -> None:
+    """A worker's life: it builds its environment, then answers until told to close."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    try:
-        env = factory()
-    except Exception:
-        report = f"env {index} could not be built:\n{traceback.format_exc()}"
-        errors.put((index, EnvError, EnvError(report), report))
-        pipe.recv()  # the question about spaces, which this answers
-        pipe.send((None, False))
-        return
-    with contextlib.suppress(BrokenPipeError):  # the parent was killed: nobody to tell
-        _async_worker(
-            index, lambda: env, pipe, parent_pipe, memory, errors, autoreset_mode, semaphore
-        )
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent was killed: nobody to tell
+        try:
+            env = Reported(factory(), index)
+        except Exception:
+            pipe.send((False, f"env {index} could not be built:\n{traceback.format_exc()}"))
+            return
+        try:
+            pipe.send((True, (env.observation_space, env.action_space)))
+            _serve(env, index, pipe, memory)
+        finally:
+            env.close()
+
+
+def _serve(env: gym.Env, index: int, pipe: Connection, memory: tuple) -> None:
+    buffer, dtype, shape = memory
+    image = np.frombuffer(buffer, dtype).reshape(shape)[index]
+    while True:
+        command, data = pipe.recv()
+        if command == "close":
+            return
+        try:
+            answer = perform(env, image, command, data)
+        except EnvError as error:
+            pipe.send((False, str(error)))
+            return
+        pipe.send((True, answer))

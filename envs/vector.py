@@ -1,22 +1,28 @@
 """Several environments at once, behind one small interface.
 
 Nothing resets by itself: the caller resets the environments it chooses, with the seeds it
-chooses, so that every episode is known by its seed.
+chooses, so that every episode is known by its seed. With its seed and its actions an episode goes
+on in a new environment when the old one has failed.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs.processes import ProcessVector
+from envs.inturn import InTurn
+from envs.processes import Processes
+from envs.restarts import Begun, in_a_line, used_up
 from envs.suites import SPLITS
-from envs.wrappers import OneHot
+from envs.wrappers import EnvError, OneHot
 
 WORKERS = ("none", "process", "auto")
+# What a step of a broken environment answers.
+_NOTHING = {"discount": 1.0, "control_steps": 0, "success": math.nan, "distance": math.nan}
+_BROKEN = (0.0, False, False, _NOTHING)
 
 
 class StepResult(NamedTuple):
@@ -32,6 +38,8 @@ class StepResult(NamedTuple):
         success: float32 [n], above 0 where the task was achieved in this step; NaN where the
             environment does not tell.
         distance: float32 [n], from the goal, in the environment's unit; NaN likewise.
+        broken: bool [n], the environment failed and its episode is lost: what the other fields
+            say of it means nothing, and it has to be reset.
     """
 
     image: np.ndarray
@@ -42,6 +50,7 @@ class StepResult(NamedTuple):
     control_steps: np.ndarray
     success: np.ndarray
     distance: np.ndarray
+    broken: np.ndarray
 
 
 def episode_seed(seed: int, split: str, index: int) -> int:
@@ -66,21 +75,21 @@ def episode_seed(seed: int, split: str, index: int) -> int:
     return int(sequence.generate_state(1, np.uint32)[0] >> 1)
 
 
-class _InTurn(SyncVectorEnv):
-    """Gymnasium's vector without processes, of which a part can be reset first."""
-
-    def __init__(self, factories: Sequence[Callable[[], gym.Env]]):
-        """Builds the environments."""
-        super().__init__(factories, autoreset_mode=AutoresetMode.DISABLED)
-        # Gymnasium has None here until each has been reset, and cannot stack that.
-        space = self.single_observation_space["image"]
-        self._env_obs = [{"image": np.zeros(space.shape, space.dtype)}] * self.num_envs
-
-
 class VectorEnv:
     """n environments, in this process or in one each; the numbers are the same.
 
+    One that fails (it raises, its process dies, its reward is not finite) is made anew, and does
+    what it failed in once more: its episode is taken up where it stood, and nothing shows. If it
+    fails again, the episode is lost, the step that is under way or comes next says so, and another
+    new environment waits for its reset.
+
     Attributes:
+        restarts: How often environments may be made anew, in all; at 0, the default, the first
+            failure raises.
+        restarted: How often they were.
+        dropped: Episodes lost.
+        lost: bool [n], whose episode could not begin or be taken up: the next step is broken.
+        notes: What has failed, see :meth:`take_notes`.
         n: How many environments.
         split: The stream of seeds that is theirs, 'train' or 'eval'.
         workers: 'none' or 'process'.
@@ -99,7 +108,8 @@ class VectorEnv:
         """Builds the environments.
 
         Args:
-            factories: One thunk per environment, picklable where it is to run in a process.
+            factories: One thunk per environment, picklable where it is to run in a process. To
+                take up episodes it has to be :class:`envs.wrappers.Resumable` by its place.
             workers: 'none', 'process', or 'auto': processes for several environments on
                 several cores.
             split: 'train' or 'eval'.
@@ -116,16 +126,17 @@ class VectorEnv:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
         if workers == "auto":
             workers = "process" if len(factories) > 1 and (os.cpu_count() or 1) > 1 else "none"
-        if workers == "process":
-            self._envs = ProcessVector(factories)
-        else:
-            self._envs = _InTurn(factories)
+        self._envs = (Processes if workers == "process" else InTurn)(factories)
         self.n = len(factories)
         self.split = split
         self.workers = workers
-        self.image_shape = self._envs.single_observation_space["image"].shape
-        self.action_size = int(self._envs.single_action_space.shape[0])
-        self.discrete = isinstance(self._envs.single_action_space, OneHot)
+        self.image_shape = self._envs.observation_space["image"].shape
+        self.action_size = int(self._envs.action_space.shape[0])
+        self.discrete = isinstance(self._envs.action_space, OneHot)
+        self.restarts = self.restarted = self.dropped = 0
+        self.lost = np.zeros(self.n, bool)
+        self.notes: list[dict[str, Any]] = []
+        self._episodes = [Begun() for _ in factories]
         self._running = np.zeros(self.n, bool)  # inside an episode, so able to step
         self._actions: np.ndarray | None = None  # sent or about to be, not yet answered
 
@@ -148,15 +159,19 @@ class VectorEnv:
 
         Raises:
             ValueError: If the mask is empty or a length is not n.
-            EnvError: If an environment fails.
+            EnvError: If an environment fails, and restarts are used up.
         """
         mask = np.ones(self.n, bool) if mask is None else np.array(mask, bool)
         chosen = [None] * self.n if seeds is None else list(seeds)
         if len(chosen) != self.n:
             raise ValueError(f"{len(chosen)} seeds for {self.n} environments")
-        for index, seed in enumerate(chosen):
-            chosen[index] = int(seed) if mask[index] and seed is not None else None
-        return self._reset(mask, chosen, {} if variation is None else {"variation": variation})
+        if mask.shape != (self.n,) or not mask.any():
+            raise ValueError(f"the mask must choose among {self.n} environments, not {mask}")
+        begun = {}
+        for i in np.flatnonzero(mask).tolist():
+            seed = None if chosen[i] is None else int(chosen[i])
+            begun[i] = Begun(seed, variation or self._episodes[i].variation)
+        return self._begin(begun)
 
     def restore(self, episodes: Sequence[Mapping[str, Any] | None]) -> np.ndarray:
         """Takes up interrupted episodes where they were left.
@@ -172,13 +187,20 @@ class VectorEnv:
 
         Raises:
             ValueError: If the number of entries is not n, or all are None.
-            EnvError: If an episode ends within its recorded actions, or an environment fails.
+            EnvError: If an episode ends within its recorded actions, or an environment fails, and
+                restarts are used up.
         """
         if len(episodes) != self.n:
             raise ValueError(f"{len(episodes)} episodes for {self.n} environments")
-        replay = {index: dict(entry) for index, entry in enumerate(episodes) if entry is not None}
-        mask = np.array([entry is not None for entry in episodes])
-        return self._reset(mask, [None] * self.n, {"replay": replay})
+        begun = {}
+        for i, entry in enumerate(episodes):
+            if entry is not None:
+                actions = np.array(entry["actions"], np.float32).reshape(-1, self.action_size)
+                variation = entry["variation"] or self._episodes[i].variation
+                begun[i] = Begun(int(entry["seed"]), variation, list(actions))
+        if not begun:
+            raise ValueError("no episode to take up: all entries are None")
+        return self._begin(begun)
 
     def step(self, actions: np.ndarray) -> StepResult:
         """One step of every environment.
@@ -209,31 +231,39 @@ class VectorEnv:
         if not self._running.all():
             ended = ", ".join(str(index) for index in np.flatnonzero(~self._running))
             raise RuntimeError(f"env {ended}: the episode has ended or not begun, so reset first")
-        if self.workers == "process":
-            self._envs.step_async(actions)
+        for i in np.flatnonzero(~self.lost).tolist():
+            self._envs.send(i, "step", actions[i])
         self._actions = actions
 
     def step_wait(self) -> StepResult:
-        """The result of the actions last sent."""
+        """The result of the actions last sent.
+
+        Raises:
+            EnvError: If an environment failed, and restarts are used up.
+        """
         if self._actions is None:
             raise RuntimeError("no step is under way: call step_async first")
         actions, self._actions = self._actions, None
-        if self.workers == "process":
-            outcome = self._envs.step_wait()
-        else:
-            outcome = self._envs.step(actions)
-        observation, reward, terminated, truncated, info = outcome
-        self._running = ~(terminated | truncated)
-        return StepResult(
-            observation["image"],
-            reward.astype(np.float32),
-            terminated,
-            truncated,
-            info["discount"].astype(np.float32),
-            info["control_steps"].astype(np.int64),
-            info["success"].astype(np.float32),
-            info["distance"].astype(np.float32),
-        )
+        answers, errors = self._receive(np.flatnonzero(~self.lost).tolist())
+        for i, error in errors.items():
+            answer = self._again(i, error, self._episodes[i], actions[i])
+            if answer is not None:
+                answers[i] = answer
+        for i in answers:
+            self._episodes[i].actions.append(actions[i])
+        result = self._result(answers)
+        self._running = ~(result.terminated | result.truncated | result.broken)
+        return result
+
+    def take_notes(self) -> list[dict[str, Any]]:
+        """What has failed since the last call, oldest first.
+
+        Returns:
+            For each restart ``env``, its place; ``reason``, a line; ``steps`` of its episode so
+            far; ``dropped``, whether that was lost.
+        """
+        notes, self.notes = self.notes, []
+        return notes
 
     def close(self) -> None:
         """Closes the environments and reaps the workers; safe after errors, and twice."""
@@ -248,14 +278,89 @@ class VectorEnv:
         """Closes it."""
         self.close()
 
-    def _reset(self, mask: np.ndarray, seeds: list[int | None], options: dict) -> np.ndarray:
-        if mask.shape != (self.n,) or not mask.any():
-            raise ValueError(f"the mask must choose among {self.n} environments, not {mask}")
+    def _begin(self, begun: dict[int, Begun]) -> np.ndarray:
+        """Takes environments to where their episodes stand; returns the frames of all."""
         if self._actions is not None:
             raise RuntimeError("a step is under way: call step_wait first")
         # An error below leaves the chosen ones in no episode.
-        self._running[mask] = False
-        # Gymnasium takes the mask out of the dictionary, and offers every masked env the rest.
-        observation, _ = self._envs.reset(seed=seeds, options={**options, "reset_mask": mask})
-        self._running[mask] = True
-        return observation["image"]
+        chosen = list(begun)
+        self._running[chosen] = False
+        for i, episode in begun.items():
+            self._envs.send(i, "reset", episode.reset(i))
+        _, errors = self._receive(chosen)
+        lost = [i for i, error in errors.items() if self._again(i, error, begun[i]) is None]
+        for i, episode in begun.items():
+            self._episodes[i] = episode
+        self.lost[chosen] = False
+        self.lost[lost] = True
+        self._running[chosen] = True
+        return self._envs.images.copy()
+
+    def _receive(self, chosen: list[int]) -> tuple[dict[int, tuple], dict[int, EnvError]]:
+        """What the chosen environments answer, and the errors of those that failed."""
+        answers, errors = {}, {}
+        for i in chosen:  # every one, so that no answer is left for later
+            try:
+                answers[i] = self._answer(i)
+            except EnvError as error:
+                errors[i] = error
+        return answers, errors
+
+    def _answer(self, i: int) -> tuple:
+        answer = self._envs.receive(i)
+        if answer:
+            reward, _, _, info = answer
+            for name, value in (("reward", reward), ("discount", info["discount"])):
+                if not math.isfinite(value):
+                    raise EnvError(f"env {i} failed in step: its {name} is {value}")
+        return answer
+
+    def _again(
+        self, i: int, error: EnvError, episode: Begun, action: np.ndarray | None = None
+    ) -> tuple | None:
+        """Makes an environment anew, takes its episode up and does what it failed in.
+
+        Returns:
+            Its answer; None if it fails in that, too, so that the episode is lost.
+        """
+        self._renew(i, error, steps=len(episode.actions), dropped=False)
+        try:
+            self._envs.send(i, "reset", episode.reset(i))
+            answer = self._answer(i)
+            if action is not None:
+                self._envs.send(i, "step", action)
+                answer = self._answer(i)
+            return answer
+        except EnvError as again:
+            self._renew(i, again, steps=len(episode.actions), dropped=True)
+            self.dropped += 1
+            return None
+
+    def _renew(self, i: int, error: EnvError, **note: Any) -> None:
+        """Makes an environment anew, again and again if need be."""
+        while True:
+            if self.restarted >= self.restarts:
+                raise used_up(error, self.restarts)
+            self.restarted += 1
+            self.notes.append({"env": i, "reason": in_a_line(error), **note})
+            try:
+                return self._envs.remake(i)
+            except EnvError as again:
+                error, note["dropped"] = again, False
+
+    def _result(self, answers: dict[int, tuple]) -> StepResult:
+        """The answers as arrays; where there is none, the environment is broken."""
+        rows = [answers.get(i, _BROKEN) for i in range(self.n)]
+        reward, terminated, truncated, info = zip(*rows, strict=True)
+        told = {name: [row[name] for row in info] for name in _NOTHING}
+        return StepResult(
+            self._envs.images.copy(),
+            np.array(reward, np.float32),
+            np.array(terminated, bool),
+            np.array(truncated, bool),
+            np.array(told["discount"], np.float32),
+            np.array(told["control_steps"], np.int64),
+            np.array(told["success"], np.float32),
+            np.array(told["distance"], np.float32),
+            np.array([i not in answers for i in range(self.n)]),
+        )

@@ -368,3 +368,24 @@ def reporting(index: int, doing: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise EnvError(f"env {index} failed in {doing}:\n{traceback.format_exc()}") from error
+
+
+def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
+    """Does what a vector asks of one environment; its frame is written into ``image``.
+
+    Args:
+        env: The environment.
+        image: Of the frame's shape and type.
+        command: 'step' or 'reset'.
+        data: The action, or the arguments of ``reset``.
+
+    Returns:
+        (reward, terminated, truncated, info) of a step, () of a reset.
+    """
+    if command == "reset":
+        observation, _ = env.reset(**data)
+        answer = []
+    else:
+        observation, *answer = env.step(data)
+    image[...] = observation["image"]
+    return tuple(answer)

@@ -1,109 +1,13 @@
 """Playing: what a row holds, in which order episodes come, and that interrupted ones go on."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 
 from collect import Collector, RandomPolicy, first_row, play
-from envs import VectorEnv, episode_seed
+from envs import StepResult, VectorEnv, episode_seed
 from episodes import read_episode
 from replay import Replay
-
-SHAPE = (2, 2, 3)
-
-
-class Outcome(NamedTuple):
-    image: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    discount: np.ndarray
-    success: np.ndarray
-    distance: np.ndarray
-
-
-class Countdown:
-    """Environments whose images show (seed, t); an episode of seed s lasts 2 + s % 5 steps.
-
-    Odd seeds end terminated. The reward is 10·seed + t, and every call is written down. One that
-    tells of success has it in the first step of every third seed, at the distance t.
-    """
-
-    image_shape, action_size, discrete = SHAPE, 2, False
-
-    def __init__(self, n, tells=False):
-        self.n, self.tells = n, tells
-        self.seed, self.t = np.zeros(n, int), np.zeros(n, int)
-        self.running, self.waiting = np.zeros(n, bool), False
-        self.resets, self.variations, self.actions = [], [], []
-
-    def images(self):
-        image = np.zeros((self.n, *SHAPE), np.uint8)
-        image[:, 0, 0, 0], image[:, 0, 0, 1] = self.seed, self.t
-        return image
-
-    def reset(self, mask=None, seeds=None, variation=None):
-        assert not self.running[mask].any()
-        for i in np.flatnonzero(mask):
-            self.seed[i], self.t[i], self.running[i] = seeds[i], 0, True
-            self.resets.append((int(i), int(seeds[i])))
-            self.variations.append(variation)
-        return self.images()
-
-    def step(self, actions):
-        self.step_async(actions)
-        return self.step_wait()
-
-    def step_async(self, actions):
-        assert self.running.all()
-        assert not self.waiting
-        self.waiting = True
-        self.actions.append(actions.copy())
-
-    def step_wait(self):
-        assert self.waiting
-        self.waiting = False
-        self.t += 1
-        ended = self.t >= 2 + self.seed % 5
-        odd = self.seed % 2 == 1
-        self.running = ~ended
-        reward = (10 * self.seed + self.t).astype(np.float32)
-        discount = 1.0 - (ended & odd).astype(np.float32)
-        success = ((self.seed % 3 == 0) & (self.t == 1)).astype(np.float32)
-        told = (success, self.t.astype(np.float32))
-        if not self.tells:
-            told = (np.full(self.n, np.nan, np.float32),) * 2
-        return Outcome(self.images(), reward, ended & odd, ended & ~odd, discount, *told)
-
-    def restore(self, entries):
-        image = self.images()
-        for i, entry in enumerate(entries):
-            if entry is not None:
-                self.seed[i], self.t[i] = entry["seed"], len(entry["actions"])
-                self.running[i] = True
-                self.resets.append((i, entry["seed"]))
-                image = self.images()
-        return image
-
-
-class Counting:
-    """A policy whose state counts each environment's steps; its actions show that count."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, obs, state):
-        n = len(obs["is_first"])
-        state = np.zeros(n, int) if state is None else state
-        state = np.where(obs["is_first"], 0, state) + 1
-        pixel = obs["image"][:, 0, 0]
-        for i in range(n):
-            assert obs["is_first"][i] == (pixel[i, 1] == 0)
-            assert state[i] == pixel[i, 1] + 1
-        self.seen.append(pixel.copy())
-        return np.stack([state, -state], 1).astype(np.float32) / 10, state
-
+from tests.countdown import SHAPE, Countdown, Counting, Outcome
 
 # Whole episodes
 
@@ -339,7 +243,9 @@ def test_rows_are_what_dm_control_shows_and_pays(tmp_path, tiny):
 
 
 def test_countdown_keeps_the_contract_of_the_real_vector():
-    assert all(hasattr(VectorEnv, n) for n in ("reset", "step_async", "step_wait", "restore"))
+    names = ("reset", "step_async", "step_wait", "restore")
+    assert all(hasattr(VectorEnv, name) for name in names)
+    assert Outcome._fields == tuple(f for f in StepResult._fields if f != "control_steps")
 
 
 def test_play_keeps_success_and_distance_where_they_are_told():

@@ -2,6 +2,7 @@
 
 import pytest
 
+import arenas
 import fast
 import finetuning
 from agent import Agent
@@ -62,21 +63,21 @@ def test_an_environment_that_overlaps_has_a_process(tmp_path, tiny, monkeypatch)
     import config
 
     made = []
-    monkeypatch.setattr(finetuning.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(arenas.os, "cpu_count", lambda: 2)
 
     def make_vector(task, n, *, workers, split, **settings):
         made.append((n, split, workers))
         raise ValueError("not made")
 
-    monkeypatch.setattr(finetuning, "make_vector", make_vector)
+    monkeypatch.setattr(arenas, "make_vector", make_vector)
     for overlap in (True, False):
         parsed = config.parse(tiny.finetune(tmp_path, overlap=overlap))
         for split in ("train", "eval"):
-            with pytest.raises(finetuning.UserError, match="not made"):
-                finetuning.make_envs(parsed, 1, split)
+            with pytest.raises(arenas.UserError, match="not made"):
+                arenas.make_envs(parsed, 1, split)
     given = config.parse(tiny.finetune(tmp_path, overlap=True, async_env="none"))
-    with pytest.raises(finetuning.UserError, match="not made"):
-        finetuning.make_envs(given, 1, "train")
+    with pytest.raises(arenas.UserError, match="not made"):
+        arenas.make_envs(given, 1, "train")
     assert [workers for *_, workers in made] == ["process", "auto", "auto", "auto", "none"]
 
 

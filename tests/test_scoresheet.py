@@ -92,3 +92,12 @@ def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
     assert Image.open(paths[2]).height == 20 * 128
     assert decoded(paths[1]).shape[2] == 4 * 256
     assert len(json.loads(paths[0].read_text())["episodes"]) == 24
+
+
+def test_episodes_lost_with_their_environment_are_neither_drawn_nor_missed(tmp_path, played):
+    many = played._replace(
+        outcomes=played.outcomes * 6, videos=played.videos * 4, seeds=list(range(24))
+    )
+    assert Image.open(scoresheet.write(many, tmp_path)[2]).height == 16 * 128
+    unseen = played._replace(videos=[], frames=50)
+    assert [path.suffix for path in scoresheet.write(unseen, tmp_path)] == [".json"]

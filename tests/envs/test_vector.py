@@ -59,6 +59,7 @@ def test_facts_of_the_vector(vector):
         "control_steps": ((N,), "int64"),
         "success": ((N,), "float32"),
         "distance": ((N,), "float32"),
+        "broken": ((N,), "bool"),
     }
 
 

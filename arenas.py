@@ -1,0 +1,53 @@
+"""The environments of a run, as its configuration describes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+import fast
+from config import Config
+from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
+from tools import UserError
+
+
+def variation_at(config: Config, split: str, steps: int) -> str:
+    """The distractions of an episode that begins after so many agent steps of training."""
+    total = config.steps // config.action_repeat
+    second_half = total > 0 and steps * 2 >= total
+    return variation_for(config.task, split, config.color_distractor, second_half)
+
+
+def make_envs(config: Config, n: int, split: str) -> VectorEnv:
+    """``n`` environments as the configuration describes them.
+
+    Those to train in, where their steps overlap with updates, have worker processes even if there
+    is one alone.
+
+    Raises:
+        UserError: a setting does not fit the task, or what it names is not there.
+    """
+    settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
+    envs, workers = None, config.async_env
+    overlaps = split == "train" and fast.overlaps(config)
+    if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
+        workers = "process"
+    try:
+        envs = make_vector(config.task, n, workers=workers, split=split, **settings)
+        # The first frame shows what building does not, a camera that is not there for one. No
+        # number of the run depends on it: episodes follow from their own seeds.
+        envs.reset(seeds=[0] * n)
+        envs.restarts = config.env_restarts  # what fails from here on is no wrong setting
+        return envs
+    except (ValueError, OSError, ImportError, EnvError) as error:
+        if envs is not None:
+            envs.close()
+        if isinstance(error, UnknownTask):
+            raise
+        # A worker's error ends with its own line; above it stands its traceback.
+        reason = str(error).strip().splitlines()[-1]
+        if "No module named" in reason:
+            reason += ": pip install -r requirements.txt"
+        flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
+        raise UserError(f"{config.task} cannot be made: {flags}") from error

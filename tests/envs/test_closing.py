@@ -1,0 +1,124 @@
+"""Environments that were replaced or failed are closed, and leave nothing behind."""
+
+import contextlib
+import functools
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from envs import EnvError, VectorEnv
+from tests.envs.crashing import crashing, lingering, toy
+
+STILL = np.zeros((2, 1), np.float32)
+RESTARTS = 6
+
+
+class Closing(gym.Wrapper):
+    """Says when it is closed, and may fail in that."""
+
+    def __init__(self, env, name, closed, fails=False):
+        super().__init__(env)
+        self.facts = name, closed, fails
+
+    def close(self):
+        """Says so."""
+        name, closed, fails = self.facts
+        closed.append(name)
+        if fails:
+            raise OSError("closing failed")
+
+
+def test_one_that_is_replaced_is_closed(tmp_path):
+    closed = []
+    plan = {"moment": (12, 2), "how": "raise", "ledger": tmp_path / "ledger", "times": 9}
+    factories = [
+        lambda: Closing(toy(0), 0, closed),
+        lambda: Closing(crashing(1, toy, **plan), 1, closed, fails=True),
+    ]
+    vector = VectorEnv(factories, workers="none")
+    vector.restarts = 2
+    vector.reset(seeds=[11, 12])
+    vector.step(STILL)
+    assert closed == []
+    assert vector.step(STILL).broken.tolist() == [False, True]
+    assert closed == [1, 1]
+    with pytest.raises(OSError, match="closing failed"):  # of the third, which had not failed
+        vector.close()
+    assert sorted(closed) == [0, 1, 1, 1]
+
+
+def test_closing_closes_all_and_tells_of_one_that_had_not_failed(tmp_path):
+    closed = []
+    plan = {"moment": (12, 1), "how": "raise", "ledger": tmp_path / "ledger", "times": 9}
+    factories = [
+        lambda: Closing(toy(0), 0, closed),
+        lambda: Closing(crashing(1, toy, **plan), 1, closed, fails=True),
+        lambda: Closing(toy(2), 2, closed, fails=True),
+    ]
+    vector = VectorEnv(factories, workers="none")
+    vector.reset(seeds=[0, 12, 2])
+    with pytest.raises(EnvError, match="gave up"):
+        vector.step(np.zeros((3, 1)))
+    with pytest.raises(OSError, match="closing failed"):  # of the third
+        vector.close()
+    assert sorted(closed) == [0, 1, 2]
+    vector.close()
+    assert len(closed) == 3
+
+
+def test_closing_says_nothing_of_one_that_failed(tmp_path):
+    closed = []
+    plan = {"moment": (12, 1), "how": "raise", "ledger": tmp_path / "ledger", "times": 9}
+    factories = [lambda: Closing(crashing(0, toy, **plan), 0, closed, fails=True)]
+    vector = VectorEnv(factories, workers="none")
+    vector.reset(seeds=[12])
+    with pytest.raises(EnvError, match="gave up"):
+        vector.step(np.zeros((1, 1)))
+    vector.close()
+    assert closed == [0]
+
+
+def facts():
+    """What of this process's must not grow: descriptors, mappings of shared memory, children."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().count("/pym-")
+    children = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            children += path.read_text().rpartition(")")[2].split()[1] == str(os.getpid())
+    return len(os.listdir("/proc/self/fd")), maps, children
+
+
+def test_many_restarts_leave_nothing_behind():
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process") as vector:
+        vector.restarts = 100
+        vector.reset(seeds=[11, 12])
+        before = facts()
+        assert before[2] >= 2
+        for _ in range(RESTARTS):
+            os.kill(vector._envs.processes[1].pid, signal.SIGKILL)
+            assert not vector.step(STILL).broken.any()
+        assert vector.restarted == RESTARTS
+        assert facts() == before
+    assert facts()[2] == before[2] - 2
+
+
+def test_a_worker_that_does_not_end_is_killed():
+    factories = [functools.partial(toy, 0), functools.partial(lingering, 1)]
+    with VectorEnv(factories, workers="process") as vector:
+        vector.restarts = 2
+        vector.reset(seeds=[11, 12])
+        pids = [process.pid for process in vector._envs.processes]
+        vector.step(np.array([[0], [np.nan]]))
+        assert vector.restarted == 2
+        assert [Path(f"/proc/{pid}").exists() for pid in pids] == [True, False]
+        pids += [process.pid for process in vector._envs.processes]
+        start = time.monotonic()
+    assert time.monotonic() - start < 15
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

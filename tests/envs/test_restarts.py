@@ -1,0 +1,324 @@
+"""Environments that fail are made anew, and nothing shows of it but a note."""
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+
+import numpy as np
+import pytest
+
+from envs import EnvError, VectorEnv
+from tests.envs.crashing import crashing, once_built, real, toy
+
+SEEDS = [11, 12]
+KINDS = ("none", "process")
+GONE = "env 1 is gone: its worker ended with signal SIGKILL"
+GAVE_UP = "env 1 failed in step: ValueError: the simulator gave up"
+
+
+def actions_for(k, seed=0):
+    """k batches of random actions [k, 2, 1]."""
+    return np.random.default_rng(seed).uniform(-1, 1, (k, 2, 1)).astype(np.float32)
+
+
+ACTIONS = actions_for(10)
+
+
+def episode(vector, seeds=SEEDS, variation="train", step=None):
+    """The frames and results of a whole episode; ``step(t, action)`` steps, if given."""
+    step = step or (lambda t, action: vector.step(action))
+    first = vector.reset(seeds=seeds, variation=variation)
+    return first, [step(t, action) for t, action in enumerate(ACTIONS, 1)]
+
+
+def assert_rows(found, expected, row=slice(None)):
+    """Asserts that environments showed the same, bit for bit."""
+    np.testing.assert_array_equal(found[0][row], expected[0][row])
+    assert len(found[1]) == len(expected[1])
+    for one, other in zip(found[1], expected[1], strict=True):
+        for name, value in one._asdict().items():
+            np.testing.assert_array_equal(value[row], getattr(other, name)[row], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Episodes of both kinds of environments in which nothing fails."""
+    found = {}
+    for make in (real, toy):
+        with VectorEnv([functools.partial(make, i) for i in range(2)], workers="none") as vector:
+            found[make] = {name: episode(vector, variation=name) for name in ("train", "test")}
+    images = [result.image for result in found[real]["train"][1]]
+    assert (images[0] != images[-1]).any()
+    return found
+
+
+@pytest.fixture
+def vector_of(tmp_path):
+    """Makes two environments of which the second fails, and closes them."""
+    made = []
+
+    def build(make, workers, moment, how="raise", times=1, restarts=10):
+        plan = {"moment": moment, "how": how, "ledger": tmp_path / "ledger", "times": times}
+        second = functools.partial(crashing, 1, make, **plan)
+        made.append(VectorEnv([functools.partial(make, 0), second], workers=workers))
+        made[-1].restarts = restarts
+        return made[-1]
+
+    yield build
+    for vector in made:
+        vector.close()
+
+
+def note(reason, steps, dropped=False):
+    return {"env": 1, "reason": reason, "steps": steps, "dropped": dropped}
+
+
+# Once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "how", "reason"),
+    [
+        ("none", "raise", GAVE_UP),
+        ("none", "nan", "env 1 failed in step: its reward is nan"),
+        ("process", "raise", GAVE_UP),
+        ("process", "nan", "env 1 failed in step: its reward is nan"),
+        ("process", "kill", GONE),
+    ],
+)
+def test_a_simulator_goes_on_bit_for_bit(undisturbed, vector_of, workers, how, reason):
+    vector = vector_of(real, workers, (12, 5), how)
+    assert_rows(episode(vector), undisturbed[real]["train"])
+    assert (vector.restarted, vector.dropped) == (1, 0)
+    assert vector.take_notes() == [note(reason, 4)]
+    assert vector.take_notes() == []
+    assert_rows(episode(vector), undisturbed[real]["train"])
+    assert vector.restarted == 1
+
+
+@pytest.mark.parametrize("t", [1, 2, 10])
+@pytest.mark.parametrize(
+    ("workers", "how"),
+    [("none", "raise"), ("none", "inf"), ("process", "leave"), ("process", "partial")],
+)
+def test_whenever_and_however_it_fails(undisturbed, vector_of, workers, how, t):
+    vector = vector_of(toy, workers, (12, t), how)
+    assert_rows(episode(vector), undisturbed[toy]["train"])
+    [entry] = vector.take_notes()
+    assert entry["steps"] == t - 1
+    if how == "leave":
+        assert entry["reason"] == "env 1 is gone: its worker ended with exit code 3"
+
+
+@pytest.mark.parametrize("variation", ["train", "test"])
+@pytest.mark.parametrize("workers", KINDS)
+def test_failures_in_reset(undisturbed, vector_of, workers, variation):
+    vector = vector_of(toy, workers, (12, 0))
+    assert_rows(episode(vector, variation=variation), undisturbed[toy][variation])
+    assert vector.take_notes() == [note(GAVE_UP.replace("step", "reset"), 0)]
+    assert not vector.lost.any()
+
+
+@pytest.mark.parametrize("workers", KINDS)
+def test_the_look_outlives_its_environment(undisturbed, vector_of, workers):
+    vector = vector_of(toy, workers, (12, 3))
+    assert_rows(episode(vector, variation="test"), undisturbed[toy]["test"])
+    assert vector.restarted == 1
+    assert_rows(episode(vector, variation=None), undisturbed[toy]["test"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "under way", "unread"])
+def test_a_worker_killed_from_outside(undisturbed, when):
+    """While it waits, while it steps, and while it has not even read what to do."""
+    with VectorEnv([functools.partial(real, i) for i in range(2)], workers="process") as vector:
+        vector.restarts = 1
+        healthy, doomed = (process.pid for process in vector._envs.processes)
+
+        def step(t, action):
+            if t == 4 and when == "before":
+                os.kill(doomed, signal.SIGKILL)
+                vector._envs.processes[1].join()
+            if t == 4 and when == "unread":
+                os.kill(doomed, signal.SIGSTOP)
+            vector.step_async(action)
+            if t == 4 and when != "before":
+                os.kill(doomed, signal.SIGKILL)
+            return vector.step_wait()
+
+        assert_rows(episode(vector, step=step), undisturbed[real]["train"])
+        assert vector.take_notes() == [note(GONE, 3)]
+        assert vector._envs.processes[0].pid == healthy
+        assert not Path(f"/proc/{doomed}").exists()  # not even as a zombie
+
+
+@pytest.mark.parametrize("kill", [(0, 1), (0,)])
+def test_all_of_them_and_the_first_and_twice_in_an_episode(undisturbed, kill):
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process") as vector:
+        vector.restarts = 4
+
+        def step(t, action):
+            vector.step_async(action)
+            for i in kill if t in (3, 6) else ():
+                os.kill(vector._envs.processes[i].pid, signal.SIGKILL)
+            return vector.step_wait()
+
+        assert_rows(episode(vector, step=step), undisturbed[toy]["train"])
+        notes = [(entry["env"], entry["steps"]) for entry in vector.take_notes()]
+        assert notes == [(i, steps) for steps in (2, 5) for i in kill]
+
+
+def interrupted(k):
+    """Both episodes after k steps."""
+    pairs = zip(SEEDS, ACTIONS[:k].swapaxes(0, 1), strict=True)
+    return [{"seed": seed, "variation": "train", "actions": actions} for seed, actions in pairs]
+
+
+@pytest.mark.parametrize("workers", KINDS)
+def test_a_failure_while_an_interrupted_episode_is_taken_up(undisturbed, vector_of, workers):
+    vector = vector_of(toy, workers, (12, -3))
+    expected = undisturbed[toy]["train"][1]
+    np.testing.assert_array_equal(vector.restore(interrupted(3)), expected[2].image)
+    results = [vector.step(action) for action in ACTIONS[3:]]
+    assert_rows(([0], results), ([0], expected[3:]))
+    assert vector.take_notes() == [note(GAVE_UP.replace("step", "reset"), 3)]
+
+
+# Again and again
+
+
+def assert_broken(result, expected):
+    """Asserts that the second environment broke, and that nothing happened to the first."""
+    assert_rows(([0], [result]), ([0], [expected]), slice(0, 1))
+    assert result.broken.tolist() == [False, True]
+    facts = result.reward, result.terminated, result.truncated, result.discount
+    assert [fact[1] for fact in facts] == [0, False, False, 1]
+    assert np.isnan([result.success[1], result.distance[1]]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "workers", "how"),
+    [(toy, "none", "nan"), (real, "none", "raise"), (real, "process", "kill")],
+)
+def test_an_episode_that_fails_twice_is_lost_and_no_other(
+    undisturbed, vector_of, make, workers, how
+):
+    vector = vector_of(make, workers, (12, 4), how, times=99)
+    expected = undisturbed[make]["train"]
+    first = vector.reset(seeds=SEEDS, variation="train")
+    results = [vector.step(action) for action in ACTIONS[:3]]
+    assert_rows((first, results), (expected[0], expected[1][:3]))
+    assert_broken(vector.step(ACTIONS[3]), expected[1][3])
+    assert (vector.restarted, vector.dropped) == (2, 1)
+    assert [(entry["steps"], entry["dropped"]) for entry in vector.take_notes()] == [
+        (3, False),
+        (3, True),
+    ]
+    with pytest.raises(RuntimeError, match="env 1: the episode has ended"):
+        vector.step(ACTIONS[4])
+    vector.reset([False, True], [None, 5])
+    after = [vector.step(action) for action in ACTIONS[4:]]
+    assert_rows(([0], after), ([0], expected[1][4:]), slice(0, 1))
+    assert not any(result.broken.any() for result in after)
+    assert vector.restarted == 2
+
+
+@pytest.mark.parametrize("workers", KINDS)
+@pytest.mark.parametrize("k", [0, 3])
+def test_an_episode_that_cannot_begin_or_go_on_is_lost(undisturbed, vector_of, workers, k):
+    vector = vector_of(toy, workers, (12, -k), times=99)
+    expected = undisturbed[toy]["train"][1]
+    vector.restore(interrupted(k))
+    assert vector.lost.tolist() == [False, True]
+    assert_broken(vector.step(ACTIONS[k]), expected[k])
+    assert (vector.restarted, vector.dropped) == (2, 1)
+    vector.reset([False, True], [None, 5])
+    assert not vector.lost.any()
+    assert vector.step(ACTIONS[k + 1]).broken.tolist() == [False, False]
+
+
+def test_recorded_actions_that_do_not_fit_are_tried_twice(vector_of):
+    vector = vector_of(toy, "none", (None, 0), times=0)
+    long = {"seed": 12, "variation": "train", "actions": np.zeros((11, 1))}
+    vector.restore([interrupted(2)[0], long])
+    assert vector.lost.tolist() == [False, True]
+    assert "ends at action 10 of the 11 recorded" in vector.take_notes()[-1]["reason"]
+
+
+def test_an_episode_without_a_seed_cannot_be_taken_up(vector_of):
+    vector = vector_of(toy, "none", (None, 3))
+    vector.reset()
+    results = [vector.step(action) for action in ACTIONS[:3]]
+    assert [result.broken.tolist() for result in results[1:]] == [[False, False], [False, True]]
+    assert "reset without a seed" in vector.take_notes()[-1]["reason"]
+
+
+# Used up
+
+
+@pytest.mark.parametrize("workers", KINDS)
+def test_without_restarts_the_first_failure_raises(vector_of, workers):
+    vector = vector_of(toy, workers, (12, 2), times=99, restarts=0)
+    vector.reset(seeds=SEEDS)
+    vector.step(ACTIONS[0])
+    with pytest.raises(EnvError, match=r"(?s)^env 1 failed in step:\n.*Traceback.*gave up\n$"):
+        vector.step(ACTIONS[1])
+    assert (vector.restarted, vector.take_notes()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("how", "restarts", "last"),
+    [
+        ("raise", 1, f"{GAVE_UP}; 1 restart is used up (--env_restarts)"),
+        ("kill", 5, f"{GONE}; 5 restarts are used up (--env_restarts)"),
+    ],
+)
+def test_restarts_are_used_up(vector_of, how, restarts, last):
+    vector = vector_of(toy, "process", (12, 2), how, times=99, restarts=restarts)
+
+    def play():
+        for _ in range(3):
+            vector.reset(seeds=SEEDS)
+            vector.step(ACTIONS[0])
+            vector.step(ACTIONS[1])
+
+    with pytest.raises(EnvError) as caught:
+        play()
+    lines = str(caught.value).splitlines()
+    assert lines[-1] == last
+    assert (len(lines) > 1) == (how == "raise")  # the traceback stays
+    assert vector.restarted == restarts
+    start = time.monotonic()
+    vector.close()
+    assert time.monotonic() - start < 4
+
+
+NAN = np.array([[0], [np.nan]], np.float32)  # of which a toy's reward comes out as NaN
+
+
+@pytest.mark.parametrize("workers", KINDS)
+@pytest.mark.parametrize("times", [2, 99])
+def test_one_that_cannot_be_built_is_tried_until_it_can(tmp_path, workers, times):
+    second = functools.partial(once_built, 1, tmp_path / "ledger", times)
+    with VectorEnv([functools.partial(toy, 0), second], workers=workers) as vector:
+        vector.restarts = 4
+        vector.reset(seeds=SEEDS)
+        if times == 2:
+            assert vector.step(NAN).broken.tolist() == [False, True]
+            reasons = [entry["reason"] for entry in vector.take_notes()]
+            unbuilt = "env 1 could not be built: OSError: no more memory"
+            failed = "env 1 failed in step: its reward is nan"
+            assert reasons == [failed, unbuilt, unbuilt, failed]
+            vector.reset(seeds=SEEDS)
+            assert not vector.step(ACTIONS[0]).broken.any()
+        else:
+            with pytest.raises(EnvError, match="no more memory; 4 restarts are used up"):
+                vector.step(NAN)
+            with pytest.raises(EnvError, match="env 1 is gone"):
+                vector.reset(seeds=SEEDS)
