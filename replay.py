@@ -19,21 +19,23 @@ from pathlib import Path
 
 import numpy as np
 
+import tools
 from episodes import (
     DTYPES,
     STORED,
     Episode,
     LoadSummary,
+    Restored,
     Writer,
     check_episode,
-    check_row,
+    check_length,
     decode,
     describe,
     index_of,
     name_of,
     set_aside,
-    stack_rows,
 )
+from ongoing import Ongoing
 from storage import Ring, make_store
 from windows import Windows
 
@@ -60,6 +62,7 @@ class Replay:
     One thread adds and loads. `draw` may be called from another, with a generator of its own.
 
     Attributes:
+        tag: as given.
         fields: name → (shape of a row, dtype).
         on_device: whether batches are tensors on a device instead of arrays.
         version: another number after every change of what is sampled.
@@ -90,7 +93,7 @@ class Replay:
             raise ValueError(f"tag {tag!r}: letters, digits, '.', '_' and '-' only")
         self.directory = None if directory is None else Path(directory)
         self._save = save and directory is not None
-        self._capacity, self._tag, self._oversample_ends = capacity, tag, oversample_ends
+        self._capacity, self.tag, self._oversample_ends = capacity, tag, oversample_ends
         self._image_shape = tuple(image_shape)
         self._has_actions = action_shape is not None
         self._action_shape = tuple(action_shape) if action_shape is not None else (0,)
@@ -101,7 +104,7 @@ class Replay:
         self.on_device = self._store.on_device
         self._paths: list[Path | None] = []  # closed episodes in memory, oldest first
         self._rows: list[int] = []
-        self._ongoing: dict[int, list[dict]] = {}
+        self._ongoing = Ongoing(self._image_shape, self._action_shape)
         self._steps = self._index = self._frames = 0
         self._windows: Windows | None = None  # of the episodes in memory, for one batch length
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -147,21 +150,13 @@ class Replay:
             ValueError: a row of wrong keys, shape, dtype or order, or a number that is not finite.
             FileExistsError: the episode's file exists; nothing is overwritten.
         """
-        checked = check_row(worker, row, self._image_shape, self._action_shape)
-        rows = self._ongoing.get(worker)
-        if row["is_first"]:
-            if rows:
-                raise ValueError(
-                    f"worker {worker} starts an episode, but its last one is open after "
-                    f"{len(rows)} rows: close it with is_last"
-                )
-            rows = self._ongoing[worker] = []
-        elif rows is None:
-            raise ValueError(f"worker {worker} has no open episode: its first row needs is_first")
-        else:
-            self._steps += 1
-        rows.append(checked)
-        return self._close(worker) if row["is_last"] else None
+        episode = self._ongoing.add(worker, row)
+        self._steps += not row["is_first"]
+        return None if episode is None else self._close(worker, episode)
+
+    def drop(self, worker: int) -> int:
+        """Forget a worker's ongoing episode; returns how many agent steps it had."""
+        return self._ongoing.drop(worker)
 
     def load(
         self,
@@ -224,12 +219,7 @@ class Replay:
 
     def ongoing_actions(self) -> dict[int, np.ndarray]:
         """The actions float32 [k, A] that each worker's ongoing episode has taken so far."""
-        return {
-            worker: np.array([row["action"] for row in rows[1:]], np.float32).reshape(
-                -1, *self._action_shape
-            )
-            for worker, rows in self._ongoing.items()
-        }
+        return self._ongoing.actions()
 
     def sample(
         self,
@@ -310,40 +300,43 @@ class Replay:
             "files": files,
             "index": self._index,
             "steps": self._steps,
-            "ongoing": {worker: stack_rows(rows) for worker, rows in self._ongoing.items()},
+            "ongoing": self._ongoing.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping) -> list[Path]:
+    def load_state_dict(self, state: Mapping) -> Restored:
         """Replace all content by what `state_dict` returned, reading its episodes from disk again.
 
-        Files of episodes closed after that state are moved into `<directory>/../stale`.
-
-        Returns:
-            Where the moved files are now.
+        Files of episodes closed after that state are moved into `<directory>/../stale`, own ones
+        that are damaged into `<directory>/../bad`, each with a text that says why; the replay goes
+        on without them, and without those that are missing.
 
         Raises:
-            ValueError: an episode is missing or damaged (named); the replay is then unusable.
+            ValueError: none of the state's episodes can be used; the replay is then unusable.
         """
         self.written()
         self._clear()
-        own = self.directory or Path()
+        own, restored = self.directory or Path(), Restored()
         for path, episode in decode([own / name for name in state["files"]]):
             try:
-                self._push(path, self._conform(episode.result()))
+                self._push(path, self._conform(check_length(path, episode.result(), own)))
             except ValueError as error:
-                raise ValueError(f"{path}: the checkpoint needs this episode: {error}") from error
+                restored.lost.append((path, str(error)))
+        if restored.lost and not self._rows:
+            path, reason = restored.lost[0]
+            raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
         self._index, self._steps = int(state["index"]), int(state["steps"])
-        self._ongoing = {
-            worker: [{k: v[t] for k, v in rows.items()} for t in range(len(rows["image"]))]
-            for worker, rows in state["ongoing"].items()
-        }
+        self._ongoing.load_state_dict(state["ongoing"])
         self.load_rng(state["rng"])
-        return set_aside(self.directory, self._index) if self._save else []
+        if self._save:
+            for path, reason in restored.lost:
+                if path.parent == own and path.exists():
+                    restored.bad.append(tools.set_bad_aside(path, own.parent / "bad", reason))
+            restored.stale += set_aside(own, self._index, self.tag)
+        return restored
 
-    def _close(self, worker: int) -> Episode:
-        episode = stack_rows(self._ongoing[worker])
+    def _close(self, worker: int, episode: dict[str, np.ndarray]) -> Episode:
         rows = len(episode["image"])
-        name, path = name_of(self._index, self._tag, rows), None
+        name, path = name_of(self._index, self.tag, rows), None
         if self._save:
             path = self.directory / name
             if path.exists():
@@ -352,7 +345,7 @@ class Replay:
                 )
             self._writer.save(path, episode)
         self._push(path, episode)
-        del self._ongoing[worker]
+        self._ongoing.drop(worker)
         ret = float(episode["reward"].sum(dtype=np.float64))
         summary = Episode(self._index, name, rows - 1, ret, path)
         self._index += 1

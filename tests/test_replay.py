@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from episodes import read_episode
+from episodes import Restored, read_episode
 from replay import Replay
 from storage import RowStore
 
@@ -326,7 +326,7 @@ def test_restored_replay_goes_on_as_if_never_interrupted(tmp_path, capacity):
     assert later
 
     resumed = new("b")
-    moved = resumed.load_state_dict(state)
+    moved = resumed.load_state_dict(state).stale
     assert [path.name for path in moved] == later
     assert {path.parent for path in moved} == {tmp_path / "b" / "stale"}
     assert all(read_episode(path) for path in moved)
@@ -352,7 +352,7 @@ def test_state_is_plain_and_survives_a_moved_run_folder(tmp_path):
     expected = old.sample(3, 4)
     (tmp_path / "old").rename(tmp_path / "new")
     new = make(tmp_path / "new" / "train_eps", seed=99)
-    assert new.load_state_dict(state) == []
+    assert new.load_state_dict(state) == Restored()
     equal(expected, new.sample(3, 4))
 
 
