@@ -302,9 +302,12 @@ class Agent(Learner):
             loss = self.world_model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
         metrics |= outputs.metrics | named(outputs.terms, weights)
-        return metrics | self._learn_behavior(outputs.post, data, weights)
+        skip = metrics["skipped_model"]
+        return metrics | self._learn_behavior(outputs.post, data, weights, skip)
 
-    def _learn_behavior(self, post: State, noise: Terms, weights: Terms) -> Metrics:
+    def _learn_behavior(
+        self, post: State, noise: Terms, weights: Terms, skip: Tensor | None = None
+    ) -> Metrics:
         c, model, behavior = self.config, self.world_model, self.behavior
         rows = slice(None, -1) if c.pred_discount else slice(None)  # the last row may be terminal
         start = {k: v[:, rows].detach().flatten(0, 1) for k, v in post.items()}
@@ -315,8 +318,8 @@ class Agent(Learner):
             actor_loss = behavior.actor_loss(model, dream, for_actor, cumulative, weights)
         with self.autocast():
             value_loss = behavior.value_loss(dream.feat, for_value, cumulative)
-        metrics = self.optimizers["actor"].step(actor_loss)
-        metrics |= self.optimizers["value"].step(value_loss)
+        metrics = self.optimizers["actor"].step(actor_loss, skip)
+        metrics |= self.optimizers["value"].step(value_loss, metrics["skipped_actor"])
         metrics |= {
             "reward_mean": reward.detach().mean(),
             "reward_std": reward.detach().std(),

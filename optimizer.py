@@ -12,9 +12,15 @@ from config import Config
 
 Metrics = dict[str, Tensor]
 
+SKIPPED = "skipped_"  # and the optimiser's name: the metric that says whether it took no step
+
 
 class Optimizer:
-    """Adam (or another) over named parameters, with the gradient's norm clipped."""
+    """Adam (or another) over named parameters, with the gradient's norm clipped.
+
+    A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
+    are. That is decided on the device, and nothing waits for it.
+    """
 
     def __init__(
         self,
@@ -39,13 +45,44 @@ class Optimizer:
         }[config.opt]
         self.optimizer = make(self.parameters)
 
-    def step(self, loss: Tensor) -> Metrics:
-        """One step down the gradient of ``loss``; returns the loss and the norm before the clip."""
+    def step(self, loss: Tensor, skip: Tensor | None = None) -> Metrics:
+        """One step down the gradient of ``loss``.
+
+        Args:
+            loss: 0-d.
+            skip: 0-d, above 0 if an earlier step of the same update was skipped: so is this one.
+
+        Returns:
+            The loss, the norm before the clip, and whether the step was skipped (1 or 0).
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        skipped = (~(torch.isfinite(loss.detach()) & torch.isfinite(norm))).float()
+        if skip is not None:
+            skipped = torch.maximum(skipped, skip)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            # How PyTorch's gradient scaler tells a fused optimiser, which then does nothing.
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped
+            self.optimizer.step()
+        else:
+            self._step_unless(skipped)
+        return {
+            f"{self.name}_loss": loss.detach(),
+            f"{self.name}_grad_norm": norm,
+            SKIPPED + self.name: skipped,
+        }
+
+    @torch.no_grad()
+    def _step_unless(self, skipped: Tensor) -> None:
+        """A step that is taken back where it was to be skipped."""
+        moved = [*self.parameters, *self.tensors()]
+        before = {id(tensor): tensor.clone() for tensor in moved}
         self.optimizer.step()
-        return {f"{self.name}_loss": loss.detach(), f"{self.name}_grad_norm": norm}
+        for tensor in [*self.parameters, *self.tensors()]:
+            # Moments that came to be in this step began as zeros.
+            old = before.get(id(tensor), torch.zeros_like(tensor))
+            tensor.copy_(torch.where(skipped.to(tensor.device) > 0, old, tensor))
 
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()

@@ -1,0 +1,235 @@
+"""Updates that are not finite: skipped by the optimiser, counted, recorded, and too many stop."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import agent
+import config
+from guard import RECORDS, Guard
+from optimizer import Optimizer
+from tools import Diverged
+
+OPTIMISERS = ["adam", "adamax", "sgd", "momentum"]
+
+
+def make_optimizer(name, **changes):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(4))]
+    given = config.parse(["--opt", name, "--weight_decay", "0.01"])
+    return parameters, Optimizer("x", parameters, given, 0.1, 1.0)
+
+
+def loss_of(parameters, scale=1.0):
+    return scale * sum((p**2).sum() for p in parameters)
+
+
+def copies(parameters, optimizer):
+    return [t.detach().clone() for t in [*parameters, *optimizer.tensors()]]
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_a_bad_step_is_not_taken_and_the_next_one_is_as_if_it_had_not_been(name, bad, first):
+    parameters, optimizer = make_optimizer(name)
+    others, reference = make_optimizer(name)
+    if not first:
+        for one, own in ((optimizer, parameters), (reference, others)):
+            assert one.step(loss_of(own))["skipped_x"] == 0
+    before = copies(parameters, optimizer)
+    metrics = optimizer.step(loss_of(parameters, bad))
+    assert metrics["skipped_x"] == 1
+    assert not torch.isfinite(metrics["x_loss"])
+    for now, then in zip(copies(parameters, optimizer), before, strict=False):
+        assert torch.equal(now, then)
+    for own, one in ((parameters, optimizer), (others, reference)):
+        one.step(loss_of(own))
+    for mine, theirs in zip(copies(parameters, optimizer), copies(others, reference), strict=True):
+        assert torch.equal(mine, theirs)
+    assert not any(torch.equal(now, then) for now, then in zip(parameters, before, strict=False))
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_a_bad_step():
+    parameters, optimizer = make_optimizer("adam")
+    before = copies(parameters, optimizer)
+    flat = torch.zeros((), requires_grad=True)
+    loss = loss_of(parameters) + torch.sqrt(flat * 0 + (parameters[0] * 0).sum())  # ∂√x at 0
+    assert torch.isfinite(loss)
+    metrics = optimizer.step(loss)
+    assert (metrics["skipped_x"], torch.isfinite(metrics["x_grad_norm"])) == (1, False)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=False))
+
+
+def test_an_agents_later_steps_are_skipped_with_the_first(tiny):
+    given = config.parse(tiny.finetune(tiny.teacher, distillation=False))
+    torch.manual_seed(0)
+    learner, rng = agent.Agent(given, 2), np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, 6, 64, 64, 3), dtype=np.uint8),
+        "action": rng.uniform(-1, 1, (2, 6, 2)).astype(np.float32),
+        "reward": np.full((2, 6), np.nan, np.float32),
+        "discount": np.ones((2, 6), np.float32),
+        "is_first": np.eye(1, 6, dtype=bool).repeat(2, 0),
+    }
+    before = [p.detach().clone() for p in learner.parameters()]
+    metrics = learner.update(batch)
+    assert [metrics[f"skipped_{name}"].item() for name in ("model", "actor", "value")] == [1, 1, 1]
+    assert torch.isfinite(metrics["actor_loss"])  # it follows from the images alone
+    assert all(map(torch.equal, learner.parameters(), before))
+    metrics = learner.update(batch | {"reward": np.zeros((2, 6), np.float32)})
+    assert [metrics[f"skipped_{name}"].item() for name in ("model", "actor", "value")] == [0, 0, 0]
+    assert not any(map(torch.equal, learner.world_model.parameters(), before[:3]))
+
+
+class Log:
+    """A run, as far as a guard knows it."""
+
+    last = "its last checkpoint is of frame 40"
+
+    def __init__(self, folder):
+        self.folder, self.events, self.good = folder, [], []
+        self.meter = SimpleNamespace(add=self.good.append)
+        self.logger = SimpleNamespace(event=lambda name, **fields: self.events.append(fields))
+
+
+def metrics_of(skipped, value=1.0):
+    values = {"model_loss": float("nan") if skipped else value, "kl": 2.0}
+    values |= {"skipped_model": float(skipped), "skipped_actor": 0.0}
+    return {name: torch.tensor(v) for name, v in values.items()}
+
+
+BATCH = {"image": torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2, 1), "reward": np.ones(3)}
+
+
+def test_guard_counts_records_and_keeps_bad_numbers_out_of_the_means(tmp_path):
+    log = Log(tmp_path)
+    guard = Guard(log, most=3)
+    for number, skipped in enumerate([0, 1, 1, 0, 1], 1):
+        guard.watch(number, BATCH, metrics_of(skipped))
+    assert (guard.bad, guard.in_a_row) == (3, 1)
+    assert [m["model_loss"].item() for m in log.good] == [1.0, 1.0]
+    assert all(set(m) == {"model_loss", "kl"} for m in log.good)
+    assert [(e["update"], e["what"], e["in_a_row"]) for e in log.events] == [
+        (2, "model_loss", 1),
+        (3, "model_loss", 2),
+        (5, "model_loss", 1),
+    ]
+    paths = sorted((tmp_path / "bad_updates").iterdir())
+    assert [e["file"] for e in log.events] == [str(path) for path in paths]
+    record = np.load(paths[0], allow_pickle=False)
+    np.testing.assert_array_equal(record["batch/image"], BATCH["image"].numpy())
+    np.testing.assert_array_equal(record["batch/reward"], np.ones(3))
+    assert np.isnan(record["metrics/model_loss"])
+    assert record["metrics/kl"] == 2.0
+
+
+def test_guard_stops_after_too_many_in_a_row_also_across_a_restart(tmp_path):
+    guard = Guard(Log(tmp_path), most=3)
+    for number in (1, 2):
+        guard.watch(number, BATCH, metrics_of(True))
+    resumed = Guard(Log(tmp_path), most=3)
+    resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    with pytest.raises(Diverged) as caught:
+        resumed.watch(3, BATCH, metrics_of(True))
+    line = str(caught.value)
+    assert "\n" not in line
+    for words in ("3 updates in a row (--max_bad_updates)", str(tmp_path), "of frame 40", "_lr"):
+        assert words in line
+
+
+def test_records_are_few(tmp_path):
+    guard = Guard(Log(tmp_path), most=1000)
+    for number in range(RECORDS + 5):
+        guard.watch(number, BATCH, metrics_of(True))
+    assert len(list((tmp_path / "bad_updates").iterdir())) == RECORDS
+    assert guard.bad == RECORDS + 5
+
+
+class Poisoned:
+    """Puts a NaN into the batches of some updates."""
+
+    def __init__(self, monkeypatch, bad, kind, field):
+        prepare, self.count = kind.prepare, 0
+
+        def poison(learner, batch):
+            data = prepare(learner, batch)
+            self.count += 1
+            if self.count in bad:
+                data[field] = data[field].float().clone()
+                data[field].view(-1)[3] = float("nan")
+            return data
+
+        monkeypatch.setattr(kind, "prepare", poison)
+
+
+def rows_of(folder, event):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row.get("event") == event]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
+    Poisoned(monkeypatch, {2, 3, 6}, agent.Agent, "reward")
+    argv = tiny.finetune(tmp_path, max_bad_updates=3)
+    folder = tiny.finish(argv)
+    assert [row["update"] for row in rows_of(folder, "bad_update")] == [2, 3, 6]
+    assert all("model_loss" in row["what"] for row in rows_of(folder, "bad_update"))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state["guard"] == {"bad": 3, "in_a_row": 0}
+    assert state["learner"]["updates"] > 6
+    weights = state["learner"]["weights"].values()
+    assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    logged = [row for row in map(json.loads, lines) if "model_loss" in row]
+    assert logged
+    assert all("nonfinite" not in row for row in logged)
+    assert logged[-1]["bad_updates"] == 3
+    record = np.load(folder / "bad_updates" / "000000002.npz", allow_pickle=False)
+    assert record["batch/image"].dtype == np.uint8
+    assert np.isfinite(record["batch/reward"]).all()  # as the replay gave it
+    assert np.isnan(record["metrics/reward_loss"])
+
+
+@pytest.mark.slow
+def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
+    tmp_path, tiny, monkeypatch
+):
+    Poisoned(monkeypatch, range(6, 1000), agent.Agent, "reward")
+    argv = tiny.finetune(tmp_path, max_bad_updates=4, train_steps=2)
+    result = tiny.run(argv)
+    assert result.code == 1
+    [line] = [x for x in result.err.splitlines() if x.startswith("dreamer.py:")]
+    assert "4 updates in a row (--max_bad_updates)" in line
+    folder = tiny.folder(argv)
+    assert len(rows_of(folder, "bad_update")) == 4
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert f"its last checkpoint is of frame {state['frames']}" in line
+    assert state["guard"]["in_a_row"] < 4
+    weights = state["learner"]["weights"].values()
+    assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
+
+
+@pytest.mark.slow
+def test_pretraining_skips_a_bad_update_too(tmp_path, tiny, videos, monkeypatch):
+    Poisoned(monkeypatch, {4}, agent.Pretrainer, "image")
+    folder = tiny.finish(tiny.pretrain(tmp_path, videos))
+    [row] = rows_of(folder, "bad_update")
+    assert row["update"] == 4
+    encoder = torch.load(folder / "encoder.pt", weights_only=True)
+    assert all(torch.isfinite(w).all() for w in encoder.values())
+
+
+def test_what_skips_a_step_is_no_part_of_the_optimisers_state():
+    parameters, optimizer = make_optimizer("adam")
+    optimizer.step(loss_of(parameters))
+    torch.save(optimizer.state_dict(), buffer := io.BytesIO())
+    buffer.seek(0)
+    _, other = make_optimizer("adam")
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert "found_inf" not in str(optimizer.state_dict())
+    assert len(other.tensors()) == len(optimizer.tensors()) == 6
