@@ -9,6 +9,8 @@ The same command in the same --logdir resumes its run. --help lists every flag.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -18,14 +20,14 @@ import checks
 import config as configuration
 import evaluation
 import fast
-from checkpoint import export_predictor
 from config import Config
-from envs import UnknownTask
+from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError
 from finetuning import Finetuning
+from predictors import export_predictor
 from pretraining import Pretraining
 from run import Run, Stopped
-from tools import Diverged, UserError, derive_seed
+from tools import Diverged, UserError, derive_seed, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +43,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.evaluate is not None:
             evaluation.evaluate(config)
             return 0
-        run = Run(config)
-        kind = Pretraining if config.beta_vae_pretrain else Finetuning
-        if run.finished:
-            print(f"this run has finished: {run.folder}\n{kind.next_step(run)}")
-            return 0
+        with contextlib.closing(Run(config)) as run:
+            return train(run)
+    except (UserError, UnknownTask, RenderingError) as error:
+        say(f"dreamer.py: {error}")
+        return 2
+    except (Diverged, Broken) as error:
+        say(f"dreamer.py: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("dreamer.py: stopped without a checkpoint")
+        return 130
+
+
+def train(run: Run) -> int:
+    """Begins a run or goes on with it; returns the exit status.
+
+    Raises:
+        UserError: something that was given cannot be used.
+        Diverged: losses or weights are not finite any more.
+        Broken: the machine or an environment failed; the run's folder is whole.
+    """
+    kind = Pretraining if run.config.beta_vae_pretrain else Finetuning
+    if run.finished:
+        say(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
+        return 0
+    try:
         with kind(run) as job, run:
             try:
                 job.loop()
@@ -53,17 +76,30 @@ def main(argv: Sequence[str] | None = None) -> int:
                 job.save()
                 run.logger.event("stopped", resume="the same command goes on from here")
                 return run.stop_code
-            print(kind.next_step(run))
-    except (UserError, UnknownTask, RenderingError) as error:
-        print(f"dreamer.py: {error}", file=sys.stderr)
-        return 2
-    except Diverged as error:
-        print(f"dreamer.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("dreamer.py: stopped without a checkpoint", file=sys.stderr)
-        return 130
+            say(kind.next_step(run), sys.stdout)
+    except (OSError, EnvError, torch.OutOfMemoryError) as error:
+        if run.config.debug:
+            raise
+        raise Broken(f"{in_words(error)}; {run.way_on}") from error
     return 0
+
+
+class Broken(Exception):
+    """What the run needs failed. Its text is one line with the mend and the way on."""
+
+
+def in_words(error: Exception) -> str:
+    """What failed in a run, and the mend, in one line."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory is full: give a smaller --batch_size, or --replay_device cpu"
+    if not isinstance(error, OSError):
+        return str(error).strip().splitlines()[-1]
+    what = f"{error.filename or 'a file'}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{what}: free some space there"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{what}: make it writable again"
+    return f"{what}: mend that"
 
 
 def export(config: Config) -> int:

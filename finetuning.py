@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -16,24 +13,16 @@ import numpy as np
 import checks
 import fast
 from agent import Agent
-from checkpoint import load_predictor, scratch_rng, to_arrays, to_device
+from arenas import make_envs, variation_at
+from checkpoint import scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
-from config import Config
-from envs import (
-    EnvError,
-    EnvSettings,
-    UnknownTask,
-    VectorEnv,
-    episode_seed,
-    has_switch,
-    make_vector,
-    variation_for,
-)
+from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, read_episode, save_episode, set_aside
-from job import Job, expected_rows, load_episodes, new_replay
+from job import Job, expected_rows, load_episodes, new_replay, note_restored, note_stale
 from models import VideoPredictor
 from outcomes import outcome, summarize
+from predictors import load_predictor
 from run import Run
 from tools import Every, UserError, derive_seed
 
@@ -105,8 +94,8 @@ class Finetuning(Job):
                 f"--traindir {folder} holds episodes already: give an empty folder, "
                 "and --offline_traindir to learn from these"
             )
-        if moved := set_aside(folder, 0):
-            self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
+        if self.run.locked:  # otherwise there was nothing here, and this is another process's
+            note_stale(self.run, set_aside(folder, 0, self.replay.tag))
 
     def __exit__(self, *_: object) -> None:
         self.train_envs.close()
@@ -238,6 +227,10 @@ class Finetuning(Job):
         with self.watch("env"):
             self.collector.send(policy)
 
+    def log_counts(self) -> None:
+        self.run.logger.scalar("env_restarts", self.train_envs.restarted)
+        self.run.logger.scalar("dropped_episodes", self.collector.dropped)
+
     def receive(self) -> None:
         """Ends a step of the training environments; a line for each episode that ended."""
         with self.watch("env"):
@@ -245,6 +238,7 @@ class Finetuning(Job):
         self.run.logger.step = self.frames
         with self.watch("log"):
             self._log_closed(closed)
+            self._log_restarts(self.train_envs)
 
     def _log_closed(self, closed: list[Episode]) -> None:
         logger = self.run.logger
@@ -262,6 +256,11 @@ class Finetuning(Job):
                 self.replay.written()
                 self.run.video("train_policy", read_episode(episode.path)["image"])
         logger.progress(self.frames)
+
+    def _log_restarts(self, envs: VectorEnv) -> None:
+        """A line for each environment that crashed and was started anew."""
+        for note in envs.take_notes():
+            self.run.logger.event("env_restart", split=envs.split, **note)
 
     def evaluate(self) -> None:
         """Whole episodes with the actor's mode; the first time, the random policy's as well.
@@ -289,13 +288,13 @@ class Finetuning(Job):
         self.evaluated_at = steps
         for kind, episodes in played.items():
             self._log_evaluation(kind, episodes)
-        episodes = played["eval"]
-        self.seen.replace(episode for episode in episodes if "image" in episode)
-        tag = f"{c.method_name}-s{c.seed}"  # --evaldir may be shared
-        name = f"{self.frames:09d}-{tag}-{len(episodes[0]['reward'])}.npz"
-        path = self.own_folder("eval") / name
-        save_episode(path, episodes[0])
-        self.run.video("eval_policy", episodes[0]["image"])
+        episodes = [episode for episode in played["eval"] if "image" in episode]
+        self.seen.replace(episodes)
+        if episodes:  # otherwise those to look at were lost with their environment
+            tag = f"{c.method_name}-s{c.seed}"  # --evaldir may be shared
+            name = f"{self.frames:09d}-{tag}-{len(episodes[0]['reward'])}.npz"
+            save_episode(self.own_folder("eval") / name, episodes[0])
+            self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)
 
     def _play(self, policy: Any, images: int) -> list[dict[str, np.ndarray]]:
@@ -304,7 +303,10 @@ class Finetuning(Job):
         first = self.collector.steps * c.eval_episodes
         seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
         colors = self.variation("eval")
-        return play(self.eval_envs, policy, seeds, colors, self.run.check_stop, images)
+        try:
+            return play(self.eval_envs, policy, seeds, colors, self.run.check_stop, images)
+        finally:
+            self._log_restarts(self.eval_envs)
 
     def _log_evaluation(self, kind: str, episodes: list[dict[str, np.ndarray]]) -> None:
         logger, outcomes = self.run.logger, [outcome(episode) for episode in episodes]
@@ -325,11 +327,10 @@ class Finetuning(Job):
 
     def restore(self, state: dict[str, Any]) -> None:
         try:
-            moved = self.replay.load_state_dict(to_arrays(state["replay"]))
+            found = self.replay.load_state_dict(to_arrays(state["replay"]))
         except ValueError as error:
             raise UserError(f"{error}; put it back, or begin again in another --logdir") from None
-        if moved:
-            self.run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
+        note_restored(self.run, found)
         collector = state["collector"]
         policy_state = to_device(collector["state"], self.learner.device)
         same = self.collector.load_state_dict({**to_arrays(collector), "state": policy_state})
@@ -349,43 +350,3 @@ class Finetuning(Job):
                 evaluated_at=self.evaluated_at,
                 **more,
             )
-
-
-def variation_at(config: Config, split: str, steps: int) -> str:
-    """The distractions of an episode that begins after so many agent steps of training."""
-    total = config.steps // config.action_repeat
-    second_half = total > 0 and steps * 2 >= total
-    return variation_for(config.task, split, config.color_distractor, second_half)
-
-
-def make_envs(config: Config, n: int, split: str) -> VectorEnv:
-    """``n`` environments as the configuration describes them.
-
-    Those to train in, where their steps overlap with updates, have worker processes even if there
-    is one alone.
-
-    Raises:
-        UserError: a setting does not fit the task, or what it names is not there.
-    """
-    settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
-    envs, workers = None, config.async_env
-    overlaps = split == "train" and fast.overlaps(config)
-    if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
-        workers = "process"
-    try:
-        envs = make_vector(config.task, n, workers=workers, split=split, **settings)
-        # The first frame shows what building does not, a camera that is not there for one. No
-        # number of the run depends on it: episodes follow from their own seeds.
-        envs.reset(seeds=[0] * n)
-        return envs
-    except (ValueError, OSError, ImportError, EnvError) as error:
-        if envs is not None:
-            envs.close()
-        if isinstance(error, UnknownTask):
-            raise
-        # A worker's error ends with its own line; above it stands its traceback.
-        reason = str(error).strip().splitlines()[-1]
-        if "No module named" in reason:
-            reason += ": pip install -r requirements.txt"
-        flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
-        raise UserError(f"{config.task} cannot be made: {flags}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from agent import Agent, Pretrainer
 from checkpoint import scratch_rng
 from config import Config
 from device_store import place
-from episodes import count_rows
+from episodes import Restored, count_rows
 from feeding import Feeder
+from guard import Guard
 from logger import Rate
 from replay import Replay
 from run import Run
@@ -39,6 +39,7 @@ class Job:
         self.clocks: dict[str, Every] = {}
         self.frame_rate, self.update_rate = Rate(), Rate()
         self.watch = Stopwatch()
+        self.guard = Guard(run, self.config.max_bad_updates)
 
     def __enter__(self) -> Job:
         return self
@@ -70,7 +71,9 @@ class Job:
             self.feeder = Feeder(self.replay, *sizes, device, c.prefetch, self.watch)
         batch = self.feeder.next()
         with self.watch("update"):
-            self.run.meter.add(self.learner.update(batch))
+            metrics = self.learner.update(batch)
+            self.run.logger.step = self.frames
+            self.guard.watch(self.learner.updates, batch, metrics)
 
     def report(self, prefix: str, replay: Replay) -> None:
         """Pictures of what the model sees, drawn without moving any generator of the run."""
@@ -89,6 +92,7 @@ class Job:
         Without updates since the last line there is none; the run's last one then has the seconds.
         """
         with self.watch("wait"):  # for the device: here the host first needs its numbers
+            self.guard.settle()
             means = self.run.meter.flush()
         with self.watch("log"):
             if means:
@@ -99,16 +103,19 @@ class Job:
 
     def _log(self, means: dict[str, float]) -> None:
         logger = self.run.logger
-        if not math.isfinite(means["model_loss"]):
-            raise Diverged("the world model's loss")
         logger.scalars(means)
+        logger.scalar("bad_updates", self.guard.bad)
         logger.scalar("fps", self.frame_rate(self.frames))
         logger.scalar("updates_per_second", self.update_rate(self.learner.updates))
         logger.scalar("updates", self.learner.updates)
         logger.scalar("replay_steps", self.replay.frames)
         logger.scalar("replay_episodes", self.replay.episodes)
+        self.log_counts()
         self.log_seconds()
         logger.write(self.frames)
+
+    def log_counts(self) -> None:
+        """Logs what else a loop counts."""
 
     def log_seconds(self) -> None:
         """Where the time since the last line went, in seconds and as shares of it."""
@@ -124,6 +131,8 @@ class Job:
         self.learner.load_state_dict(state["learner"])
         for name, clock in self.clocks.items():
             clock.last = state["clocks"][name]
+        if "guard" in state:  # runs of earlier versions have none
+            self.guard.load_state_dict(state["guard"])
         self.restore(state)
         self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.learner.updates)
         self.run.restore_rng()
@@ -147,6 +156,7 @@ class Job:
             if not all(torch.isfinite(p).all() for p in self.learner.parameters()):
                 raise Diverged("a weight")
             state = {
+                "guard": self.guard.state_dict(),
                 "learner": self.learner.state_dict(),
                 "clocks": {name: clock.last for name, clock in self.clocks.items()},
             }
@@ -182,6 +192,23 @@ def load_episodes(
         run.note("skipped", file=name, reason=reason)
     counts = {"episodes": found.episodes, "frames": found.frames, "skipped": len(skipped)}
     run.note("dataset", folder=str(source.folder), **counts, **source.fields)
+
+
+def note_stale(run: Run, moved: list[Path]) -> None:
+    """Tells of episodes that closed after the checkpoint that a run goes on from."""
+    if moved:
+        run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
+
+
+def note_restored(run: Run, found: Restored) -> None:
+    """Tells of the episodes that a run goes on without, and why."""
+    note_stale(run, found.stale)
+    for path, reason in found.lost[:10]:
+        run.note("warning", message=f"goes on without {path}: {reason}")
+    if found.bad:
+        run.note("set_aside", episodes=len(found.bad), folder=str(found.bad[0].parent))
+    if more := len(found.lost[10:]):
+        run.note("warning", message=f"goes on without {more} episodes more")
 
 
 def new_replay(

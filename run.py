@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import signal
-import sys
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 import checkpoint
 from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
-from tools import UserError, atomic_write
+from tools import UserError, atomic_write, leftovers, say, set_bad_aside
 
-CONFIG, CHECKPOINT = "config.yaml", "checkpoint.pt"
+CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
+PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
 FPS = 20  # of videos, in pictures
 
 
@@ -39,7 +41,9 @@ def folder_of(config: Config) -> Path:
 class Run:
     """One run in its folder. Building it only looks; entering it begins to write.
 
-    As a context manager it opens the log and listens to SIGTERM and Ctrl-C.
+    As a context manager it opens the log and listens to SIGTERM, SIGHUP and Ctrl-C. From its
+    building on, where the folder is there already, no other process can begin in it; the lock ends
+    with :meth:`close`, or with the process.
 
     Attributes:
         folder: where everything lies.
@@ -49,7 +53,7 @@ class Run:
         meter: means of metrics until the next log line.
 
     Raises:
-        UserError: the folder cannot be used, or holds a run of another configuration.
+        UserError: the folder cannot be used, is in use, or holds a run of another configuration.
     """
 
     logger: Logger
@@ -58,20 +62,23 @@ class Run:
         self.config = config
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
+        self._lock: FileLock | None = None
         self.known = (self.folder / CONFIG).exists()
         if self.known:
             check_same(config, self.folder / CONFIG)
-        elif (self.folder / CHECKPOINT).exists():
+        elif checkpoint.find(self.folder):
             raise UserError(
                 f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
                 "another --logdir"
             )
-        self.resumed: Any = None
-        if (self.folder / CHECKPOINT).exists():
-            try:
-                self.resumed = checkpoint.load(self.folder / CHECKPOINT)
-            except UserError as error:
-                raise UserError(f"{error}, or choose another --logdir") from None
+        if self.folder.exists():
+            self._take_lock()
+        try:
+            self.resumed, self._damaged = checkpoint.load_newest(self.folder, PARTS)
+        except UserError as error:
+            self.close()
+            raise UserError(f"{error}, or choose another --logdir") from None
+        self.saved = self.resumed["frames"] if self.resumed else None
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
@@ -88,12 +95,68 @@ class Run:
         """An event to log as soon as the run begins."""
         self._notes.append((event, fields))
 
+    @property
+    def locked(self) -> bool:
+        """Whether no other process can be in this folder."""
+        return self._lock is not None
+
+    @property
+    def last(self) -> str:
+        """The last checkpoint, in words."""
+        if self.saved is None:
+            return "there is no checkpoint yet"
+        return f"its last checkpoint is of frame {self.saved}"
+
+    @property
+    def way_on(self) -> str:
+        """What the same command does next, in words."""
+        if self.saved is None:
+            return "the same command then begins again, as there is no checkpoint yet"
+        return f"the same command then goes on from the last checkpoint, of frame {self.saved}"
+
+    def _take_lock(self) -> None:
+        """Keeps other processes out; the system gives the lock back when this process ends.
+
+        Raises:
+            UserError: another process is in.
+        """
+        path = self.folder / LOCK
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            who = " ".join(path.read_text(errors="replace").split()[:4])
+            raise UserError(
+                f"{self.folder} is in use by another process{who and f' ({who})'}: wait until it "
+                "ends or stop it, or choose another --logdir or --seed"
+            ) from None
+        self._lock = lock
+        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
+
+    def close(self) -> None:
+        """Lets other processes in again."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     def __enter__(self) -> Run:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._on_signal)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._take_lock()
+            if (self.folder / CONFIG).exists():
+                raise UserError(f"another process has begun {self.folder} meanwhile: start again")
+        for path in leftovers(self.folder):
+            path.unlink()
         if not self.known:
             self.config.save(self.folder / CONFIG)
+        for path, reason in self._damaged:
+            moved = set_bad_aside(path, self.folder / "bad", reason)
+            text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
+            self.note("warning", message=text)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            number = getattr(signal, name)
+            if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+                self._handlers[number] = signal.signal(number, self._on_signal)
         step = self.resumed["frames"] if self.resumed else None
         if step is None and (self.folder / "metrics.jsonl").exists():
             step = -1  # a run that stopped before its first checkpoint: it begins again
@@ -129,8 +192,12 @@ class Run:
                 file.write(secrets.token_hex(4).encode())
         return path.read_text().strip()
 
-    def __exit__(self, *_: object) -> None:
-        self.logger.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self.logger.close()
+        except OSError:
+            if error is None:  # the first error tells more
+                raise
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -140,7 +207,7 @@ class Run:
             raise KeyboardInterrupt
         self._signal = number
         name = signal.Signals(number).name
-        print(f"\n{name}: stopping with a checkpoint (again to stop without)", file=sys.stderr)
+        say(f"\n{name}: stopping with a checkpoint (again to stop without)")
 
     def check_stop(self) -> None:
         """Raises :class:`Stopped` once a signal came."""
@@ -162,7 +229,8 @@ class Run:
             "rng": checkpoint.rng_state(torch.device(self.config.device)),
             **state,
         }
-        checkpoint.save(self.folder / CHECKPOINT, whole)
+        checkpoint.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
+        self.saved = frames
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""

@@ -213,8 +213,9 @@ def made(flags, folder):
 
 
 def everything(folder):
-    """All files and folders below, with the files' contents."""
-    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    """All files and folders below, with the files' contents; the lock of a run is nobody's work."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.name != "lock"]
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def assert_refused(result, wanted):
@@ -334,14 +335,19 @@ def test_damaged_checkpoint_of_a_run_is_refused(tmp_path, tiny):
     assert everything(tmp_path) == before
 
 
-def test_missing_episode_of_a_checkpoint_is_refused(tmp_path, tiny):
+def test_missing_episodes_of_a_checkpoint_are_refused_or_told(tmp_path, tiny):
     argv = tiny.finetune(tmp_path, **PLAIN, steps=0, prefill=12)
     folder = tiny.finish(argv)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     torch.save({**state, "finished": False}, folder / "checkpoint.pt")  # as if it had stopped
     path = folder / "train_eps" / "000000-s0-11.npz"
-    path.unlink()
-    assert_refused(tiny.run(argv), [str(path)])
+    path.rename(tmp_path / "kept")
+    (folder / "train_eps").rename(tmp_path / "elsewhere")
+    assert_refused(tiny.run(argv), [str(path)])  # none is left
+    (tmp_path / "elsewhere").rename(folder / "train_eps")
+    result = tiny.run(argv)
+    assert result.code == 0, result.err
+    assert f"goes on without {path}" in result.err
 
 
 def test_corrected_command_works_after_a_refusal(tmp_path, tiny):

@@ -1,0 +1,254 @@
+"""A run's folder: one process at a time, damage set aside with its reason, errors in one line."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+import checkpoint
+from run import Stopped
+from tools import leftovers, move_aside, say, set_bad_aside
+
+
+def stop():
+    raise Stopped
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, tiny, calling):
+    """A run with three checkpoints that was stopped inside its last episode."""
+    argv = tiny.finetune(tmp_path_factory.mktemp("stopped"), checkpoint_every=30)
+    with calling({("acting", 40): stop}):
+        assert tiny.run(argv).code == 128
+    folder = tiny.folder(argv)
+    assert len(checkpoint.find(folder)) == 3
+    return folder
+
+
+@pytest.fixture
+def again(tmp_path, tiny, stopped):
+    """The same command in a copy of that run's folder, and the copy."""
+    shutil.copytree(stopped.parents[2], tmp_path / "runs")
+    argv = tiny.finetune(tmp_path / "runs", checkpoint_every=30)
+    return argv, tiny.folder(argv)
+
+
+def rows(folder, event):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row.get("event") == event]
+
+
+def refused(result, code):
+    """The one line of a command that failed."""
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    [line] = [x for x in result.err.splitlines() if x.startswith("dreamer.py:")]
+    return line
+
+
+def listing(folder):
+    return {p.relative_to(folder): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+
+# One process at a time
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_changes_nothing(tmp_path, tiny, calling):
+    argv, seen = tiny.finetune(tmp_path / "runs", steps=0, prefill=20), []
+    folder = tiny.folder(argv)
+
+    def start_another():
+        before = listing(folder)
+        seen.append(tiny.run(argv))
+        assert listing(folder) == before
+        raise Stopped
+
+    with calling({("prefill", 13): start_another}):
+        assert tiny.run(argv).code == 128
+    line = refused(seen[0], 2)
+    assert f"{folder} is in use by another process (pid {os.getpid()} on " in line
+    assert "--logdir" in line
+    tiny.finish(argv)  # the lock is free again
+
+
+def test_a_lock_of_a_dead_process_holds_nobody_up(again, tiny):
+    argv, folder = again
+    (folder / "lock").write_text("pid 1 on elsewhere\n")
+    tiny.finish(argv)
+    assert f"pid {os.getpid()} " in (folder / "lock").read_text()
+
+
+# Checkpoints
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(again, tiny, same, stopped):
+    argv, folder = again
+    newest = folder / "checkpoint.pt"
+    damaged = newest.read_bytes()[:-1000]
+    newest.write_bytes(damaged)
+    frames = checkpoint.load(folder / "checkpoint.1.pt")["frames"]
+    assert frames < checkpoint.load(stopped / "checkpoint.pt")["frames"]
+    tiny.finish(argv)
+    [resumed] = rows(folder, "resume")[-1:]
+    assert resumed["frames"] == frames
+    assert (folder / "bad" / "checkpoint.pt").read_bytes() == damaged
+    assert "damaged" in (folder / "bad" / "checkpoint.pt.txt").read_text()
+    [warning] = [row for row in rows(folder, "warning") if "checkpoint.pt" in row["message"]]
+    assert f"that of frame {frames} takes its place" in warning["message"]
+
+
+def test_damaged_checkpoints_alone_are_refused_in_one_line_and_stay(again, tiny):
+    argv, folder = again
+    for path in checkpoint.find(folder):
+        path.write_bytes(path.read_bytes()[:1000])
+    before = listing(folder)
+    line = refused(tiny.run(argv), 2)
+    assert "checkpoint.pt" in line
+    assert "choose another --logdir" in line
+    assert listing(folder) == before
+
+
+# Episodes
+
+
+def write(path, **changed):
+    episode = dict(np.load(path)) | changed
+    np.savez_compressed(path, **{k: v for k, v in episode.items() if v is not None})
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:300]),
+    "empty": lambda path: path.write_bytes(b""),
+    "wrong key": lambda path: write(path, image=None, picture=np.zeros((11, 64, 64, 3), np.uint8)),
+    "wrong shape": lambda path: write(path, image=np.zeros((11, 32, 32, 3), np.uint8)),
+    "wrong dtype": lambda path: write(path, image=np.zeros((11, 64, 64, 3), np.float32)),
+    "pickled": lambda path: write(path, reward=np.array([{"a": 1}] * 11, object)),
+    "future length": lambda path: write(
+        path, **{k: np.concatenate([v, v[1:]]) for k, v in np.load(path).items()}
+    ),
+}
+
+
+@pytest.mark.slow
+def test_damaged_episodes_are_set_aside_and_the_run_goes_on(tmp_path, tiny, stopped):
+    """Each damage in a run's own episodes; one of the five stays as it is."""
+    assert len(list(stopped.glob("train_eps/*.npz"))) == 5
+    kinds = list(DAMAGE)
+    for chosen in (kinds[:4], kinds[4:]):
+        copy = tmp_path / chosen[0]
+        shutil.copytree(stopped.parents[2], copy)
+        command = tiny.finetune(copy, checkpoint_every=30)
+        own = tiny.folder(command)
+        contents = {}
+        for kind, path in zip(chosen, sorted(own.glob("train_eps/*.npz")), strict=False):
+            DAMAGE[kind](path)
+            contents[path.name] = path.read_bytes()
+        tiny.finish(command)
+        for name, content in contents.items():
+            assert (own / "bad" / name).read_bytes() == content
+            reason = (own / "bad" / f"{name}.txt").read_text()
+            assert len(reason.strip().splitlines()) == 1
+            told = [row["message"] for row in rows(own, "warning")]
+            assert any(name in message and reason.strip() in message for message in told)
+            assert not (own / "train_eps" / name).exists()
+        assert len(list((own / "train_eps").iterdir())) == 6 - len(contents)
+
+
+def test_a_run_without_any_of_its_episodes_is_refused(again, tiny):
+    argv, folder = again
+    shutil.move(folder / "train_eps", folder / "elsewhere")
+    line = refused(tiny.run(argv), 2)
+    assert "000000-s0-11.npz" in line
+    assert "put it back" in line
+
+
+# The machine
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"), [(28, "free some space"), (30, "writable"), (5, "mend that")]
+)
+def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
+    again, tiny, monkeypatch, number, mend
+):
+    argv, folder = again
+    frames = checkpoint.load(folder / "checkpoint.pt")["frames"]
+
+    def fail(path, state, keep):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fail)
+        line = refused(tiny.run(argv), 1)
+    for words in (str(folder / "checkpoint.pt"), os.strerror(number), mend, f"of frame {frames}"):
+        assert words in line
+    assert "the same command then goes on" in line
+
+
+def test_what_killed_processes_left_half_written_is_cleared_away(again, tiny):
+    argv, folder = again
+    ours = [
+        folder / ".checkpoint.pt.abcd12_3.tmp",
+        folder / "train_eps" / ".1-s0-3.npz.xyzw0000.tmp",
+    ]
+    others = [folder / "notes.tmp", folder / ".hidden.tmp"]
+    for path in (*ours, *others):
+        path.write_bytes(b"half")
+    assert leftovers(folder) == sorted(ours)
+    tiny.finish(argv)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """What this process does with the network, while it is watched."""
+    seen, watched = [], []
+
+    def look(event, arguments):
+        if watched and event in ("socket.bind", "socket.connect", "socket.getaddrinfo"):
+            seen.append((event, arguments[1:]))
+
+    sys.addaudithook(look)  # for good: there is no way to take one back
+    watched.append(True)
+    yield seen
+    watched.clear()
+
+
+def test_a_run_neither_listens_nor_calls(tmp_path, tiny, network):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+    assert [event for event, _ in network] == ["socket.bind"]  # it would be seen
+    tiny.finish(tiny.finetune(tmp_path, steps=0, prefill=12, envs=2, async_env="process"))
+    assert len(network) == 1
+
+
+def test_a_line_for_nobody_goes_nowhere():
+    read, end = os.pipe()
+    stream = os.fdopen(end, "w", buffering=1)
+    say("heard", stream)
+    assert os.read(read, 100) == b"heard\n"
+    os.close(read)
+    for _ in range(3):
+        say("unheard", stream)
+    print("neither", file=stream, flush=True)
+    stream.close()
+    say("closed", stream)
+
+
+def test_files_are_moved_aside_under_free_names(tmp_path):
+    moved = []
+    for content in ("first", "second", "third"):
+        (tmp_path / "a.npz").write_text(content)
+        moved.append(set_bad_aside(tmp_path / "a.npz", tmp_path / "bad", f"why {content}"))
+    assert [path.name for path in moved] == ["a.npz", "a.1.npz", "a.2.npz"]
+    assert [path.read_text() for path in moved] == ["first", "second", "third"]
+    assert (tmp_path / "bad" / "a.1.npz.txt").read_text() == "why second\n"
+    (tmp_path / "b").write_text("b")
+    assert move_aside(tmp_path / "b", tmp_path / "bad").name == "b"
