@@ -1,6 +1,8 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
 # make lint   ruff, as in CI
+# make faults runs killed, starved and fed with damage; then the long haul and the fuzzing, too
+# make fuzz   damaged and malicious files and flags; make soak  the long haul alone
 # make export FROM=… TO=…   a pretrained predictor in the authors' format
 # make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
 
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format setup gl export
+.PHONY: demo test lint format setup gl export faults fuzz soak
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -70,6 +72,15 @@ export: $(VENV)/.run
 
 test: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+faults: $(VENV)/.dev gl
+	$(PY) -m tests.faults
+
+fuzz: $(VENV)/.dev
+	$(PY) -m tests.fuzz
+
+soak: $(VENV)/.dev gl
+	$(PY) -m tests.faults.soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
