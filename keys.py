@@ -65,8 +65,10 @@ class Key:
             raise self._wrong(value, _WANTED[kind])
         try:
             return _CONVERSIONS[kind](value)
-        except (ValueError, OverflowError, KeyError):
+        except (ValueError, KeyError):
             raise self._wrong(value, _WANTED[kind]) from None
+        except OverflowError:
+            raise self._wrong(value, _WITHIN[kind]) from None
 
     def _wrong(self, value: Any, wanted: str, hint: str = "") -> UserError:
         return UserError(f"--{self.name} takes {wanted}, not '{shown(value)}'{hint}")
@@ -107,9 +109,10 @@ _CONVERSIONS: dict[type, Callable[[Any], Any]] = {
 _WANTED = {
     bool: "True or False",
     int: "a whole number",
-    float: "a finite number",
+    float: "a number",
     str: f"up to {LONGEST_TEXT} characters in UTF-8, none a control character",
 }
+_WITHIN = {int: "a whole number of up to 18 digits", float: "a finite number"}
 
 
 def load_keys(path: Path = CONFIGS) -> dict[str, Key]:

@@ -80,6 +80,8 @@ def frames(
                 raise Unusable("no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            if stream.codec_context is None:
+                raise Unusable("no decoder for it")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             fps, slack = Fraction(str(settings.fps)), Fraction(0)
             if fps:  # time stamps are rounded to the stream's unit
