@@ -14,6 +14,7 @@ import hashlib
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -166,6 +167,7 @@ def load(path: Path) -> Any:
     """
     try:
         _check_seal(path)
+        _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Damaged:
         raise
@@ -192,6 +194,13 @@ def _damaged(path: Path, error: Exception) -> Damaged:
         f"{path} cannot be read as a checkpoint: it is damaged, or no file of PyTorch's "
         f"({reason}): copy it again"
     )
+
+
+def _check_stored(path: Path) -> None:
+    """Refuses what is larger once it is decoded: PyTorch stores its tensors as they are."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise Damaged(f"{path} claims to hold more than it has: copy it again")
 
 
 def _check_seal(path: Path) -> None:

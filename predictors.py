@@ -7,6 +7,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,7 +91,27 @@ def _read_predictor(folder: Path) -> dict[str, Mapping]:
             raise UserError(
                 f"--pretrain_checkpoint_path: {folder / file} holds no state dict; pretrain again"
             )
+        for name, tensor in states[part].items():
+            _check_tensor(name, tensor, folder / file)
     return states
+
+
+def _check_tensor(name: Any, tensor: Any, path: Path) -> None:
+    """Refuses what no pretraining writes: other things than tensors of finite numbers."""
+    real = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    # A small file can hold a tensor of any shape that has the same number everywhere.
+    if not (
+        real
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    ):
+        raise UserError(f"{path}: '{name}' is no tensor of numbers: give what pretraining wrote")
+    if not torch.isfinite(tensor).all():
+        raise UserError(
+            f"{path}: tensor '{name}' holds a number that is not finite: give an earlier "
+            "snapshot, or pretrain again"
+        )
 
 
 def _build_predictor(config: Config, folder: Path, states: Mapping[str, Mapping]) -> VideoPredictor:

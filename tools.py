@@ -23,6 +23,10 @@ TEMPORARY = ".tmp"  # how the name of a file ends that is being written
 class UserError(Exception):
     """A mistake in what the user gave. Its text is one line that names the thing and the mend."""
 
+    def __init__(self, text: str):
+        # Names out of files are in it, and may hold anything.
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text))
+
 
 class Diverged(Exception):
     """Training left the finite numbers. Its text is one line with the mend."""
