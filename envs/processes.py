@@ -32,9 +32,12 @@ from envs.wrappers import EnvError, Reported, perform
 _PATIENCE = 5.0
 
 # Libraries size their thread pools by these when they are loaded; LP is Mesa's rasteriser.
-_ONE_THREAD = dict.fromkeys(
+_SURROUNDINGS = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
 )
+# Large blocks go back to the system when they are freed (glibc): an environment made anew after a
+# switch of colours otherwise leaves holes of tens of MiB.
+_SURROUNDINGS["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)
 
 
 class Processes:
@@ -208,18 +211,18 @@ class _Worker:
 def _spawning() -> Iterator[None]:
     """The conditions under which workers are started.
 
-    - One thread each: the variables must be set before the interpreter starts.
+    - One thread each, and no hoarding: the variables must be set before the interpreter starts.
     - Ctrl-C waits: a worker inherits the blocked signal until it ignores it for good.
     - The main script is hidden: a spawned process would otherwise import it, and PyTorch with
       it, for nothing; the thunks need ``envs`` alone.
     """
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    before = {name: os.environ.get(name) for name in _SURROUNDINGS}
     main = sys.modules["__main__"]
     blocked = None
     # Its start would unblock Ctrl-C again, so it comes first.
     resource_tracker.ensure_running()
     try:
-        os.environ.update(_ONE_THREAD)
+        os.environ.update(_SURROUNDINGS)
         sys.modules["__main__"] = types.ModuleType("__main__")
         if threading.current_thread() is threading.main_thread():
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
