@@ -1,8 +1,9 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
 # make lint   ruff, as in CI
-# make faults runs killed, starved and fed with damage; then the long haul and the fuzzing, too
-# make fuzz   damaged and malicious files and flags; make soak  the long haul alone
+# make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
+# make fuzz   a hundred thousand damaged and malicious inputs
+# make soak   a run of 200,000 steps: nothing may grow
 # make export FROM=… TO=…   a pretrained predictor in the authors' format
 # make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
 
@@ -76,7 +77,7 @@ test: $(VENV)/.dev gl
 faults: $(VENV)/.dev gl
 	$(PY) -m tests.faults
 
-fuzz: $(VENV)/.dev
+fuzz: $(VENV)/.dev gl
 	$(PY) -m tests.fuzz
 
 soak: $(VENV)/.dev gl
