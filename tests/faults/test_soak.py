@@ -1,0 +1,183 @@
+"""The long haul in small: it sees what grows, and a short run through all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from envs import make_env
+from tests.faults import constructions, soak
+from tests.faults.footprint import children, heap, held, trend
+from tests.faults.verdicts import Line, constant, growth
+
+INVERTED = ("gymnasium_InvertedPendulum-v5", {})  # the environment that is made in no time
+
+
+def verdicts(lines: list[Line]) -> dict[str, bool | None]:
+    return {line.what: line.flat for line in lines}
+
+
+def test_trend_finds_the_slope_and_how_sure_it_is():
+    rng, x = np.random.default_rng(0), np.arange(200.0)
+    found = trend(x, 3.0 + 0.5 * x + rng.normal(size=200))
+    assert abs(found.slope - 0.5) < found.margin < 0.005
+    assert (found.count, found.highest) == (200, found.slope + found.margin)
+
+
+def test_trend_trusts_readings_less_that_follow_each_other():
+    x, noise = np.arange(400.0), np.random.default_rng(1).normal(size=400)
+    wandering = np.convolve(noise, np.ones(40) / 40, "same")
+    shuffled = np.random.default_rng(2).permutation(wandering)
+    assert trend(x, wandering).margin > 3 * trend(x, shuffled).margin
+
+
+def test_trend_takes_no_step_between_processes_for_growth():
+    x = [0, 1, 2, 3, 4, 5, 6, 7]
+    y = [9.0, 9.1, 9.0, 9.1, 1.0, 1.1, 1.0, 1.1]
+    assert trend(x, y).slope < -1
+    assert abs(trend(x, y, [1, 1, 1, 1, 2, 2, 2, 2]).slope) < 0.1
+
+
+@pytest.mark.parametrize("x", [[0, 1, 2], [5, 5, 5, 5, 5]])
+def test_trend_needs_readings_to_go_by(x: list[int]):
+    with pytest.raises(ValueError, match="have no trend"):
+        trend(x, x)
+
+
+def test_what_is_constant_and_what_grows():
+    assert constant("threads", [5, 5, 5]).cells()[:2] == ["threads", "5"]
+    assert constant("threads", [5, 6, 5]).cells()[-1] == "NO"
+    x = np.arange(10.0)
+    assert growth("rss", 1.0, x, 0.9 * x).flat
+    assert not growth("rss", 1.0, x, 1.1 * x).flat
+    assert growth("rss", None, x, 1.1 * x).flat is None
+
+
+def test_held_sees_memory_descriptors_and_threads(tmp_path: Path):
+    before, heap_before = held(os.getpid()), heap()
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    with (tmp_path / "file").open("w"):
+        memory = np.ones(4 << 20)
+        after, heap_after = held(os.getpid()), heap()
+    done.set()
+    thread.join()
+    assert after.descriptors - before.descriptors == 1
+    assert after.threads - before.threads == 1
+    assert heap_after - heap_before == pytest.approx(32, abs=4)
+    assert after.anonymous - before.anonymous == pytest.approx(32, abs=8)
+    assert len(memory) == 4 << 20
+    assert held(os.getpid()).descriptors == before.descriptors
+
+
+def test_children_are_told_apart():
+    before = {child.pid for child in children()}
+    process = subprocess.Popen(["sleep", "60"])
+    assert [c.kind for c in children() if c.pid not in before] == ["other"]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert [c.kind for c in children() if c.pid not in before] == ["zombie"]
+    process.wait()
+    assert {child.pid for child in children()} <= before
+
+
+def constructed(make: Callable[..., gym.Env], tell: Callable[[Any], None] = lambda _: None) -> dict:
+    found = constructions.construct(8, [INVERTED], tell, make)
+    return verdicts(constructions.judge(found, dict.fromkeys(constructions.BOUNDS, 1e9)))
+
+
+def test_constructions_leave_nothing_behind():
+    told: list[constructions.Round] = []
+    found = constructed(make_env, told.append)
+    assert False not in found.values()
+    assert [(r.number, r.count, r.contexts) for r in told] == [(n, n, 0) for n in range(1, 9)]
+
+
+def test_constructions_see_what_is_left_behind(tmp_path: Path):
+    left: list[Any] = []
+
+    def make(*args: Any, **kwargs: Any) -> gym.Env:
+        env = make_env(*args, **kwargs)
+        left.append((tmp_path / str(len(left))).open("w"))
+        if len(left) == 7:  # one of them is never closed
+            left.append(env.close)
+            env.close = lambda: None
+        return env
+
+    try:
+        found = constructed(make)
+    finally:
+        for item in left:
+            item.close() if hasattr(item, "close") else item()
+    assert [what for what, flat in found.items() if flat is False] == [
+        "OpenGL contexts made, destroyed",
+        "OpenGL contexts left",
+        "descriptors",
+    ]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A run of five phases with two training environments and one for evaluations; its steps."""
+    sizes = {"PHASES": 5, "WARM_UP": 1, "ENVS": 2, "EVAL_ENVS": 1, "SECONDS": 0.02}
+    for name, value in (sizes | {"TASK": INVERTED[0]}).items():
+        monkeypatch.setattr(soak, name, value)
+    return 320
+
+
+@pytest.mark.slow
+def test_a_short_run(small: int, tmp_path: Path):
+    ends: list[soak.Reading] = []
+    found = soak.soak(tmp_path, small, ends.append)
+    lines = soak.judge(found, 1e9)
+    assert False not in verdicts(lines).values(), [line.cells() for line in lines]
+    assert [end.steps for end in ends] == [64, 128, 192, 256, 320]
+    assert [len(end.workers) for end in ends] == [3, 3, 3, 3, 3]
+    assert found["killed"] == 5
+    assert found["files"] == len(list(tmp_path.glob("*/*/*/train_eps/*.npz"))) > 2
+    # Of three at a time five were killed, so there were eight.
+    pids = {worker.pid for reading in found["readings"] for worker in reading.workers}
+    assert len(pids) == 8
+
+    leaking = found["readings"][-1]
+    held_more = leaking.main._replace(descriptors=leaking.main.descriptors + 1)
+    found["readings"][-1] = leaking._replace(main=held_more, zombies=1)
+    no = [what for what, flat in verdicts(soak.judge(found, 1e9)).items() if flat is False]
+    assert no == ["main: descriptors", "workers that nobody reaped"]
+    assert soak.report("a run that grows", soak.judge(found, 1e9)) is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--steps", "7"], "--steps 7"),
+        (["--out", "."], "--out ."),
+        (["--steps", "0", "--constructions", "9"], "--constructions 9"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    flags: list[str], names: str, capsys: pytest.CaptureFixture
+):
+    assert soak.main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("soak: ")
+    assert names in line
+
+
+def test_a_run_that_stops_is_one_line(
+    small: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(soak, "TASK", "dmc2gym_no_task")
+    assert soak.main(["--steps", str(small)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "after 0 phases: dreamer.py: " in line
+    assert "dmc2gym_no_task" in line
