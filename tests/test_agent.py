@@ -150,8 +150,8 @@ def test_behaviour_learning_leaves_the_model_alone(gradient, slow_actor_target):
     for name in ("actor", "value"):
         step = agent.optimizers[name].step
 
-        def catch(loss, name=name, step=step):
-            metrics = step(loss)
+        def catch(loss, skip, name=name, step=step):
+            metrics = step(loss, skip)
             for part in ("actor", "value", "slow_value"):
                 module = getattr(agent.behavior, part)
                 caught[name, part] = [p.grad for p in module.parameters()]
