@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +67,13 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
     try:
         # Asked once, without the patience of a download: no network shows at once.
         hf.get_hf_file_metadata(url, endpoint=endpoint)
-        return _with_patience(
+        path = _with_patience(
             lambda: hf.hf_hub_download(REPOSITORY, file, cache_dir=cache, **where)
         )
+        if not _is_what_was_promised(path):
+            path.resolve().unlink()  # it came a moment ago, and is of no use
+            raise _refusal(name, url, "what was downloaded does not have the Hub's checksum")
+        return path
     except errors.RemoteEntryNotFoundError as error:
         raise _refusal(name, url, "the Hub has no such file") from error
     except errors.OfflineModeIsEnabled as error:
@@ -91,6 +97,21 @@ def _with_patience(download: Callable[[], str]) -> Path:
         except (errors.HTTPError, RuntimeError):
             time.sleep(seconds)
     return Path(download())
+
+
+def _is_what_was_promised(path: Path) -> bool:
+    """Whether a file just downloaded has the SHA-256 that the Hub gave as its name in the cache.
+
+    The Hub's library compares sizes alone. It names small files by another digest.
+    """
+    promised = path.resolve().name
+    if not re.fullmatch(r"[0-9a-f]{64}", promised):
+        return True
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == promised
 
 
 def _refusal(name: str, url: str, reason: str) -> UserError:

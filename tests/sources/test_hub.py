@@ -49,14 +49,17 @@ def dataset(number=4, rows=12):
 
 
 class Hub(ThreadingHTTPServer):
-    """Files as the Hub serves them; `breaks` bodies end in the middle of what was promised."""
+    """Files as the Hub serves them.
+
+    `breaks` bodies end in the middle of what was promised; while it `spoils`, a byte is another.
+    """
 
     daemon_threads = True
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files, self.breaks, self.requests = files, 0, []
-        self.holds, self.held = False, threading.Event()
+        self.holds, self.held, self.spoils = False, threading.Event(), False
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -108,6 +111,8 @@ class Answer(BaseHTTPRequestHandler):
                 self.server.held.wait(60)
             self.close_connection = True
         else:
+            if self.server.spoils:
+                content = content[:-1] + bytes([content[-1] ^ 1])
             self.wfile.write(content[start:])
 
     def log_message(self, *args):
@@ -128,6 +133,15 @@ def server(archive):
 
 def downloads(server):
     return [given for method, _, given in server.requests if method == "GET"]
+
+
+def test_a_download_of_another_content_is_refused_and_made_again(tmp_path, server, archive):
+    server.spoils = True
+    with pytest.raises(UserError, match="does not have the Hub's checksum"):
+        hub.download("cheetah_run", tmp_path, server.address)
+    server.spoils = False
+    assert hub.download("cheetah_run", tmp_path, server.address).read_bytes() == archive
+    assert len(downloads(server)) == 2
 
 
 def test_downloads_once_and_then_reads_the_cache_without_the_server(tmp_path, server, archive):
