@@ -94,9 +94,11 @@ def _shift(path: Path, keep: int) -> None:
 
     `path` itself keeps its name until the new one takes it, so that there always is one.
     """
-    for age in _ages(path):
-        if age >= keep:
-            path_before(path, age).unlink()
+    more = keep
+    while path_before(path, more).exists():
+        more += 1
+    for age in range(more - 1, keep - 1, -1):  # fewer are kept than before
+        path_before(path, age).unlink()
     for age in range(keep - 1, 1, -1):
         if (earlier := path_before(path, age - 1)).exists():
             os.replace(earlier, path_before(path, age))
@@ -107,16 +109,21 @@ def _shift(path: Path, keep: int) -> None:
             copy.unlink(missing_ok=True)
             os.link(path, copy)
             os.replace(copy, first)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            os.replace(path, first)  # a file system without hard links
+        except OSError:  # a file system without hard links
+            os.replace(path, first)
 
 
 def _ages(path: Path) -> list[int]:
-    """How old the files before `path` are, in saves, newest first."""
-    name = re.compile(re.escape(path.stem) + r"\.([1-9]\d{0,8})" + re.escape(path.suffix))
-    return sorted(int(found[1]) for p in path.parent.iterdir() if (found := name.fullmatch(p.name)))
+    """How old the files before `path` are, in saves, newest first.
+
+    A kill may have left one out. What comes after a larger gap is no work of `save`.
+    """
+    ages, age = [], 0
+    while age - max(ages, default=0) < 2:
+        age += 1
+        if path_before(path, age).exists():
+            ages.append(age)
+    return ages
 
 
 def find(folder: Path) -> list[Path]:
@@ -165,8 +172,9 @@ def load(path: Path) -> Any:
         Damaged: it is damaged, or no file of PyTorch's.
         UserError: it is missing, cannot be read, or holds more than data.
     """
+    sealed = False
     try:
-        _check_seal(path)
+        sealed = _check_seal(path)
         _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Damaged:
@@ -184,6 +192,12 @@ def load(path: Path) -> Any:
             raise UserError(
                 f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
                 "read (a whole module? save its state_dict() instead)"
+            ) from None
+        if sealed or "can't allocate memory" in str(error):
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is as it was written, but cannot be loaded ({reason}): there is too "
+                "little memory, or another PyTorch wrote it"
             ) from None
         raise _damaged(path, error) from None
 
@@ -203,8 +217,8 @@ def _check_stored(path: Path) -> None:
             raise Damaged(f"{path} claims to hold more than it has: copy it again")
 
 
-def _check_seal(path: Path) -> None:
-    """Compares a file with the digest that it ends in, if it does."""
+def _check_seal(path: Path) -> bool:
+    """Compares a file with the digest that it ends in, if it does; returns whether it does."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - _SEAL_LENGTH))
@@ -213,7 +227,7 @@ def _check_seal(path: Path) -> None:
         if seal is None and _MARK in end:
             raise Damaged(f"{path} is damaged: its end is cut off")
         if seal is None:
-            return
+            return False
         file.seek(0)
         digest, left = hashlib.sha256(), size - _SEAL_LENGTH
         while left and (block := file.read(min(left, 1 << 20))):
@@ -223,6 +237,7 @@ def _check_seal(path: Path) -> None:
         raise Damaged(
             f"{path} is damaged: its content does not have the checksum that it was written with"
         )
+    return True
 
 
 def _to_tensors(value: Any) -> Any:

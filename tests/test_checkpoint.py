@@ -283,3 +283,25 @@ def test_an_error_inside_restores_the_generator_too():
     with pytest.raises(KeyError):
         fail()
     assert torch.equal(torch.randn(5), expected)
+
+
+def test_copies_of_the_user_stay_and_are_not_fallen_back_to(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    copies = [tmp_path / f"checkpoint.{name}.pt" for name in ("100000", "7", "best")]
+    for copy in copies:
+        checkpoint.save(copy, {"n": -1})
+    for number in range(5):
+        checkpoint.save(path, {"n": number}, keep=3)
+    assert all(checkpoint.load(copy) == {"n": -1} for copy in copies)
+    assert [checkpoint.load(p)["n"] for p in checkpoint.find(tmp_path)] == [4, 3, 2]
+
+
+def test_a_whole_checkpoint_that_cannot_be_loaded_is_not_called_damaged(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    checkpoint.save(tmp_path / "checkpoint.pt", {"n": 1})
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match="as it was written") as caught:
+        checkpoint.load_newest(tmp_path, {"n"})
+    assert not isinstance(caught.value, checkpoint.Damaged)
