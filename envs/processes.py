@@ -1,14 +1,16 @@
 """Environments in processes of their own, with the edges a long training run needs.
 
 Workers are spawned, because forking a process that runs PyTorch's threads can deadlock. They
-inherit ``MUJOCO_GL``, use one thread each and leave Ctrl-C to the parent. A worker that fails or
+inherit ``MUJOCO_GL``, use one thread each and leave signals to the parent. A worker that fails or
 dies is an :class:`EnvError` of its environment alone; closing reaps them all within seconds.
 
 Nothing that a worker may be killed with is shared: frames lie in memory without a lock, everything
 else goes through its own pipe.
 """
 
+import atexit
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -28,8 +30,10 @@ import numpy as np
 
 from envs.wrappers import EnvError, Reported, perform
 
-# Seconds that closing waits for workers to end by themselves, then for each stronger measure.
+# Seconds that closing waits for workers to end by themselves, and for the end of a killed one.
 _PATIENCE = 5.0
+
+_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 # Libraries size their thread pools by these when they are loaded; LP is Mesa's rasteriser.
 _SURROUNDINGS = dict.fromkeys(
@@ -71,6 +75,9 @@ class Processes:
         self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
         self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
         self._workers: list[_Worker | None] = [None] * len(factories)
+        # They ignore the signal by which Python ends what is left at its exit, and waits for.
+        self._at_exit = functools.partial(_kill, self._workers)
+        atexit.register(self._at_exit)
         try:
             for index in range(len(factories)):
                 self._start(index)
@@ -121,7 +128,6 @@ class Processes:
     def close(self) -> None:
         """Ends and reaps every worker, whatever state the last call left them in."""
         workers = [worker for worker in self._workers if worker is not None]
-        self._workers = [None] * len(self._workers)
         deadline = time.monotonic() + _PATIENCE
         for worker in workers:
             worker.send(("close", None))
@@ -129,14 +135,8 @@ class Processes:
             worker.drain(deadline)
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
-        for stop in ("terminate", "kill"):
-            for worker in workers:
-                if worker.process.is_alive():
-                    getattr(worker.process, stop)()
-            for worker in workers:
-                worker.process.join(_PATIENCE)
-        for worker in workers:
-            worker.release()
+        _kill(self._workers)
+        atexit.unregister(self._at_exit)
 
     def _start(self, index: int) -> None:
         memory = (self._memory, self.images.dtype, self._shape)
@@ -155,6 +155,17 @@ class Processes:
         if self.receive(index) != (self.observation_space, self.action_space):
             self._discard(index)
             raise EnvError(f"env {index} has other spaces than the first")
+
+
+def _kill(workers: list["_Worker | None"]) -> None:
+    """Ends those that are left, and takes them out of the list."""
+    for worker in workers:
+        if worker is not None:
+            worker.process.kill()
+    for index, worker in enumerate(workers):
+        if worker is not None:
+            worker.kill()
+        workers[index] = None
 
 
 class _Worker:
@@ -212,7 +223,7 @@ def _spawning() -> Iterator[None]:
     """The conditions under which workers are started.
 
     - One thread each, and no hoarding: the variables must be set before the interpreter starts.
-    - Ctrl-C waits: a worker inherits the blocked signal until it ignores it for good.
+    - Signals to stop wait: a worker inherits them blocked until it ignores them for good.
     - The main script is hidden: a spawned process would otherwise import it, and PyTorch with
       it, for nothing; the thunks need ``envs`` alone.
     """
@@ -225,7 +236,7 @@ def _spawning() -> Iterator[None]:
         os.environ.update(_SURROUNDINGS)
         sys.modules["__main__"] = types.ModuleType("__main__")
         if threading.current_thread() is threading.main_thread():
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         yield
     finally:
         sys.modules["__main__"] = main
@@ -240,8 +251,11 @@ def _spawning() -> Iterator[None]:
 
 def _work(index: int, factory: Callable[[], gym.Env], pipe: Connection, memory: tuple) -> None:
     """A worker's life: it builds its environment, then answers until told to close."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # Terminals and schedulers signal all processes of a run; the parent alone decides, and its end
+    # hangs up.
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent was killed: nobody to tell
         try:
             env = Reported(factory(), index)

@@ -22,6 +22,7 @@ from envs.wrappers import EnvError, OneHot
 WORKERS = ("none", "process", "auto")
 # What a step of a broken environment answers.
 _NOTHING = {"discount": 1.0, "control_steps": 0, "success": math.nan, "distance": math.nan}
+_LARGEST = float(np.finfo(np.float32).max)
 _BROKEN = (0.0, False, False, _NOTHING)
 
 
@@ -311,7 +312,7 @@ class VectorEnv:
         if answer:
             reward, _, _, info = answer
             for name, value in (("reward", reward), ("discount", info["discount"])):
-                if not math.isfinite(value):
+                if not abs(value) <= _LARGEST:
                     raise EnvError(f"env {i} failed in step: its {name} is {value}")
         return answer
 

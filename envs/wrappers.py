@@ -374,7 +374,7 @@ def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
     """Does what a vector asks of one environment; its frame is written into ``image``.
 
     Args:
-        env: The environment.
+        env: The environment, :class:`Reported`.
         image: Of the frame's shape and type.
         command: 'step' or 'reset'.
         data: The action, or the arguments of ``reset``.
@@ -387,5 +387,6 @@ def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
         answer = []
     else:
         observation, *answer = env.step(data)
-    image[...] = observation["image"]
+    with reporting(env.index, command):
+        image[...] = observation["image"]
     return tuple(answer)

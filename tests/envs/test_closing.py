@@ -5,6 +5,8 @@ import functools
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -122,3 +124,38 @@ def test_a_worker_that_does_not_end_is_killed():
         start = time.monotonic()
     assert time.monotonic() - start < 15
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_all_processes_are_the_parents_business(number):
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process") as vector:
+        vector.reset(seeds=[11, 12])
+        for process in vector._envs.processes:
+            os.kill(process.pid, number)
+        vector.step(STILL)  # with no restart to spend
+        assert vector.restarted == 0
+
+
+ENDS = """
+import functools
+from envs import VectorEnv
+from tests.envs.crashing import toy
+
+if __name__ == "__main__":
+    vector = VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process")
+    print(*[process.pid for process in vector._envs.processes], flush=True)
+    raise SystemExit(3)
+"""
+
+
+def test_a_process_that_closes_nothing_ends_with_its_workers(tmp_path):
+    (tmp_path / "ends.py").write_text(ENDS)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, str(tmp_path / "ends.py")]
+    environment = {**os.environ, "PYTHONPATH": root}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 3, ended.stderr
+    for pid in ended.stdout.split():
+        assert not Path(f"/proc/{pid}").exists()
