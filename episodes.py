@@ -203,7 +203,7 @@ def count_rows(directory: Path) -> int:
     rows = 0
     for path in Path(directory).glob("*.npz"):
         # What cannot be read is named when the folder is loaded.
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):
             rows += npz.length(path, "image")
     return rows
 

@@ -5,6 +5,7 @@ What an archive claims to hold is compared with what it can hold before anything
 
 from __future__ import annotations
 
+import errno
 import lzma
 import math
 import re
@@ -25,6 +26,10 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, Runt
 UNREADABLE += (OverflowError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
 UNREADABLE += (lzma.LZMAError, struct.error)
 
+# The system's errors that say nothing about a file: it may be read well the next time.
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE)
+PASSING += (errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR)
+
 LONGEST_HEADER = 4096
 # A key and its value in the header of an array; structured dtypes are no episode's.
 _PAIR = re.compile(r"\s*'(\w{1,20})'\s*:\s*('[^']{1,20}'|True|False|\([\d, ]{0,500}\))\s*,?")
@@ -37,6 +42,7 @@ def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is no such archive; the message is the reason in one line, without the
             path.
+        OSError, MemoryError: the machine failed (`PASSING`), which says nothing about the file.
     """
     try:
         with _opened(path) as archive:
@@ -47,7 +53,7 @@ def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
                 raise ValueError(f"its arrays have {total / 1e9:.1f} GB, and 4 at most are read")
             return {key: _array(archive, key, member) for key, member in members.items()}
     except UNREADABLE as error:
-        raise ValueError(reason(error)) from error
+        raise _judged(error) from error
 
 
 def length(path: Path, key: str) -> int:
@@ -63,7 +69,13 @@ def length(path: Path, key: str) -> int:
                 shape, _, _ = _header(file, key, member)
             return shape[0] if shape else 0
     except UNREADABLE as error:
-        raise ValueError(reason(error)) from error
+        raise _judged(error) from error
+
+
+def _judged(error: Exception) -> Exception:
+    """What to raise: it is the file's fault, unless the machine failed to read it."""
+    machine = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
+    return error if machine else ValueError(reason(error))
 
 
 def reason(error: Exception) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+import npz
 import tools
 from episodes import (
     DTYPES,
@@ -196,8 +197,8 @@ class Replay:
         for done, (path, episode) in enumerate(decode(paths), 1):
             try:
                 rows = self._push(path, self._conform(episode.result()))
-            except ValueError as error:
-                summary.skipped.append((path.name, str(error)))
+            except (ValueError, OSError, MemoryError) as error:
+                summary.skipped.append((path.name, npz.reason(error)))
             else:
                 summary.episodes += 1
                 summary.frames += rows
@@ -312,6 +313,7 @@ class Replay:
 
         Raises:
             ValueError: none of the state's episodes can be used; the replay is then unusable.
+            UserError: the machine cannot read one now.
         """
         self.written()
         self._clear()
@@ -321,6 +323,11 @@ class Replay:
                 self._push(path, self._conform(check_length(path, episode.result(), own)))
             except ValueError as error:
                 restored.lost.append((path, str(error)))
+            except (OSError, MemoryError) as error:  # not the file's fault: it stays
+                raise tools.UserError(
+                    f"{path} cannot be read ({npz.reason(error)}): mend that, then the same "
+                    "command goes on"
+                ) from error
         if restored.lost and not self._rows:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
