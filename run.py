@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import signal
@@ -10,17 +12,16 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 import checkpoint
 from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
-from tools import UserError, atomic_write, leftovers, say, set_bad_aside
+from tools import UserError, atomic_write, leftovers, set_bad_aside
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
 PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
@@ -62,7 +63,8 @@ class Run:
         self.config = config
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
-        self._lock: FileLock | None = None
+        self._lock: TextIO | None = None
+        self._notes: list[tuple[str, dict[str, Any]]] = []
         self.known = (self.folder / CONFIG).exists()
         if self.known:
             check_same(config, self.folder / CONFIG)
@@ -82,7 +84,6 @@ class Run:
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
-        self._notes: list[tuple[str, dict[str, Any]]] = []
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -97,7 +98,7 @@ class Run:
 
     @property
     def locked(self) -> bool:
-        """Whether no other process can be in this folder."""
+        """Whether this folder is this process's, as far as the file system can tell."""
         return self._lock is not None
 
     @property
@@ -121,22 +122,33 @@ class Run:
             UserError: another process is in.
         """
         path = self.folder / LOCK
-        lock = FileLock(path)
+        file = path.open("a+")
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            who = " ".join(path.read_text(errors="replace").split()[:4])
-            raise UserError(
-                f"{self.folder} is in use by another process{who and f' ({who})'}: wait until it "
-                "ends or stop it, or choose another --logdir or --seed"
-            ) from None
-        self._lock = lock
-        path.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.close()
+                who = " ".join(path.read_text(errors="replace").split()[:4])
+                raise UserError(
+                    f"{self.folder} is in use by another process{who and f' ({who})'}: wait until "
+                    "it ends or stop it, or choose another --logdir or --seed"
+                ) from None
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                file.close()
+                raise
+            what = "this file system has no locks: nothing keeps a second process out of here"
+            self.note("warning", message=what)
+        self._lock = file
+        with contextlib.suppress(OSError):  # on a full disk nobody is told who it is
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
 
     def close(self) -> None:
         """Lets other processes in again."""
         if self._lock is not None:
-            self._lock.release()
+            with contextlib.suppress(OSError):  # what it could not write before
+                self._lock.close()
             self._lock = None
 
     def __enter__(self) -> Run:
@@ -146,7 +158,8 @@ class Run:
             if (self.folder / CONFIG).exists():
                 raise UserError(f"another process has begun {self.folder} meanwhile: start again")
         for path in leftovers(self.folder):
-            path.unlink()
+            if "evaluations" not in path.parts:  # there another process may be at work
+                path.unlink(missing_ok=True)
         if not self.known:
             self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
@@ -207,7 +220,9 @@ class Run:
             raise KeyboardInterrupt
         self._signal = number
         name = signal.Signals(number).name
-        say(f"\n{name}: stopping with a checkpoint (again to stop without)")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            # A handler may interrupt a print, and another print would then fail.
+            os.write(2, f"\n{name}: stopping with a checkpoint (again to stop without)\n".encode())
 
     def check_stop(self) -> None:
         """Raises :class:`Stopped` once a signal came."""
@@ -268,10 +283,11 @@ def check_writable(folder: Path, flag: str, mend: str) -> None:
     Raises:
         UserError: it cannot; the line begins with the flag and ends with the mend.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{flag}: {nearest} is a file; {mend}")
+    nearest = folder
     try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir():
+            raise UserError(f"{flag}: {nearest} is a file; {mend}")
         if not os.access(nearest, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # Root passes every check of permissions; only a file that is made proves that it can be.

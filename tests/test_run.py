@@ -1,5 +1,7 @@
 """A run's folder: one process at a time, damage set aside with its reason, errors in one line."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import checkpoint
+import npz
 from run import Stopped
 from tools import leftovers, move_aside, say, set_bad_aside
 
@@ -198,9 +201,11 @@ def test_what_killed_processes_left_half_written_is_cleared_away(again, tiny):
         folder / "train_eps" / ".1-s0-3.npz.xyzw0000.tmp",
     ]
     others = [folder / "notes.tmp", folder / ".hidden.tmp"]
+    others += [folder / "evaluations" / ".a.mp4.abcd12_3.tmp"]  # an evaluation may be at work
     for path in (*ours, *others):
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-    assert leftovers(folder) == sorted(ours)
+    assert set(leftovers(folder)) == {*ours, others[-1]}
     tiny.finish(argv)
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in others)
@@ -227,6 +232,31 @@ def test_a_run_neither_listens_nor_calls(tmp_path, tiny, network):
     assert [event for event, _ in network] == ["socket.bind"]  # it would be seen
     tiny.finish(tiny.finetune(tmp_path, steps=0, prefill=12, envs=2, async_env="process"))
     assert len(network) == 1
+
+
+def test_a_file_system_without_locks_is_told_of(again, tiny, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    argv, folder = again
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    tiny.finish(argv)
+    assert any("has no locks" in row["message"] for row in rows(folder, "warning"))
+
+
+def test_an_episode_that_cannot_be_read_now_is_not_taken_for_damaged(again, tiny, monkeypatch):
+    argv, folder = again
+    before = listing(folder / "train_eps")
+
+    def fail(path, keys):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(npz, "read", fail)
+        line = refused(tiny.run(argv), 2)
+    assert "Too many open files" in line
+    assert (listing(folder / "train_eps"), (folder / "bad").exists()) == (before, False)
+    tiny.finish(argv)
 
 
 def test_a_line_for_nobody_goes_nowhere():
