@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
+import traceback
 from collections.abc import Sequence
 
 import torch
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Diverged, Broken) as error:
         say(f"dreamer.py: {error}")
         return 1
+    except (OSError, torch.OutOfMemoryError) as error:
+        say(f"dreamer.py: {in_words(error)}")
+        return 1
     except KeyboardInterrupt:
         say("dreamer.py: stopped without a checkpoint")
         return 130
@@ -79,7 +83,7 @@ def train(run: Run) -> int:
             say(kind.next_step(run), sys.stdout)
     except (OSError, EnvError, torch.OutOfMemoryError) as error:
         if run.config.debug:
-            raise
+            traceback.print_exc()
         raise Broken(f"{in_words(error)}; {run.way_on}") from error
     return 0
 

@@ -30,7 +30,7 @@ from outcomes import outcome
 from pictures import to_rgb
 from run import CHECKPOINT, CONFIG, PARTS, check_writable
 from scoresheet import ROWS, Played, table, write
-from tools import UserError, derive_seed, nearest
+from tools import UserError, derive_seed, nearest, say
 
 FOLDER = "evaluations"
 
@@ -124,9 +124,8 @@ def evaluate(config: Config) -> None:
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
     played = play_episodes(config)
-    print(table(played))
-    for path in write(played, folder / FOLDER):
-        print(path)
+    paths = write(played, folder / FOLDER)
+    say("\n".join([table(played), *map(str, paths)]), sys.stdout)
 
 
 def play_episodes(config: Config) -> Played:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import sys
@@ -98,10 +99,11 @@ class Finetuning(Job):
             note_stale(self.run, set_aside(folder, 0, self.replay.tag))
 
     def __exit__(self, *_: object) -> None:
-        self.train_envs.close()
-        if self.eval_envs is not None:
-            self.eval_envs.close()
-        super().__exit__()
+        with contextlib.ExitStack() as stack:  # each of them, even if one raises
+            stack.callback(super().__exit__)
+            stack.callback(self.train_envs.close)
+            if self.eval_envs is not None:
+                stack.callback(self.eval_envs.close)
 
     @staticmethod
     def next_step(run: Run) -> str:

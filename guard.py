@@ -108,8 +108,8 @@ class Guard:
         if self.in_a_row >= self._most:
             raise Diverged(
                 f"the loss or gradient of {self.in_a_row} updates in a row (--max_bad_updates)",
-                f"none was taken, {FOLDER}/ in {self._run.folder} has their batches and terms, "
-                f"{self._run.last}; ",
+                f"no such step was taken, {FOLDER}/ in {self._run.folder} has their batches and "
+                f"terms, {self._run.last}; ",
             )
 
     def _record(self, update: _Update, values: Mapping[str, float]) -> dict[str, str]:

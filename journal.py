@@ -11,7 +11,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL log that count, in order, without the restart markers.
 
     A marker {"resumed_from": s} drops the earlier lines of steps after s: the run did those steps
-    again. A line that a kill cut short (the last one, or one before a marker) is left out.
+    again. Lines that kills cut short (the last one, or ones before a marker) are left out.
 
     Raises:
         ValueError: another line is no JSON object with a step; names file and line.
@@ -29,12 +29,15 @@ def apply_markers(content: bytes, path: Path) -> list[dict[str, Any]]:
             continue
         row = _read_line(line)
         marks = row is not None and "resumed_from" in row
-        if broken is not None and not marks:
+        if broken is not None and row is not None and not marks:
             raise ValueError(f"{path}, line {broken}: no line of a log")
-        broken = number if row is None else None
+        if row is None:
+            broken = broken or number
+            continue
+        broken = None
         if marks:
             rows = [old for old in rows if old["step"] <= row["resumed_from"]]
-        elif row is not None:
+        else:
             rows.append(row)
     if broken is not None and content.endswith(b"\n"):
         raise ValueError(f"{path}, line {broken}: no line of a log")

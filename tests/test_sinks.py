@@ -238,6 +238,21 @@ def test_wandb_gets_everything_and_its_run_id(tmp_path, monkeypatch):
     assert (log, last) == ({"step": 8}, "finish")
 
 
+def test_two_kills_within_their_lines_are_read_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "time": 0}\n{"step": 2, "ti')
+    for cut in (8, None):
+        sink = JSONLSink(path, resume_step=1)
+        sink.open()
+        sink.close()
+        if cut:
+            path.write_bytes(path.read_bytes()[:-cut])
+    assert [row["step"] for row in read_metrics(path)] == [1]
+    path.write_bytes(b'{"step": 1, "ti\nxx\n{"step": 2, "time": 0}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_metrics(path)
+
+
 def test_wandb_out_of_reach_is_recorded_for_later(tmp_path, monkeypatch):
     calls, screen = fake_wandb(monkeypatch), io.StringIO()
     sink = WandbSink("online", "diswm", "run", {}, tmp_path, id="abc")
