@@ -157,10 +157,11 @@ class Finetuning(Job):
                     self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
-                if self.due("checkpoint"):
-                    self.save()
+                due = self.due("checkpoint")
                 if self.collector.steps >= self.total:
-                    break
+                    break  # the last line of the log comes first, or a kill would have it twice
+                if due:
+                    self.save()
                 if self.learner.updates < self.updates_due:
                     self.learner.refresh()  # the newest weights before those updates
                 self.send(self.explore)

@@ -92,7 +92,8 @@ class Pretraining(Job):
                     self.report("eval", self.held_out)
             if self.due("snapshot"):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
-            if self.due("checkpoint"):
+            # At the end the last line of the log comes first, or a kill would have it twice.
+            if self.due("checkpoint") and learner.updates < self.total:
                 self.save()
         self.log(last=True)
         self.report("train", self.replay)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import dreamer
-from run import Stopped
+from run import Run, Stopped
 
 ROOT = Path(dreamer.__file__).parent
 
@@ -237,6 +237,32 @@ def test_killed_pretraining_goes_on(tiny, videos, same, whole_predictor):
     state = torch.load(tiny.folder(argv) / "checkpoint.pt", weights_only=True)
     assert 0 < state["frames"] < 250
     same.run(whole_predictor, tiny.finish(argv))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+def test_killed_right_before_its_end_logs_every_row_once(tmp_path, tiny, videos, same, kind):
+    """When a checkpoint would be due there, too."""
+
+    def command(runs):
+        if kind == "pretrain":
+            return tiny.pretrain(runs, videos, checkpoint_every=250)
+        return tiny.finetune(runs, checkpoint_every=60)
+
+    save, argv = Run.save, command(tmp_path / "killed")
+
+    def killed(run, frames, finished, state):
+        if finished:
+            raise KeyboardInterrupt
+        save(run, frames, finished, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", killed)
+        assert tiny.run(argv).code == 130
+    whole = tiny.finish(command(tmp_path / "whole"))
+    folder = tiny.finish(argv)
+    same.run(whole, folder)
+    same.values(same.metrics(whole), same.metrics(folder))
 
 
 @pytest.mark.slow
