@@ -141,6 +141,8 @@ def running(tmp_path):
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(envs.__file__).parents[1])},
         start_new_session=True,
+        # Where the tests run in the background Ctrl-C is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
