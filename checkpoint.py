@@ -32,6 +32,9 @@ _SEAL = re.compile(_MARK + rb"([0-9a-f]{64})\n\Z")
 _SEAL_LENGTH = len(_MARK) + 64 + 1
 
 
+_DATA = (torch.Tensor, str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
+
+
 class Damaged(UserError):
     """A file that cannot be what was written."""
 
@@ -176,7 +179,7 @@ def load(path: Path) -> Any:
     try:
         sealed = _check_seal(path)
         _check_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Damaged:
         raise
     except FileNotFoundError:
@@ -189,10 +192,7 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: there is too little memory for it") from None
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
-                "read (a whole module? save its state_dict() instead)"
-            ) from None
+            raise _holds_objects(path) from None
         if sealed or "can't allocate memory" in str(error):
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -200,6 +200,33 @@ def load(path: Path) -> Any:
                 "little memory, or another PyTorch wrote it"
             ) from None
         raise _damaged(path, error) from None
+    if not _is_data(state):
+        raise _holds_objects(path)
+    return state
+
+
+def _holds_objects(path: Path) -> UserError:
+    return UserError(
+        f"{path} cannot be read as a checkpoint: it holds objects where only tensors are read (a "
+        "whole module? save its state_dict() instead)"
+    )
+
+
+def _is_data(value: Any) -> bool:
+    """Whether there is nothing but data; PyTorch also lets some functions of its own through."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue  # it may even hold itself
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif not isinstance(value, _DATA):
+            return False
+    return True
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -305,3 +306,16 @@ def test_a_whole_checkpoint_that_cannot_be_loaded_is_not_called_damaged(tmp_path
     with pytest.raises(UserError, match="as it was written") as caught:
         checkpoint.load_newest(tmp_path, {"n"})
     assert not isinstance(caught.value, checkpoint.Damaged)
+
+
+def test_functions_that_pytorch_lets_through_are_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"weights": {"a": torch.zeros(1)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            pickled = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n."
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    assert callable(torch.load(path, weights_only=True))
+    assert "it holds objects" in refusal(checkpoint.load, path)
