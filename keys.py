@@ -151,7 +151,8 @@ def _make_key(
         default = tuple(default)
     of_name = {"int": int, "float": float, "str": str, "bool": bool}
     of_default = type(default[0] if isinstance(default, tuple) else default)
-    if (kind or "str") not in of_name or (kind is None and of_default not in _CONVERSIONS):
+    typed = kind is not None and not isinstance(default, tuple)
+    if (kind or "str") not in of_name or (not typed and of_default not in _CONVERSIONS):
         raise UserError(f"key '{name}': its type is none of {', '.join(of_name)}")
     # 1e6 reads as a float, but steps are counted: a whole default in that spelling means int.
     if of_default is float and not isinstance(default, tuple) and abs(default) >= 1000:
