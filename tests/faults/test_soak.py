@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
+import json
 import os
 import subprocess
-import threading
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from envs import make_env
 from tests.faults import constructions, soak
-from tests.faults.footprint import children, heap, held, trend
+from tests.faults.footprint import FRUGAL, Held, children, trend
 from tests.faults.verdicts import Line, constant, growth
 
 INVERTED = ("gymnasium_InvertedPendulum-v5", {})  # the environment that is made in no time
@@ -62,25 +62,39 @@ def test_what_is_constant_and_what_grows():
     assert growth("rss", None, x, 1.1 * x).flat is None
 
 
+# What a process of the tests freed before, or another thread of it does, would be in the readings.
+HOLDING = """
+import json, mmap, os, sys, threading
+from tests.faults.footprint import heap, held
+
+readings = [(*held(os.getpid()), heap())]
+done = threading.Event()
+thread = threading.Thread(target=done.wait)
+thread.start()
+file, block = open(sys.argv[1], "w"), bytearray(32 << 20)
+mapped = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE)
+mapped.write(b"x" * len(mapped))
+readings.append((*held(os.getpid()), heap()))
+mapped.close(), file.close(), block.clear(), done.set(), thread.join()
+readings.append((*held(os.getpid()), heap()))
+print(json.dumps(readings))
+"""
+
+
 def test_held_sees_memory_descriptors_and_threads(tmp_path: Path):
-    before, heap_before = held(os.getpid()), heap()
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    with (tmp_path / "file").open("w"):
-        memory = np.ones(4 << 20)
-        # What was freed before may serve the heap; a mapping of one's own is new memory.
-        with mmap.mmap(-1, 32 << 20) as mapped:
-            mapped.write(b"x" * len(mapped))
-            after, heap_after = held(os.getpid()), heap()
-    done.set()
-    thread.join()
-    assert after.descriptors - before.descriptors == 1
-    assert after.threads - before.threads == 1
-    assert heap_after - heap_before == pytest.approx(32, abs=4)
-    assert 24 < after.anonymous - before.anonymous < 108  # the mapping, the heap, what was written
-    assert len(memory) == 4 << 20
-    assert held(os.getpid()).descriptors == before.descriptors
+    command = [sys.executable, "-c", HOLDING, str(tmp_path / "file")]
+    out = subprocess.run(command, env=os.environ | FRUGAL, check=True, stdout=subprocess.PIPE)
+    before, during, after = (
+        (Held(*reading[:-1]), reading[-1]) for reading in json.loads(out.stdout)
+    )
+    for (now, heap_now), count, block, mapped in ((during, 1, 32, 64), (after, 0, 0, 0)):
+        was, heap_was = before
+        assert now.descriptors - was.descriptors == count
+        assert now.threads - was.threads == count
+        assert heap_now - heap_was == pytest.approx(block, abs=2)
+        for name in ("rss", "anonymous", "pss"):  # a file's pages are in two of them
+            more = getattr(now, name) - getattr(was, name)
+            assert more == pytest.approx(block + mapped, abs=4), name
 
 
 def test_children_are_told_apart():
