@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from tools import UserError, atomic_write
+from tools import UserError, atomic_write, sha256
 
 NEWEST = "checkpoint.pt"  # and checkpoint.1.pt, checkpoint.2.pt, …, the ones before it
 
@@ -256,11 +256,8 @@ def _check_seal(path: Path) -> bool:
         if seal is None:
             return False
         file.seek(0)
-        digest, left = hashlib.sha256(), size - _SEAL_LENGTH
-        while left and (block := file.read(min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
-    if digest.hexdigest().encode() != seal[1]:
+        digest = sha256(file, size - _SEAL_LENGTH)
+    if digest.encode() != seal[1]:
         raise Damaged(
             f"{path} is damaged: its content does not have the checksum that it was written with"
         )

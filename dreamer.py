@@ -84,7 +84,7 @@ def train(run: Run) -> int:
     except (OSError, EnvError, torch.OutOfMemoryError) as error:
         if run.config.debug:
             traceback.print_exc()
-        raise Broken(f"{in_words(error)}; {run.way_on}") from error
+        raise Broken(f"{in_words(error)}, then give the same command again: {run.last}") from error
     return 0
 
 

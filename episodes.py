@@ -110,6 +110,35 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return fields
 
 
+def conform(
+    episode: dict[str, np.ndarray],
+    image_shape: tuple[int, ...],
+    action_shape: tuple[int, ...] | None,
+) -> dict[str, np.ndarray]:
+    """Fill absent fields of a checked episode, in place, and refuse shapes of another replay's.
+
+    Args:
+        episode: as `check_episode` returned it.
+        image_shape: (H, W, C).
+        action_shape: of one action, (A,); None for action-free data: actions are dropped, A is 0.
+
+    Raises:
+        ValueError: images or actions of another shape.
+    """
+    rows = len(episode["image"])
+    if action_shape is None:
+        episode.pop("action", None)
+        action_shape = (0,)
+    episode.setdefault("action", np.zeros((rows, *action_shape), np.float32))
+    episode.setdefault("reward", np.zeros(rows, np.float32))
+    episode.setdefault("discount", np.ones(rows, np.float32))
+    for key, shape in (("image", image_shape), ("action", action_shape)):
+        if episode[key].shape[1:] != tuple(shape):
+            expected = f"{np.dtype(DTYPES[key])} {[rows, *shape]}"
+            raise ValueError(f"{key} is {describe(episode[key])}, expected {expected}")
+    return episode
+
+
 def check_row(
     worker: int, row: Mapping, image_shape: tuple[int, ...], action_shape: tuple[int, ...]
 ) -> dict[str, np.ndarray]:

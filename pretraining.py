@@ -82,7 +82,6 @@ class Pretraining(Job):
             run.check_stop()
             learner.step = learner.updates
             self.update()
-            run.logger.step = self.frames
             run.logger.progress(learner.updates)
             if self.due("log"):
                 if learner.updates < self.total:  # the last line comes at the very end

@@ -30,8 +30,8 @@ from episodes import (
     Writer,
     check_episode,
     check_length,
+    conform,
     decode,
-    describe,
     index_of,
     name_of,
     set_aside,
@@ -96,8 +96,10 @@ class Replay:
         self._save = save and directory is not None
         self._capacity, self.tag, self._oversample_ends = capacity, tag, oversample_ends
         self._image_shape = tuple(image_shape)
-        self._has_actions = action_shape is not None
-        self._action_shape = tuple(action_shape) if action_shape is not None else (0,)
+        self._action_shape = (0,) if action_shape is None else tuple(action_shape)
+        self._conform = functools.partial(
+            conform, image_shape=self._image_shape, action_shape=action_shape
+        )
         shapes = {"image": self._image_shape, "action": self._action_shape}
         self.fields = {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
         make = store or functools.partial(make_store, folder=storage)
@@ -357,20 +359,6 @@ class Replay:
         summary = Episode(self._index, name, rows - 1, ret, path)
         self._index += 1
         return summary
-
-    def _conform(self, episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Fill absent fields and refuse shapes that are not this replay's."""
-        rows = len(episode["image"])
-        if not self._has_actions:
-            episode.pop("action", None)
-        episode.setdefault("action", np.zeros((rows, *self._action_shape), np.float32))
-        episode.setdefault("reward", np.zeros(rows, np.float32))
-        episode.setdefault("discount", np.ones(rows, np.float32))
-        for key, shape in (("image", self._image_shape), ("action", self._action_shape)):
-            if episode[key].shape[1:] != shape:
-                expected = f"{np.dtype(DTYPES[key])} {[rows, *shape]}"
-                raise ValueError(f"{key} is {describe(episode[key])}, expected {expected}")
-        return episode
 
     def _push(self, path: Path | None, episode: dict[str, np.ndarray]) -> int:
         """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""

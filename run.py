@@ -108,13 +108,6 @@ class Run:
             return "there is no checkpoint yet"
         return f"its last checkpoint is of frame {self.saved}"
 
-    @property
-    def way_on(self) -> str:
-        """What the same command does next, in words."""
-        if self.saved is None:
-            return "the same command then begins again, as there is no checkpoint yet"
-        return f"the same command then goes on from the last checkpoint, of frame {self.saved}"
-
     def _take_lock(self) -> None:
         """Keeps other processes out; the system gives the lock back when this process ends.
 

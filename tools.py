@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -48,6 +49,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def is_on(choice: str, automatic: bool) -> bool:
     """What a flag of auto, True or False comes to, ``automatic`` being what auto means here."""
     return automatic if choice == "auto" else choice == "True"
+
+
+def sha256(file: BinaryIO, count: int = -1) -> str:
+    """The SHA-256 of the next ``count`` bytes of a file, or of all that are left, in hex."""
+    digest = hashlib.sha256()
+    while count and (block := file.read(1 << 20 if count < 0 else min(count, 1 << 20))):
+        digest.update(block)
+        count -= len(block) if count > 0 else 0
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

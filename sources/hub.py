@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import UserError, nearest
+from tools import UserError, nearest, sha256
 
 PREFIX = "hf:"
 REPOSITORY = "MrSC320/DisWM-Pretrain-Datasets"
@@ -107,11 +106,8 @@ def _is_what_was_promised(path: Path) -> bool:
     promised = path.resolve().name
     if not re.fullmatch(r"[0-9a-f]{64}", promised):
         return True
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == promised
+        return sha256(file) == promised
 
 
 def _refusal(name: str, url: str, reason: str) -> UserError:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import config
-from agent import Agent, Optimizer, Pretrainer, compute_dtype
+from agent import Agent, Pretrainer, compute_dtype
 from models import VideoPredictor
 
 B, T, A = 2, 4, 2
@@ -208,29 +208,6 @@ def test_gradients_are_clipped_to_the_norm(part):
     if part == "model":  # the same gradient, only shorter
         assert reported == pytest.approx(before, rel=1e-5)
         torch.testing.assert_close(short / short.norm(), whole / whole.norm(), rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adam_by_hand(decay):
-    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = Optimizer("x", [p], make_config(weight_decay=decay, opt_eps=0.01), 0.1, 100.0)
-    value, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
-    for t in range(1, 5):
-        optimizer.step((p**2).sum() * 0.01)
-        grad = 0.02 * value
-        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
-        value = value * (1 - 0.1 * decay)
-        value = value - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 0.01)
-        np.testing.assert_allclose(p.detach(), value, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["adamax", "sgd", "momentum"])
-def test_other_optimisers_go_down(name):
-    p = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = Optimizer("x", [p], make_config(opt=name), 0.1, 100.0)
-    for _ in range(5):
-        assert set(optimizer.step((p**2).sum())) == {"x_loss", "x_grad_norm", "skipped_x"}
-    assert p.detach().abs() < 0.7
 
 
 @pytest.mark.parametrize("changes", [{}, {"imag_gradient": "both", "dyn_discrete": 3}], ids=str)

@@ -9,14 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import config
-from behavior import ActorCritic, frozen, lambda_return
+from behavior import ActorCritic, frozen
 from distributions import Normal
 from models import WorldModel
+from tests.test_lambda_return import brute_force_return
 
 H, N = 5, 3  # horizon, trajectories
 GAMMA, LAMBDA = 0.9, 0.7
@@ -25,23 +24,6 @@ SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden"
 SMALL += ["--units", "8", "--imag_horizon", str(H), "--discount", str(GAMMA)]
 SMALL += ["--discount_lambda", str(LAMBDA), "--actor_entropy", "0"]
 WEIGHTS = {"actor_entropy": 0.0, "actor_state_entropy": 0.0, "imag_gradient_mix": 0.3}
-
-
-def brute_force_return(reward, value, discount, lambda_):
-    """The mixture of n-step returns, for each start; ``value`` has one row more."""
-    steps, returns = len(reward), np.zeros_like(reward)
-    for t in range(steps):
-        n_step = []
-        for n in range(1, steps - t + 1):
-            total, factor = 0.0, 1.0
-            for i in range(t, t + n):
-                total = total + factor * reward[i]
-                factor = factor * discount[i]
-            n_step.append(total + factor * value[t + n])
-        for n, g in enumerate(n_step, 1):
-            share = lambda_ ** (n - 1) * ((1 - lambda_) if n < len(n_step) else 1)
-            returns[t] += share * g
-    return returns
 
 
 class Answer:
@@ -166,28 +148,6 @@ def finite_differences(function, x, h=1e-5):
 
 def grad_of(loss, leaf):
     return torch.autograd.grad(loss, leaf)[0].numpy()[..., 0]
-
-
-@given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
-def test_lambda_return_is_the_mixture_of_n_step_returns(steps, lambda_, seed):
-    rng = np.random.default_rng(seed)
-    reward, discount = rng.normal(size=(steps, 2)), rng.uniform(0, 1, (steps, 2))
-    value = rng.normal(size=(steps + 1, 2))
-    tensors = [torch.tensor(x) for x in (reward, value[:-1], discount, value[-1])]
-    expected = brute_force_return(reward, value, discount, lambda_)
-    np.testing.assert_allclose(lambda_return(*tensors, lambda_), expected, atol=1e-9)
-
-
-def test_lambda_returns_ends():
-    rng = np.random.default_rng(0)
-    reward, value, discount = (rng.uniform(size=(rows, 2)) for rows in (4, 5, 4))
-    tensors = [torch.tensor(x) for x in (reward, value[:-1], discount, value[-1])]
-    np.testing.assert_allclose(lambda_return(*tensors, 0.0), reward + discount * value[1:])
-    monte_carlo, last = lambda_return(*tensors, 1.0), value[4]
-    for t in (3, 2, 1, 0):
-        last = reward[t] + discount[t] * last
-        np.testing.assert_allclose(monte_carlo[t], last)
 
 
 @pytest.mark.parametrize("slope", [0.0, 4.0])

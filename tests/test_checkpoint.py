@@ -9,17 +9,10 @@ import pytest
 import torch
 
 import checkpoint
+from tests.tiny import refusal
 from tools import UserError
 
 CPU = torch.device("cpu")
-
-
-def refusal(function, *args):
-    """The one line that a call is refused with."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_nested_state_comes_back(tmp_path):

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dreamer
 from episodes import read_episode
 from logger import read_metrics
+from tests.tiny import events
 
 ROOT = Path(dreamer.__file__).parent
 SCALARS = "eval_return train_return image_loss kl_loss reward_loss beta_vae_kl_loss"
@@ -31,10 +32,6 @@ def board(shown):
     """What TensorBoard reads of that run."""
     accumulator = EventAccumulator(str(shown), size_guidance={"scalars": 0, "images": 0})
     return accumulator.Reload()
-
-
-def events(folder, *names):
-    return [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") in names]
 
 
 def values(folder, name):

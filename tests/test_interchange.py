@@ -16,7 +16,7 @@ import config
 import interchange
 import predictors
 from models import VideoPredictor
-from tools import UserError
+from tests.tiny import refusal
 
 Z, STOCH, DETER, HIDDEN, DEPTH = 4, 4, 16, 16, 4  # as in the tiny runs
 SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]
@@ -132,14 +132,6 @@ def step(state, stoch, deter, action, embed):
         stats = linear(state, name, x)
         found += [stats[:, :STOCH], 2 * torch.sigmoid(stats[:, STOCH:] / 2) + 0.1]
     return found
-
-
-def refusal(function, *args):
-    """The one line that a call is refused with."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def close(one, other):

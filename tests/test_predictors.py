@@ -10,7 +10,7 @@ import checks
 import config
 import predictors
 from models import VideoPredictor
-from tools import UserError
+from tests.tiny import refusal
 
 SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
 SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
@@ -26,14 +26,6 @@ def pretrained(folder, actions=0, **changes):
     model = VideoPredictor(make_config(folder, **changes), actions)
     predictors.save_predictor(folder, model)
     return model
-
-
-def refusal(function, *args):
-    """The one line that a call is refused with."""
-    with pytest.raises(UserError) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_predictor_comes_back(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 import episodes
 from logger import read_metrics
+from tests.tiny import events
 
 FILES = {"encoder.pt", "decoder.pt", "rssm.pt", "traverse.png"}
 
@@ -25,10 +26,6 @@ def pretrained(tmp_path_factory, tiny, videos):
         result = tiny.run(None)
     assert result.code == 0, result.err
     return tiny.folder(argv), result
-
-
-def events(folder, name):
-    return [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == name]
 
 
 def test_snapshots_and_the_end_have_all_files(pretrained):

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -14,6 +13,7 @@ import pytest
 import checkpoint
 import npz
 from run import Stopped
+from tests.tiny import events
 from tools import leftovers, move_aside, say, set_bad_aside
 
 
@@ -38,11 +38,6 @@ def again(tmp_path, tiny, stopped):
     shutil.copytree(stopped.parents[2], tmp_path / "runs")
     argv = tiny.finetune(tmp_path / "runs", checkpoint_every=30)
     return argv, tiny.folder(argv)
-
-
-def rows(folder, event):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row.get("event") == event]
 
 
 def refused(result, code):
@@ -98,11 +93,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(again, tiny, sa
     frames = checkpoint.load(folder / "checkpoint.1.pt")["frames"]
     assert frames < checkpoint.load(stopped / "checkpoint.pt")["frames"]
     tiny.finish(argv)
-    [resumed] = rows(folder, "resume")[-1:]
+    [resumed] = events(folder, "resume")[-1:]
     assert resumed["frames"] == frames
     assert (folder / "bad" / "checkpoint.pt").read_bytes() == damaged
     assert "damaged" in (folder / "bad" / "checkpoint.pt.txt").read_text()
-    [warning] = [row for row in rows(folder, "warning") if "checkpoint.pt" in row["message"]]
+    [warning] = [row for row in events(folder, "warning") if "checkpoint.pt" in row["message"]]
     assert f"that of frame {frames} takes its place" in warning["message"]
 
 
@@ -157,7 +152,7 @@ def test_damaged_episodes_are_set_aside_and_the_run_goes_on(tmp_path, tiny, stop
             assert (own / "bad" / name).read_bytes() == content
             reason = (own / "bad" / f"{name}.txt").read_text()
             assert len(reason.strip().splitlines()) == 1
-            told = [row["message"] for row in rows(own, "warning")]
+            told = [row["message"] for row in events(own, "warning")]
             assert any(name in message and reason.strip() in message for message in told)
             assert not (own / "train_eps" / name).exists()
         assert len(list((own / "train_eps").iterdir())) == 6 - len(contents)
@@ -191,7 +186,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
         line = refused(tiny.run(argv), 1)
     for words in (str(folder / "checkpoint.pt"), os.strerror(number), mend, f"of frame {frames}"):
         assert words in line
-    assert "the same command then goes on" in line
+    assert ", then give the same command again: its last checkpoint is of frame " in line
 
 
 def test_what_killed_processes_left_half_written_is_cleared_away(again, tiny):
@@ -241,7 +236,7 @@ def test_a_file_system_without_locks_is_told_of(again, tiny, monkeypatch):
     argv, folder = again
     monkeypatch.setattr(fcntl, "flock", refuse)
     tiny.finish(argv)
-    assert any("has no locks" in row["message"] for row in rows(folder, "warning"))
+    assert any("has no locks" in row["message"] for row in events(folder, "warning"))
 
 
 def test_an_episode_that_cannot_be_read_now_is_not_taken_for_damaged(again, tiny, monkeypatch):

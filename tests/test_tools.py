@@ -1,5 +1,7 @@
 """Schedules, clocks, seeds, names, and files that are whole or not there."""
 
+import hashlib
+import io
 import os
 import stat
 
@@ -255,3 +257,13 @@ def test_new_file_takes_no_others_place(tmp_path, monkeypatch, links):
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("size", [0, 5, 1 << 20, (2 << 20) + 3])
+def test_sha256_of_a_file_and_of_its_beginning(size):
+    content = os.urandom(size)
+    file = io.BytesIO(content + b"rest")
+    assert tools.sha256(file, size) == hashlib.sha256(content).hexdigest()
+    assert file.read() == b"rest"
+    file.seek(0)
+    assert tools.sha256(file) == hashlib.sha256(content + b"rest").hexdigest()

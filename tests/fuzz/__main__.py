@@ -37,7 +37,7 @@ def again(name: str, folder: Path) -> int:
     """Judges a kept input; returns the exit status."""
     case = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "reason.txt"}
     with scratch() as inside:
-        harness = Harness(inside / "work", inside / "kept")
+        harness = Harness(inside / "desk", inside / "kept")
         try:
             harness(TARGETS[name], case)
         except Exception as error:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_read_is_refused_in_one_line_or_right(tmp_path, name):
     with scratch() as folder:
-        harness = Harness(folder / "work", tmp_path / "kept")
+        harness = Harness(folder / "desk", tmp_path / "kept")
         examine(harness, TARGETS[name], INPUTS.get(name, 60))
     assert harness.count >= INPUTS.get(name, 60) // 2
     assert [finding.reason for finding in harness.findings.values()] == []
@@ -95,7 +95,7 @@ WRONG = {
 def test_what_goes_wrong_is_found_and_its_input_kept(tmp_path, judge):
     target = Target("planted", 1, st.just({"a": b"input"}), judge, silent=True)
     with scratch() as folder:
-        harness = Harness(folder / "work", tmp_path / "kept", seconds=0.3)
+        harness = Harness(folder / "desk", tmp_path / "kept", seconds=0.3)
         examine(harness, target, 5)
     [finding] = harness.findings.values()
     assert re.search(WRONG[judge], finding.reason), finding.reason

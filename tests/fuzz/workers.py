@@ -56,7 +56,7 @@ def work(pipe: Connection, folder: Path, kept: Path, until: float) -> None:
     alive = folder / "alive"
     with scratch(folder) as inside:
         while (task := pipe.recv()) is not None:
-            harness = Harness(inside / "work", kept, beat=alive.touch)
+            harness = Harness(inside / "desk", kept, beat=alive.touch)
             begun = time.monotonic()
             examine(harness, TARGETS[task.target], task.inputs, task.seed, until)
             pipe.send((harness.count, time.monotonic() - begun, harness.findings))
@@ -80,7 +80,7 @@ def lost(worker: Worker, kept: Path, reason: str) -> Finding:
     target = worker.task.target
     folder = kept / f"{target}-lost-{worker.folder.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    given = next(worker.folder.glob("*/work/given"), None)
+    given = next(worker.folder.glob("*/desk/given"), None)
     if given is None:
         folder.mkdir(parents=True)
     else:
