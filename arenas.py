@@ -34,7 +34,9 @@ def make_envs(config: Config, n: int, split: str) -> VectorEnv:
     if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
         workers = "process"
     try:
-        envs = make_vector(config.task, n, workers=workers, split=split, **settings)
+        envs = make_vector(
+            config.task, n, workers=workers, split=split, timeout=config.env_timeout, **settings
+        )
         # The first frame shows what building does not, a camera that is not there for one. No
         # number of the run depends on it: episodes follow from their own seeds.
         envs.reset(seeds=[0] * n)

@@ -28,9 +28,9 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "seed steps prefill pretrain train_steps dataset_size num_threads image_chunk dyn_discrete "
-    "env_restarts max_delta step_std eval_every log_every checkpoint_every pretrain_save_every "
-    "pretrain_action_num source_action_num action_num_gap weight_decay expl_amount eval_noise "
-    "expl_until"
+    "env_restarts env_timeout max_delta step_std eval_every log_every checkpoint_every "
+    "pretrain_save_every pretrain_action_num source_action_num action_num_gap weight_decay "
+    "expl_amount eval_noise expl_until"
 )
 _SHARES = "discount discount_lambda slow_target_fraction"
 

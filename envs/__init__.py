@@ -162,6 +162,7 @@ def make_vector(
     workers: str = "auto",
     split: str = "train",
     variation: str | None = None,
+    timeout: int = 0,
     **settings: Any,
 ) -> VectorEnv:
     """``n`` environments of one task, stepped together.
@@ -174,6 +175,7 @@ def make_vector(
         split: 'train' or 'eval': which stream of seeds and which variation are theirs.
         variation: The one to build first, so that the first reset need not change it; None for
             the split's, without a switch.
+        timeout: Seconds after which a worker that does not answer has failed; 0 for never.
         **settings: Fields of :class:`EnvSettings`.
 
     Raises:
@@ -186,7 +188,7 @@ def make_vector(
     EnvSettings.of(settings)
     build = functools.partial(make_env, task, variation=variation or first, **settings)
     factories = [functools.partial(build, index=index) for index in range(n)]
-    return VectorEnv(factories, workers=workers, split=split)
+    return VectorEnv(factories, workers=workers, split=split, timeout=timeout)
 
 
 def _likeness(one: str, other: str) -> float:

@@ -1,8 +1,9 @@
 """Environments in processes of their own, with the edges a long training run needs.
 
 Workers are spawned, because forking a process that runs PyTorch's threads can deadlock. They
-inherit ``MUJOCO_GL``, use one thread each and leave signals to the parent. A worker that fails or
-dies is an :class:`EnvError` of its environment alone; closing reaps them all within seconds.
+inherit ``MUJOCO_GL``, use one thread each and leave signals to the parent. A worker that fails,
+dies or hangs is an :class:`EnvError` of its environment alone; closing reaps them all within
+seconds.
 
 Nothing that a worker may be killed with is shared: frames lie in memory without a lock, everything
 else goes through its own pipe.
@@ -51,17 +52,19 @@ class Processes:
     that failed answers no more until it is made anew.
 
     Attributes:
+        timeout: Seconds that an answer may take; 0 for any.
         images: [n, …], the newest frame of each environment, black before its first.
         observation_space: Of each environment.
         action_space: Likewise.
     """
 
-    def __init__(self, factories: Sequence[Callable[[], gym.Env]]):
+    def __init__(self, factories: Sequence[Callable[[], gym.Env]], timeout: int = 0):
         """Starts the workers and waits until each has built its environment.
 
         Args:
             factories: One picklable thunk per environment. The first is also called here, for
                 the spaces, so that a wrong setting is reported before any process starts.
+            timeout: See the attributes.
 
         Raises:
             EnvError: If a worker could not build its environment.
@@ -70,6 +73,7 @@ class Processes:
         self.observation_space, self.action_space = env.observation_space, env.action_space
         env.close()
         space = self.observation_space["image"]
+        self.timeout = timeout
         self._factories, self._shape = factories, (len(factories), *space.shape)
         size = int(np.prod(self._shape)) * space.dtype.itemsize
         self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
@@ -102,12 +106,17 @@ class Processes:
         """The answer to what was sent last, as of :func:`envs.wrappers.perform`.
 
         Raises:
-            EnvError: If the environment failed, or its worker is dead.
+            EnvError: If the environment failed, or its worker is dead or hangs.
         """
         worker = self._workers[index]
         if worker is None:
             raise EnvError(f"env {index} is gone: it was closed, or could not be made anew")
         try:
+            if self.timeout and not worker.answers(self.timeout):
+                worker.process.kill()
+                raise EnvError(
+                    f"env {index} is gone: it gave no answer for {self.timeout} s (--env_timeout)"
+                )
             succeeded, answer = worker.pipe.recv()
         except (EOFError, OSError) as error:  # it hung up, perhaps in the middle of its answer
             raise EnvError(f"env {index} is gone: its worker {worker.ending()}") from error
@@ -189,6 +198,10 @@ class _Worker:
     def send(self, message: tuple[str, Any]) -> None:
         with contextlib.suppress(OSError):  # it is dead: whoever waits for an answer is told
             self.pipe.send(message)
+
+    def answers(self, seconds: int) -> bool:
+        """Waits for an answer; time that the whole run spends suspended does not count."""
+        return any(self.pipe.poll(1.0) for _ in range(seconds))
 
     def drain(self, deadline: float) -> None:
         """Receives what it still sends, so that it is not stuck sending, until it hangs up."""

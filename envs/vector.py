@@ -79,10 +79,10 @@ def episode_seed(seed: int, split: str, index: int) -> int:
 class VectorEnv:
     """n environments, in this process or in one each; the numbers are the same.
 
-    One that fails (it raises, its process dies, its reward is not finite) is made anew, and does
-    what it failed in once more: its episode is taken up where it stood, and nothing shows. If it
-    fails again, the episode is lost, the step that is under way or comes next says so, and another
-    new environment waits for its reset.
+    One that fails (it raises, its process dies or hangs, its reward is not finite) is made anew,
+    and does what it failed in once more: its episode is taken up where it stood, and nothing shows.
+    If it fails again, the episode is lost, the step that is under way or comes next says so, and
+    another new environment waits for its reset.
 
     Attributes:
         restarts: How often environments may be made anew, in all; at 0, the default, the first
@@ -105,6 +105,7 @@ class VectorEnv:
         *,
         workers: str = "auto",
         split: str = "train",
+        timeout: int = 0,
     ):
         """Builds the environments.
 
@@ -114,6 +115,8 @@ class VectorEnv:
             workers: 'none', 'process', or 'auto': processes for several environments on
                 several cores.
             split: 'train' or 'eval'.
+            timeout: Seconds after which a worker that does not answer has failed; 0 for never. One
+                in this process is waited for as long as it takes.
 
         Raises:
             ValueError: If there are no factories, or ``workers`` or ``split`` is not known.
@@ -127,7 +130,8 @@ class VectorEnv:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
         if workers == "auto":
             workers = "process" if len(factories) > 1 and (os.cpu_count() or 1) > 1 else "none"
-        self._envs = (Processes if workers == "process" else InTurn)(factories)
+        process = workers == "process"
+        self._envs = Processes(factories, timeout) if process else InTurn(factories)
         self.n = len(factories)
         self.split = split
         self.workers = workers

@@ -103,6 +103,11 @@ def _leave() -> float:
     os._exit(3)
 
 
+def _hang() -> float:
+    time.sleep(3600)
+    return 0.0
+
+
 def _hang_up_within_a_message() -> float:
     """Dies after four bytes of an answer of a thousand."""
     pipes = [thing for thing in gc.get_objects() if isinstance(thing, Connection)]
@@ -118,6 +123,7 @@ WAYS: dict[str, Callable[[], float]] = {
     "inf": lambda: float("inf"),
     "kill": _kill,
     "leave": _leave,
+    "hang": _hang,
     "partial": _hang_up_within_a_message,
 }
 

@@ -263,6 +263,17 @@ def test_an_episode_without_a_seed_cannot_be_taken_up(vector_of):
     assert "reset without a seed" in vector.take_notes()[-1]["reason"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("t", "steps"), [(0, 0), (4, 3)])
+def test_a_worker_that_hangs_is_ended_and_its_episode_taken_up(undisturbed, vector_of, t, steps):
+    vector = vector_of(toy, "process", (12, t), "hang")
+    vector._envs.timeout = 3  # from here on: how long a process takes to start is another matter
+    assert_rows(episode(vector), undisturbed[toy]["train"])
+    assert vector.dropped == 0
+    reason = "env 1 is gone: it gave no answer for 3 s (--env_timeout)"
+    assert note(reason, steps) in vector.take_notes()
+
+
 # Used up
 
 

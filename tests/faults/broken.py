@@ -43,6 +43,12 @@ def evaluation_killed(lab: Lab, name: str, tally: Tally) -> None:
     in_drawing(lab, name, tally, "workers", "kill", "eval", [(40, 3), (141, 0)])
 
 
+def worker_hangs(lab: Lab, name: str, tally: Tally) -> None:
+    """Drawing never ends in such a process, in a step and in a reset: it is ended and replaced."""
+    places = [(3, 5), (6, 0)]
+    in_drawing(lab, name, tally, "workers", "pause", "train", places, env_timeout=20)
+
+
 def renderer_fails_once(lab: Lab, name: str, tally: Tally) -> None:
     """The renderer raises in the middle of a step, or of a reset; in this process, in a worker."""
     for variant in ("long", "workers"):
@@ -57,10 +63,11 @@ def in_drawing(
     do: str,
     split: str,
     places: list[tuple[int, int]],
+    **flags: Any,
 ) -> None:
     """One run for each (episode, step) in which drawing fails once; nothing of it must be seen."""
     for number, (episode, step) in enumerate(places):
-        case = Case(lab, variant, tally, f"{name}_{variant}_{number}")
+        case = Case(lab, variant, tally, f"{name}_{variant}_{number}", **flags)
         started = case.start(_drawing(variant, do, split, [episode], step, once=True))
         tally.injected += 1
         case.check_finished(started.end())

@@ -79,6 +79,7 @@ ROWS = [
     Row(
         "worker-drawing", "kill −9 of a worker in a step, in a reset", broken.worker_killed_drawing
     ),
+    Row("worker-hangs", "a worker hangs in a step, in a reset", broken.worker_hangs),
     Row("evaluation-killed", "kill −9 of an evaluation's worker", broken.evaluation_killed),
     Row("renderer-once", "the renderer raises once", broken.renderer_fails_once),
     Row(
