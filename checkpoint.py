@@ -177,10 +177,12 @@ def load(path: Path) -> Any:
     """
     sealed = False
     try:
+        if path.exists() and not path.is_file():  # to open a pipe is to wait for its other end
+            raise UserError(f"{path} cannot be read: it is no file")
         sealed = _check_seal(path)
         _check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Damaged:
+    except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None

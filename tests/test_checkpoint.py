@@ -95,7 +95,9 @@ def test_missing_and_damaged_files(tmp_path):
         line = refusal(checkpoint.load, path)
         assert line.startswith(f"{path} cannot be read as a checkpoint: it is damaged")
         assert line.endswith("copy it again")
-    assert str(tmp_path) in refusal(checkpoint.load, tmp_path)
+    os.mkfifo(pipe := tmp_path / "pipe.pt")
+    for other in (tmp_path, pipe):
+        assert refusal(checkpoint.load, other) == f"{other} cannot be read: it is no file"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 64, 1000])
