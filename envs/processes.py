@@ -205,7 +205,8 @@ class _Worker:
 
     def drain(self, deadline: float) -> None:
         """Receives what it still sends, so that it is not stuck sending, until it hangs up."""
-        with contextlib.suppress(EOFError, OSError):  # hung up: what we wait for
+        # Hanging up is what we wait for; Ctrl-C within an answer has left the rest of it.
+        with contextlib.suppress(Exception):
             while self.pipe.poll(max(0.0, deadline - time.monotonic())):
                 self.pipe.recv()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from envs.rendering import RenderingError, choose_backend
 from tests import tiny as runs
@@ -23,6 +24,15 @@ if "mujoco" not in sys.modules:
 # Sums are split among threads: with one of them numbers repeat, and tiny networks are faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# The same examples each time, however slow the machine is.
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

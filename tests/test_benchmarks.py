@@ -303,6 +303,7 @@ def test_gpu_script_goes_on_after_a_failure_and_tells_it(checkout, tmp_path, ref
     )
     program.chmod(0o755)
     env = {**os.environ, "PYTHON": str(program), "OUT": str(tmp_path / "out"), "FRAMES": "70"}
+    env["LC_ALL"] = "C"
     env |= {"REFERENCE": str(checkout)} if reference else {}
     done = subprocess.run(
         [turns.ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True

@@ -157,7 +157,7 @@ def test_compiled_updates_compute_the_terms_and_gradients_of_eager_ones(monkeypa
     (terms, grads), (compiled_terms, compiled_grads) = told
     assert terms.keys() == compiled_terms.keys()
     for name, value in terms.items():
-        torch.testing.assert_close(compiled_terms[name], value, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(compiled_terms[name], value, rtol=1e-4, atol=1e-5, msg=name)
     assert grads.keys() == compiled_grads.keys()
     assert len(grads) > 40
     for name, grad in grads.items():

@@ -67,7 +67,7 @@ def assert_alike(device, lengths, capacity, length, **kwargs):
     assert_same_batches(*replays, length)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=14),
     capacity=st.sampled_from([0, 20, 450, 1000]),

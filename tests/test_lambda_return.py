@@ -26,7 +26,7 @@ def brute_force_return(reward, value, discount, lambda_):
 
 
 @given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_lambda_return_is_the_mixture_of_n_step_returns(steps, lambda_, seed):
     rng = np.random.default_rng(seed)
     reward, discount = rng.normal(size=(steps, 2)), rng.uniform(0, 1, (steps, 2))

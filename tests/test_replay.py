@@ -266,7 +266,7 @@ def test_store_grows_and_wraps_without_mixing_rows():
             np.testing.assert_array_equal(out["image"][0], x.astype(np.uint8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     capacity=st.integers(0, 40),

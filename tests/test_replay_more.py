@@ -177,7 +177,7 @@ def gate(monkeypatch):
     event, save = threading.Event(), episodes.save_episode
 
     def slow(path, episode):
-        assert event.wait(10)
+        assert event.wait(60)
         save(path, episode)
 
     monkeypatch.setattr(episodes, "save_episode", slow)

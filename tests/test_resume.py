@@ -4,6 +4,7 @@ The references are runs that nothing interrupts. Others stop where a signal coul
 them, or are copies of the reference's folder, taken in the middle: what a power cut leaves.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -325,7 +326,7 @@ def signalled(argv, number, cwd, wait_for):
     command = [sys.executable, str(ROOT / "dreamer.py"), *argv]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=cwd, start_new_session=True, **pipes)
-    watchdog = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog = threading.Timer(300, os.killpg, (process.pid, signal.SIGKILL))
     watchdog.start()
     try:
         lines = []
@@ -334,8 +335,9 @@ def signalled(argv, number, cwd, wait_for):
             if wait_for in line:
                 break
         # As a terminal's Ctrl-C does: to all processes of the command.
-        os.killpg(process.pid, number)
-        _, rest = process.communicate(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        _, rest = process.communicate(timeout=120)
     finally:
         watchdog.cancel()
         if process.poll() is None:

@@ -6,7 +6,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tools
@@ -17,7 +17,6 @@ counts = st.integers(1, 10**6)
 
 
 @given(finite, finite, counts, st.floats(0, 2))
-@settings(deadline=None)
 def test_linear_goes_from_a_to_b_and_stays(a, b, steps, share):
     value = schedule(f"linear({a!r},{b!r},{steps})")
     assert value(0) == pytest.approx(a)
@@ -26,21 +25,18 @@ def test_linear_goes_from_a_to_b_and_stays(a, b, steps, share):
 
 
 @given(finite, counts, st.integers(0, 10**6))
-@settings(deadline=None)
 def test_warmup_rises_from_0(value, steps, step):
     expected = value * min(step / steps, 1)
     assert schedule(f"warmup({steps},{value!r})")(step) == pytest.approx(expected, abs=1e-9)
 
 
 @given(finite, finite, counts, st.integers(0, 20))
-@settings(deadline=None)
 def test_exp_goes_half_of_the_way_every_halflife(a, b, halflife, times):
     value = schedule(f"exp({a!r},{b!r},{halflife})")
     assert value(times * halflife) == pytest.approx(b + (a - b) / 2**times, abs=1e-6)
 
 
 @given(st.floats(1, 100), st.floats(1, 100), counts, st.floats(0, 2))
-@settings(deadline=None)
 def test_horizon_is_a_discount_of_growing_reach(a, b, steps, share):
     reach = a + (b - a) * min(share, 1)
     value = schedule(f"horizon({a!r},{b!r},{steps})")(steps * share)
@@ -48,7 +44,6 @@ def test_horizon_is_a_discount_of_growing_reach(a, b, steps, share):
 
 
 @given(counts, st.integers(0, 2 * 10**6))
-@settings(deadline=None)
 def test_delay_waits_and_then_counts_from_its_end(wait, step):
     inner = schedule("linear(0.1,0.01,45000)")
     value = schedule(f"delay({wait}, linear(0.1, 0.01, 45000))")(step)
@@ -56,7 +51,6 @@ def test_delay_waits_and_then_counts_from_its_end(wait, step):
 
 
 @given(finite, counts)
-@settings(deadline=None)
 def test_numbers_are_constants(value, step):
     assert schedule(value)(step) == schedule(f" {value!r} ")(0) == value
     assert is_zero(value) == is_zero(repr(value)) == (value == 0)
@@ -86,7 +80,6 @@ def test_what_is_no_schedule_is_refused_in_one_line(text):
 
 
 @given(st.integers(1, 50), st.lists(st.integers(0, 60), max_size=30))
-@settings(deadline=None)
 def test_every_answers_for_each_multiple_once(period, jumps):
     clock, step, due = Every(period), 0, 0
     for jump in jumps:
@@ -98,7 +91,6 @@ def test_every_answers_for_each_multiple_once(period, jumps):
 
 
 @given(st.integers(1, 50), st.lists(st.integers(0, 60), min_size=2, max_size=30), st.data())
-@settings(deadline=None)
 def test_every_goes_on_in_rhythm_after_a_resume(period, jumps, data):
     steps = [sum(jumps[: i + 1]) for i in range(len(jumps))]
     whole, first = Every(period), Every(period)

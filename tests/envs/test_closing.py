@@ -107,7 +107,10 @@ def test_many_restarts_leave_nothing_behind():
             os.kill(vector._envs.processes[1].pid, signal.SIGKILL)
             assert not vector.step(STILL).broken.any()
         assert vector.restarted == RESTARTS
-        assert facts() == before
+        # Descriptors of other tests may be collected meanwhile.
+        descriptors, *others = facts()
+        assert others == list(before[1:])
+        assert descriptors <= before[0]
     assert facts()[2] == before[2] - 2
 
 
@@ -154,7 +157,7 @@ def test_a_process_that_closes_nothing_ends_with_its_workers(tmp_path):
     command = [sys.executable, str(tmp_path / "ends.py")]
     environment = {**os.environ, "PYTHONPATH": root}
     ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 3, ended.stderr
     for pid in ended.stdout.split():

@@ -103,7 +103,7 @@ def test_what_mujoco_and_dm_control_are_bound_to_is_read_off_the_modules():
         "print(rendering._imported_backends())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     before, after = done.stdout.splitlines()
     assert before == "{}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -64,7 +67,7 @@ def test_what_is_constant_and_what_grows():
 
 # What a process of the tests freed before, or another thread of it does, would be in the readings.
 HOLDING = """
-import json, mmap, os, sys, threading
+import json, mmap, os, sys, threading, time
 from tests.faults.footprint import heap, held
 
 readings = [(*held(os.getpid()), heap())]
@@ -76,6 +79,9 @@ mapped = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE)
 mapped.write(b"x" * len(mapped))
 readings.append((*held(os.getpid()), heap()))
 mapped.close(), file.close(), block.clear(), done.set(), thread.join()
+until = time.monotonic() + 60
+while len(os.listdir("/proc/self/task")) > readings[0][5] and time.monotonic() < until:
+    time.sleep(0.01)  # a thread that was joined may not have left yet
 readings.append((*held(os.getpid()), heap()))
 print(json.dumps(readings))
 """
@@ -92,9 +98,10 @@ def test_held_sees_memory_descriptors_and_threads(tmp_path: Path):
         assert now.descriptors - was.descriptors == count
         assert now.threads - was.threads == count
         assert heap_now - heap_was == pytest.approx(block, abs=2)
-        for name in ("rss", "anonymous", "pss"):  # a file's pages are in two of them
+        # What is shared moves pss when another process comes or goes.
+        for name, margin in {"rss": 4, "anonymous": 4, "pss": 20}.items():
             more = getattr(now, name) - getattr(was, name)
-            assert more == pytest.approx(block + mapped, abs=4), name
+            assert more == pytest.approx(block + mapped, abs=margin), name
 
 
 def test_children_are_told_apart():
@@ -108,34 +115,41 @@ def test_children_are_told_apart():
     assert {child.pid for child in children()} <= before
 
 
-def constructed(make: Callable[..., gym.Env], tell: Callable[[Any], None] = lambda _: None) -> dict:
-    found = constructions.construct(8, [INVERTED], tell, make)
-    return verdicts(constructions.judge(found, dict.fromkeys(constructions.BOUNDS, 1e9)))
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a new process, where no other test leaves or ends anything."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
-def test_constructions_leave_nothing_behind():
-    told: list[constructions.Round] = []
-    found = constructed(make_env, told.append)
-    assert False not in found.values()
-    assert [(r.number, r.count, r.contexts) for r in told] == [(n, n, 0) for n in range(1, 9)]
-
-
-def test_constructions_see_what_is_left_behind(tmp_path: Path):
+def constructed(folder: Path | None = None) -> dict[str, Any]:
+    """Eight constructions; with a folder each leaves an open file there, and one itself."""
     left: list[Any] = []
 
     def make(*args: Any, **kwargs: Any) -> gym.Env:
         env = make_env(*args, **kwargs)
-        left.append((tmp_path / str(len(left))).open("w"))
-        if len(left) == 7:  # one of them is never closed
-            left.append(env.close)
-            env.close = lambda: None
+        if folder is not None:
+            left.append((folder / str(len(left))).open("w"))
+            if len(left) == 7:
+                left.append(env.close)
+                env.close = lambda: None
         return env
 
-    try:
-        found = constructed(make)
-    finally:
-        for item in left:
-            item.close() if hasattr(item, "close") else item()
+    return constructions.construct(8, [INVERTED], lambda _: None, make)
+
+
+def looked_at(found: dict[str, Any]) -> dict[str, bool | None]:
+    return verdicts(constructions.judge(found, dict.fromkeys(constructions.BOUNDS, 1e9)))
+
+
+def test_constructions_leave_nothing_behind():
+    found = alone(constructed)
+    assert False not in looked_at(found).values()
+    rounds = [(r.number, r.count, r.contexts) for r in found["rounds"]]
+    assert rounds == [(n, n, 0) for n in range(1, 9)]
+
+
+def test_constructions_see_what_is_left_behind(tmp_path: Path):
+    found = looked_at(alone(constructed, tmp_path))
     assert [what for what, flat in found.items() if flat is False] == [
         "OpenGL contexts made, destroyed",
         "OpenGL contexts left",
@@ -143,19 +157,28 @@ def test_constructions_see_what_is_left_behind(tmp_path: Path):
     ]
 
 
+SMALL = {"PHASES": 5, "WARM_UP": 1, "ENVS": 2, "EVAL_ENVS": 1, "SECONDS": 0.02}
+SMALL |= {"TASK": INVERTED[0]}
+STEPS = 320  # of such a run
+
+
+def short_run(folder: Path) -> tuple[dict[str, Any], list[soak.Reading]]:
+    """A run of five phases, and what it told at their ends."""
+    ends: list[soak.Reading] = []
+    with mock.patch.multiple(soak, **SMALL):
+        return soak.soak(folder, STEPS, ends.append), ends
+
+
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A run of five phases with two training environments and one for evaluations; its steps."""
-    sizes = {"PHASES": 5, "WARM_UP": 1, "ENVS": 2, "EVAL_ENVS": 1, "SECONDS": 0.02}
-    for name, value in (sizes | {"TASK": INVERTED[0]}).items():
-        monkeypatch.setattr(soak, name, value)
-    return 320
+def small() -> Iterator[None]:
+    """Sizes of a short run."""
+    with mock.patch.multiple(soak, **SMALL):
+        yield
 
 
 @pytest.mark.slow
-def test_a_short_run(small: int, tmp_path: Path):
-    ends: list[soak.Reading] = []
-    found = soak.soak(tmp_path, small, ends.append)
+def test_a_short_run(small: None, tmp_path: Path):
+    found, ends = alone(short_run, tmp_path)
     lines = soak.judge(found, 1e9)
     assert False not in verdicts(lines).values(), [line.cells() for line in lines]
     assert [end.steps for end in ends] == [64, 128, 192, 256, 320]
@@ -192,10 +215,10 @@ def test_what_cannot_be_done_is_one_line(
 
 
 def test_a_run_that_stops_is_one_line(
-    small: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    small: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(soak, "TASK", "dmc2gym_no_task")
-    assert soak.main(["--steps", str(small)]) == 1
+    assert soak.main(["--steps", str(STEPS)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "after 0 phases: dreamer.py: " in line
     assert "dmc2gym_no_task" in line

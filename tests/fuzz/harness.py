@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -24,7 +25,7 @@ from tests.fuzz.guard import SECONDS, Hang, Wrong, bounded, captured, guarded
 
 Case = Mapping[str, bytes]  # file name → content
 ROOT = Path(__file__).parents[2]
-MEMORY = Path("/dev/shm")
+MEMORY, ROOM = Path("/dev/shm"), 256 << 20
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,24 @@ class _Nowhere(TextIO):
         return None
 
 
+def memory() -> Path | None:
+    """Where files lie in memory, if there is such a place and it has room."""
+    if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK)):
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free > ROOM else None
+
+
 @contextmanager
 def scratch(inside: Path | None = None) -> Iterator[Path]:
     """A new folder, by default in memory where there is such a place: files come in thousands."""
-    inside = inside or (MEMORY if MEMORY.is_dir() else None)
+    inside = inside or memory()
     with tempfile.TemporaryDirectory(dir=inside) as name:
         folder = Path(name).resolve()
         configuration.set_hypothesis_home_dir(folder / "hypothesis")
-        yield folder
+        try:
+            yield folder
+        finally:
+            configuration.set_hypothesis_home_dir(None)
 
 
 def examine(
@@ -213,6 +224,7 @@ def examine(
         if time.monotonic() < until:
             harness(target, case)
 
+    gc.collect()  # what others left must not be cleared away under the guard
     failed = harness.failed
     with bounded(), warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # of long inputs, which are kept

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from tests.fuzz.guard import SECONDS
-from tests.fuzz.harness import MEMORY, Finding, Harness, examine, scratch
+from tests.fuzz.harness import Finding, Harness, examine, memory, scratch
 from tests.fuzz.targets import TARGETS
 
 BATCH = 250  # inputs that one task judges
@@ -92,7 +92,7 @@ def fuzz(tasks: deque[Task], processes: int, kept: Path, until: float) -> dict[s
     """Has all tasks done, in several processes; ends and replaces one that hangs or breaks."""
     tallies: dict[str, Tally] = defaultdict(Tally)
     numbers = itertools.count()
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
         root = Path(name)
         workers = [start(root, kept, until, next(numbers)) for _ in range(processes)]
         while tasks or any(worker.task for worker in workers):

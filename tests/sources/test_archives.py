@@ -284,7 +284,7 @@ def test_two_processes_unpack_once(tmp_path):
         with started(archive, tmp_path / "data") as other:
             assert "waiting for another process" in other.stderr.readline()
             (tmp_path / "data.go").touch()
-            results = [process.communicate(timeout=60) for process in (one, other)]
+            results = [process.communicate(timeout=300) for process in (one, other)]
     assert [process.returncode for process in (one, other)] == [0, 0], results
     assert [out.splitlines()[-1] for out, _ in results] == [str(tmp_path / "data")] * 2
     assert "unpacking" not in results[1][0]
