@@ -67,6 +67,11 @@ class Logger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def size(self) -> int:
+        """Bytes of metrics.jsonl so far, without a JSONL sink 0; ask after a flush."""
+        return next((sink.size for sink in self._sinks if isinstance(sink, JSONLSink)), 0)
+
     def scalar(self, name: str, value: Any) -> None:
         """Log one number: anything that `float` takes (a tensor is fetched from its device here).
 
@@ -178,6 +183,7 @@ def make_sinks(
     logdir: Path,
     *,
     resume_step: int | None = None,
+    resume_bytes: int | None = None,
     tensorboard: bool = True,
     terminal: bool = True,
     wandb: Mapping[str, Any] | None = None,
@@ -188,12 +194,15 @@ def make_sinks(
     Args:
         logdir: the run's folder.
         resume_step: env frames of the checkpoint being resumed; what was logged later is masked.
+        resume_bytes: `Logger.size` when that checkpoint was written; tells what came later within
+            the same step. None: an older checkpoint that does not know.
         tensorboard: write event files into `logdir`.
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
     """
-    sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", resume_step)]
+    path = Path(logdir) / "metrics.jsonl"
+    sinks: list[Sink] = [JSONLSink(path, resume_step, resume_bytes=resume_bytes)]
     if terminal:
         sinks.append(TerminalSink(sys.stderr))
     if tensorboard:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import socket
 import sys
@@ -79,14 +80,15 @@ class JSONLSink(Sink):
     """One JSON object per line: {"step", "time", scalars…} or {"step", "time", "event", fields…}.
 
     "time" is seconds of training, over all restarts. A float that is not finite becomes null and is
-    named in "nonfinite". Lines are only ever appended: a restart adds {"resumed_from": step}, which
-    `read_metrics` applies.
+    named in "nonfinite". Lines are only ever appended: a restart adds {"resumed_from": step,
+    "bytes": size}, which `read_metrics` applies.
 
     Args:
         path: the file; folders are made.
         resume_step: step of the checkpoint being resumed; None begins anew, which masks whatever
             the file holds.
         clock: seconds, monotonic.
+        resume_bytes: the `size` when that checkpoint was written, where it is known.
     """
 
     name = "JSONL"
@@ -97,9 +99,10 @@ class JSONLSink(Sink):
         path: Path,
         resume_step: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        resume_bytes: int | None = None,
     ):
         self._path, self._clock = Path(path), clock
-        self._resume_step = resume_step
+        self._resume_step, self._resume_bytes = resume_step, resume_bytes
         self._file: TextIO | None = None
         self._start = 0.0
 
@@ -111,14 +114,22 @@ class JSONLSink(Sink):
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         old = self._path.read_bytes() if self._path.exists() else b""
-        step = -1 if self._resume_step is None else self._resume_step
-        kept = [row for row in apply_markers(old, self._path) if row["step"] <= step]
+        marker = {"resumed_from": -1 if self._resume_step is None else self._resume_step}
+        if self._resume_bytes is not None:
+            marker["bytes"] = self._resume_bytes
+        kept = apply_markers(old, self._path, marker)
         self._start = self._clock() - (kept[-1].get("time", 0.0) if kept else 0.0)
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
-        if old and not old.endswith(b"\n"):
-            self._file.write("\n")  # a kill cut the last line short; it stays as it is
         if old or self._resume_step is not None:
-            self._file.write(json.dumps({"resumed_from": step}) + "\n")
+            # A last line that a kill cut short stays as it is. One write ends it and marks the
+            # restart: a kill between two would leave a whole line that says nothing.
+            end = "\n" if old and not old.endswith(b"\n") else ""
+            self._file.write(f"{end}{json.dumps(marker)}\n")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, 0 while it is not open; all that was logged, after a flush."""
+        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
 
     def write(self, step: int, record: Record) -> None:
         """Append a line, if there are scalars."""
@@ -194,8 +205,10 @@ class TensorBoardSink(Sink):
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._dir.mkdir(parents=True, exist_ok=True)
-        # Later files have greater names: TensorBoard reads them in that order.
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        # Later files have greater names, even if the clock was set back: TensorBoard reads them
+        # in that order.
+        begun = max([time.time(), *(earlier + 1 for earlier in _begun(self._dir))])
+        name = f"events.out.tfevents.{begun:017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((self._dir / name).open("xb"))
         self._add(file_version="brain.Event:2")
         if self._purge_step is not None:
@@ -226,6 +239,12 @@ class TensorBoardSink(Sink):
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
+
+
+def _begun(dir: Path) -> list[float]:
+    """The times in the names of a folder's event files."""
+    times = (re.match(r"events\.out\.tfevents\.(\d+(\.\d+)?)", name) for name in os.listdir(dir))
+    return [float(found[1]) for found in times if found]
 
 
 def _picture_value(name: str, image: np.ndarray, encoded: bytes) -> Any:

@@ -18,15 +18,47 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from ruamel.yaml import YAML
 
+import documents
 from envs import has_switch
 from figures import save
 from logger import read_metrics
 from outcomes import interval
 from tools import UserError, atomic_write
 
+# What a curve needs to know of its run's configuration.
+KEYS = frozenset({"task", "method_name", "seed", "steps", "color_distractor"})
+
 VALUES = {"return": "evaluation return", "success": "success rate in evaluation"}
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log that count.
+
+    Raises:
+        UserError: the folder holds no log, or a damaged one.
+    """
+    try:
+        return read_metrics(folder / "metrics.jsonl")
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run's folder: it has no metrics.jsonl") from None
+    except ValueError as error:
+        raise UserError(f"{error}; take it out, or name another run") from None
+
+
+def read_config(folder: Path) -> dict:
+    """A run's configuration, as it was saved.
+
+    Raises:
+        UserError: the folder holds none, or a damaged one.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{folder} is no run's folder: it has no config.yaml")
+    config = documents.load(path)
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise UserError(f"{path} is not a run's configuration; name another run")
+    return config
 
 
 def read_run(folder: Path, value: str = "return") -> dict:
@@ -43,11 +75,7 @@ def read_run(folder: Path, value: str = "return") -> dict:
     Raises:
         UserError: the folder holds no evaluated run, or its environment does not tell the value.
     """
-    try:
-        config = YAML(typ="safe", pure=True).load((folder / "config.yaml").read_text())
-        rows = read_metrics(folder / "metrics.jsonl")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is no run's folder: it has no {error.filename}") from None
+    config, rows = read_config(folder), read_log(folder)
     evals = [row for row in rows if "eval_return" in row]
     if not evals:
         raise UserError(f"{folder} has not been evaluated yet")

@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from figures import save
-from logger import read_metrics
+from figures.learning_curve import read_log
 from tools import UserError
 
 _KEYS = (
@@ -58,15 +58,11 @@ def read(folders: Sequence[Path], key: str) -> Curve | None:
         None if a run has no such number.
 
     Raises:
-        UserError: a folder holds no log.
+        UserError: a folder holds no log, or a damaged one.
     """
     curves = []
     for folder in folders:
-        try:
-            rows = read_metrics(folder / "metrics.jsonl")
-        except FileNotFoundError:
-            raise UserError(f"{folder} is no run's folder: it has no metrics.jsonl") from None
-        curves.append({row["step"]: row[key] for row in rows if key in row})
+        curves.append({row["step"]: row[key] for row in read_log(folder) if key in row})
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not steps:
         return None

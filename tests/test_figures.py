@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from figures import environments, learning_curve, overview
+from figures import environments, learning_curve, overview, spread
 
 CONFIG = (
     "task: dmc2gym_walker_walk\nmethod_name: diswm\nseed: 3\nsteps: 100\ncolor_distractor: true\n"
@@ -110,6 +110,34 @@ def test_no_run_is_refused_in_one_line(run, tmp_path, capsys, missing):
     assert learning_curve.main([str(run), "--output", str(tmp_path / "x.png")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"task: [1\n", "cannot be read"),
+        (b"task: &a x\nmethod_name: *a\n", "alias"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"x: " + b"y" * (128 << 10), "128 KiB"),
+        (b"- task\n", "not a run's configuration"),
+        (b"task: x\n", "not a run's configuration"),
+    ],
+    ids=lambda value: str(value[:12]),
+)
+def test_a_damaged_configuration_is_refused_in_one_line(run, tmp_path, capsys, content, said):
+    (run / "config.yaml").write_bytes(content)
+    assert learning_curve.main([str(run), "--output", str(tmp_path / "x.png")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert str(run / "config.yaml") in line
+
+
+def test_a_damaged_log_is_refused_in_one_line(run, capsys):
+    (run / "metrics.jsonl").write_text('{"step": 1, "eval_return": 2.0}\nhello\n')
+    assert learning_curve.main([str(run)]) == 2
+    assert spread.main([str(run), "--within", str(run), str(run)]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert "metrics.jsonl, line 2: no line of a log; take it out" in line
 
 
 def test_a_run_without_evaluation_is_refused(run, capsys):

@@ -96,6 +96,21 @@ def test_failure_of_the_truth_stops_the_run(tmp_path):
         logger.write()
 
 
+def test_the_size_is_that_of_the_file_once_it_is_flushed(tmp_path):
+    path = tmp_path / "m"
+    assert Logger([Catcher()]).size == 0
+    with Logger([Catcher(), JSONLSink(path)]) as logger:
+        assert logger.size == 0
+        for step in (1, 2):
+            logger.scalar("å", step)
+            logger.write(step, flush=True)
+            assert logger.size == len(path.read_bytes()) > 0
+        before = logger.size
+    assert logger.size == 0
+    with Logger([JSONLSink(path, resume_step=2, resume_bytes=before)]) as logger:
+        assert logger.size == len(path.read_bytes()) > before
+
+
 # Meters
 
 
