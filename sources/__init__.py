@@ -24,7 +24,8 @@ from config import Config
 from sinks import TerminalSink
 from sources import archives, footage, hub, videos
 from sources.caching import cache_root
-from tools import UserError, nearest
+from sources.reading import Unreadable, readable, reading, shortened
+from tools import UserError, expand, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -32,6 +33,7 @@ ACCEPTED = (
     f"{hub.PREFIX}<name>, a video, or a folder of videos"
 )
 MEGABYTE = 1 << 20
+LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
 MOST_FPS = 1000  # one frame is repeated so often in a second
 
 
@@ -65,6 +67,7 @@ def check(config: Config) -> None:
             f"--video_episode_length must be at least 2, not {config.video_episode_length}"
         )
     kind_of(config[FLAG])
+    cache_root(config.cache_dir)
 
 
 def kind_of(given: str) -> str:
@@ -76,14 +79,15 @@ def kind_of(given: str) -> str:
     if given.startswith(hub.PREFIX):
         hub.check_name(given)
         return "hub"
-    path = Path(given).expanduser()
+    path = expand(given, FLAG)
     try:
-        if path.is_dir():
-            return _kind_of_folder(path)
-        if path.is_file():
-            return _kind_of_file(path)
-    except OSError as error:
-        raise UserError(f"--{FLAG} {path} cannot be read ({error.strerror})") from None
+        with reading(path):
+            if path.is_dir():
+                return _kind_of_folder(path)
+            if path.is_file():
+                return _kind_of_file(path)
+    except Unreadable as error:
+        raise UserError(f"--{FLAG} {given}: {error}") from None
     raise UserError(f"--{FLAG} {path}: there is no such folder or file{_hint(path)}; {ACCEPTED}")
 
 
@@ -124,7 +128,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    return [p for p in _files_in(folder) if p.suffix != ".npz" and footage.is_video(p)]
+    with reading(folder):
+        return [p for p in _files_in(folder) if p.suffix != ".npz" and footage.is_video(p)]
 
 
 def resolve(config: Config) -> Source:
@@ -136,19 +141,22 @@ def resolve(config: Config) -> Source:
         UserError: there is nothing usable, or no place for it; one line.
     """
     given, cache = config[FLAG], cache_root(config.cache_dir)
-    path = Path(given).expanduser()
+    path = expand(given, FLAG)
     try:
         kind = kind_of(given)
         if kind == "episodes":
-            beside = [(p.name, "a video beside .npz episodes") for p in _videos_in(path)]
+            beside = [(readable(p.name), "a video beside .npz episodes") for p in _videos_in(path)]
             return Source(path, beside)
         if kind == "hub":
             return _downloaded(config, cache)
         if kind == "archive":
             # Beside the archive, or in the cache where that is a place only to read.
             home = path.parent if os.access(path.parent, os.W_OK) else cache / "datasets"
-            return _unpacked(path, home / archives.stem(path), given)
+            name = shortened(archives.stem(path), LONGEST_STEM)
+            return _unpacked(path, home / name, given)
         return _decoded(path, config, cache)
+    except Unreadable as error:
+        raise UserError(f"--{FLAG} {given}: {error}") from error
     except OSError as error:
         where = error.filename or path
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import os
 import posixpath
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from sources.caching import building, read_marker, write_marker
+from sources.reading import reading
 from tools import UserError
 
 CHUNK = 1 << 20
@@ -27,6 +29,17 @@ LARGEST_HEADER = 1 << 24  # bytes: a header is read in one piece, whatever size 
 LONGEST_NAME = 255  # bytes
 
 Progress = Callable[[str, int, int], None]
+
+
+class _Raw(io.FileIO):
+    """An archive's own bytes: what the system fails to read says nothing about them.
+
+    tarfile and gzip take an OSError for damage.
+    """
+
+    def readinto(self, buffer: Any) -> int | None:
+        with reading(Path(self.name)):
+            return super().readinto(buffer)
 
 
 class _Forward:
@@ -92,6 +105,7 @@ def unpack(
 
     Raises:
         UserError: the archive is damaged, unsafe, has no episode, or does not fit on the disk.
+        Unreadable: the machine failed to read it.
         OSError: the folder cannot be written.
     """
     identity = identity or _identity(archive)
@@ -117,7 +131,8 @@ def unpack(
 
 
 def _identity(archive: Path) -> dict[str, Any]:
-    found = archive.stat()
+    with reading(archive):
+        found = archive.stat()
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
@@ -128,9 +143,11 @@ def _members(
 
     Raises:
         UserError: the archive is damaged.
+        Unreadable: the machine failed to read it.
     """
-    total = archive.stat().st_size
-    with archive.open("rb") as raw:
+    with reading(archive):
+        total, file = archive.stat().st_size, _Raw(archive)
+    with io.BufferedReader(file) as raw:
         try:
             with _Tar.open(fileobj=raw, mode="r:*") as tar:
                 while (member := tar.next()) is not None:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools import UserError, atomic_write
+from npz import PASSING
+from sources.reading import Unreadable
+from tools import UserError, atomic_write, expand, leftovers, sync_folder
 
 MARKER = ".source.json"  # in a finished folder: what it was made from
 
@@ -21,17 +23,29 @@ def cache_root(given: str | None) -> Path:
     """Where downloads and decoded videos are kept: ``--cache_dir``, or diswm in the user's cache.
 
     The user's cache is ``$XDG_CACHE_HOME``, or ``~/.cache`` where that is not set.
+
+    Raises:
+        UserError: there is no such home folder.
     """
     if given:
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diswm"
+        return expand(given, "cache_dir").absolute()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else expand("~/.cache", "cache_dir")) / "diswm"
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What a finished folder was made from, or None for a folder that is none of ours."""
+    """What a finished folder was made from, or None for a folder that is none of ours.
+
+    Raises:
+        Unreadable: the machine failed to read it, and the folder may be ours.
+    """
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (PermissionError, ValueError, RecursionError):  # another user's, or no marker
+        return None
+    except OSError as error:
+        if error.errno in PASSING:
+            raise Unreadable(folder / MARKER, error) from error
         return None
     return content if isinstance(content, dict) else None
 
@@ -68,8 +82,10 @@ def building(target: Path, keep: bool = False) -> Iterator[Path | None]:
         if not keep:
             _empty(partial)
         yield partial
+        for path in leftovers(partial):  # of a start that was killed while it wrote
+            path.unlink()
         os.rename(partial, target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except BaseException as error:
         if not keep or isinstance(error, UserError):
             shutil.rmtree(partial, ignore_errors=True)
@@ -115,11 +131,3 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

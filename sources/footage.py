@@ -5,6 +5,7 @@ Symbols in shapes: H and W image height and width, C channels.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from npz import PASSING
+from sources.reading import Unreadable, reading
 
 # What FFmpeg may open, and how: a playlist that is named like a video must not fetch anything.
 OPEN = {
@@ -23,6 +27,8 @@ SUFFIXES = (".mp4", ".avi", ".mov", ".gif", ".webm", ".mkv", ".m4v", ".mpg", ".m
 MAX_GAP = 600  # seconds that one frame may last when a video is resampled
 MAX_PIXELS = 1 << 26  # of a frame, 8192×8192: a few bytes can claim any number
 MISSING = Fraction(1, 10)  # share of its promised length that a video may lack, at most a second
+# FFmpeg says EPERM and ENOMEM of damaged videos; one that may not be opened is told before.
+MACHINE = frozenset(PASSING) - {errno.EPERM, errno.ENOMEM}
 # Red, green, blue and a constant: what Gymnasium's grey observations are made of.
 LUMA = (0.2125, 0.7154, 0.0721, 0.0)
 
@@ -69,9 +75,12 @@ def frames(
 
     Raises:
         Unusable: it is no video, damaged, or cut short.
+        Unreadable: the machine failed to read it.
     """
     import av  # FFmpeg's libraries: few runs need them
 
+    with reading(path):
+        path.open("rb").close()
     try:
         # Titles in other encodings than UTF-8 are common, and of no interest.
         options = {"container_options": OPEN, "metadata_errors": "replace"}
@@ -93,6 +102,8 @@ def frames(
                     last, image = frame, _image(frame, stream.sample_aspect_ratio, settings)
                 yield image
     except (av.FFmpegError, OSError) as error:
+        if error.errno in MACHINE:
+            raise Unreadable(path, error) from error
         reason = " ".join((error.strerror or str(error)).split())
         raise Unusable(f"no video, or damaged: {reason}") from error
 

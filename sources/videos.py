@@ -16,6 +16,7 @@ import numpy as np
 from episodes import save_episode
 from sources.caching import building, read_marker, write_marker
 from sources.footage import Settings, Unusable, frames
+from sources.reading import readable, reading, shortened
 from tools import UserError, atomic_write
 
 LAYOUT = 1  # of the cache: another number decodes everything anew
@@ -50,10 +51,11 @@ def decode(
 
     Raises:
         UserError: not one of them can be used.
+        Unreadable: the machine failed to read one; what was decoded stays for the next start.
         OSError: the folder cannot be written.
     """
     paths = sorted(paths)
-    target = cache / f"{name[:80]}-{_key(paths, settings)}"
+    target = cache / f"{shortened(readable(name), 80)}-{_key(paths, settings)}"
     marker = read_marker(target)
     if marker is None:
         with building(target, keep=True) as partial:
@@ -71,7 +73,8 @@ def decode(
 def _key(paths: Sequence[Path], settings: Settings) -> str:
     files = []
     for path in paths:
-        found = path.stat()
+        with reading(path):
+            found = path.stat()
         files.append([str(path.resolve()), found.st_size, found.st_mtime_ns])
     chosen = [settings.fps, settings.length, list(settings.size), settings.grayscale]
     return hashlib.sha256(json.dumps([LAYOUT, chosen, files]).encode()).hexdigest()[:16]
@@ -126,16 +129,18 @@ def _decode_one(
     """One video into episodes, and a record that it is whole; a reason in "skipped" if it is not.
 
     A record that an earlier start left is taken as it is.
+
+    Raises:
+        Unreadable: the machine failed to read it.
+        OSError: the folder cannot be written.
     """
-    label = path.name
-    if len(label.encode()) > 150:  # a file's name has at most 255 bytes, the piece's included
-        label = hashlib.sha256(label.encode()).hexdigest()[:16] + path.suffix
+    label = _label(path)
     record = folder / f".{label}.json"
     if (known := _read_record(record)) is not None:
         tick(1.0)
         return known
     written: list[Path] = []
-    result: dict[str, Any] = {"name": path.name}
+    result: dict[str, Any] = {"name": readable(path.name)}
     try:
         rows = 0
         for images in pieces(frames(path, settings, tick), settings.length):
@@ -154,6 +159,15 @@ def _decode_one(
         file.write(json.dumps(result).encode())
     tick(1.0)
     return result
+
+
+def _label(path: Path) -> str:
+    """How the names of a video's files begin: with its own, or a hash where that cannot be."""
+    name = os.fsencode(path.name)
+    # A file's name has at most 255 bytes, the piece's included.
+    if len(name) <= 150 and path.name.isprintable():
+        return path.name
+    return hashlib.sha256(name).hexdigest()[:16]
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -381,7 +381,10 @@ def test_killed_decoding_never_looks_finished_and_goes_on(tmp_path, folder):
     assert (record["name"], record["episodes"], record["frames"]) == ("a.mp4", 3, 10)
     assert not (partial / ".b.mp4.json").exists()
     kept = (partial / "a.mp4-00000-4.npz").stat().st_mtime_ns
+    unfinished = partial / ".b.mp4-00003-4.npz.a1b2c3d4.tmp"  # it was killed while it wrote
+    unfinished.write_bytes(b"half an episode")
     place, _ = decode(folder, cache)
     assert list(cache.iterdir()) == [place]
     assert (place / "a.mp4-00000-4.npz").stat().st_mtime_ns == kept
     assert len(list(place.glob("b.mp4-*.npz"))) == 10
+    assert not (place / unfinished.name).exists()
