@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from typing import Any
 
 import fast
 from config import Config
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
+from envs.restarts import used_up
 from tools import UserError
 
 
@@ -17,6 +19,25 @@ def variation_at(config: Config, split: str, steps: int) -> str:
     total = config.steps // config.action_repeat
     second_half = total > 0 and steps * 2 >= total
     return variation_for(config.task, split, config.color_distractor, second_half)
+
+
+def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
+    """`make_envs` for settings that have made environments already, so that the machine is at fault
+    if it fails: it is tried again, as often as environments may be made anew.
+
+    Raises:
+        EnvError: it failed each time.
+    """
+    notes: list[dict[str, Any]] = []
+    while True:
+        try:
+            envs = make_envs(config, n, split)
+            envs.restarted, envs.notes = len(notes), notes
+            return envs
+        except UserError as error:
+            if len(notes) >= config.env_restarts:
+                raise used_up(EnvError(str(error)), config.env_restarts) from error
+            notes.append({"env": 0, "reason": str(error), "steps": 0, "dropped": False})
 
 
 def make_envs(config: Config, n: int, split: str) -> VectorEnv:

@@ -42,17 +42,17 @@ class Damaged(UserError):
 class _Sealing:
     """A file to write to that knows the digest of what was written, and what stopped it.
 
-    PyTorch reports a disk that is full as an internal error of its own.
+    PyTorch reports a disk that is full, and Ctrl-C, as an internal error of its own.
     """
 
     def __init__(self, file: BinaryIO):
         self._file, self._digest = file, hashlib.sha256()
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         try:
             count = self._file.write(data)
-        except OSError as error:
+        except BaseException as error:
             self.error = error
             raise
         self._digest.update(data)
@@ -65,18 +65,20 @@ class _Sealing:
         self._file.write(_MARK + self._digest.hexdigest().encode() + b"\n")
 
 
-def save(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
+def save(path: Path, state: Mapping[str, Any], keep: int | None = None) -> None:
     """Writes nested dicts and lists of tensors, arrays, numbers, strings, whole or not at all.
 
     Args:
         path: the file.
         state: its content.
-        keep: how many of the last ones stay: `path`, and those before under `path_before`.
+        keep: how many of the last ones stay: `path`, and those before under `path_before`; the
+            older ones are deleted. None: there are none, whatever else has such a name.
 
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
-    with atomic_write(path, before=functools.partial(_shift, path, keep)) as file:
+    shift = None if keep is None else functools.partial(_shift, path, keep)
+    with atomic_write(path, before=shift) as file:
         sealing = _Sealing(file)
         try:
             torch.save(_to_tensors(state), sealing)
@@ -264,6 +266,15 @@ def _check_seal(path: Path) -> bool:
             f"{path} is damaged: its content does not have the checksum that it was written with"
         )
     return True
+
+
+def misfit(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str | None:
+    """The first tensor that one state dict lacks or has in another shape, in words."""
+    for name in sorted(own.keys() | given.keys()):
+        shapes = [tuple(there[name].shape) if name in there else None for there in (given, own)]
+        if shapes[0] != shapes[1]:
+            return f"tensor '{name}' has shape {shapes[0]}, not {shapes[1]}"
+    return None
 
 
 def _to_tensors(value: Any) -> Any:

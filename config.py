@@ -242,7 +242,7 @@ def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
 # What may change between two starts of one run: where it runs and how it is watched.
 _RESUMABLE = (
     "logdir device num_threads keep_memory image_chunk compile cuda_graphs checkpoint_every "
-    "keep_checkpoints max_bad_updates env_restarts env_timeout "
+    "keep_checkpoints max_bad_updates env_restarts env_timeout pretrain_checkpoint_path "
     "wandb wandb_project wandb_name debug async_env replay_storage replay_device prefetch "
     "cache_dir evaluate eval_colors export_checkpoint"
 )

@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Diverged, Broken) as error:
         say(f"dreamer.py: {error}")
         return 1
-    except (OSError, torch.OutOfMemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not is_the_machines(error):
+            raise
         say(f"dreamer.py: {in_words(error)}")
         return 1
     except KeyboardInterrupt:
@@ -81,7 +83,9 @@ def train(run: Run) -> int:
                 run.logger.event("stopped", resume="the same command goes on from here")
                 return run.stop_code
             say(kind.next_step(run), sys.stdout)
-    except (OSError, EnvError, torch.OutOfMemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not is_the_machines(error):
+            raise
         if run.config.debug:
             traceback.print_exc()
         raise Broken(f"{in_words(error)}, then give the same command again: {run.last}") from error
@@ -92,12 +96,27 @@ class Broken(Exception):
     """What the run needs failed. Its text is one line with the mend and the way on."""
 
 
+# How PyTorch and Python begin to tell of memory, a GPU or threads that fail.
+_FAILURES = ("can't allocate memory", "can't start new thread", "CUDA error")
+
+
+def is_the_machines(error: Exception) -> bool:
+    """Whether the machine or an environment failed, and not this code."""
+    if isinstance(error, OSError | MemoryError | EnvError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in _FAILURES)
+
+
 def in_words(error: Exception) -> str:
     """What failed in a run, and the mend, in one line."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: give a smaller --batch_size, or --replay_device cpu"
-    if not isinstance(error, OSError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "the memory is full: end what else needs it, or give --replay_storage disk"
+    if isinstance(error, EnvError):
         return str(error).strip().splitlines()[-1]
+    if not isinstance(error, OSError):
+        return f"the machine failed: {str(error).strip().splitlines()[0]}"
     what = f"{error.filename or 'a file'}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{what}: free some space there"

@@ -30,7 +30,7 @@ from outcomes import outcome
 from pictures import to_rgb
 from run import CHECKPOINT, CONFIG, PARTS, check_writable
 from scoresheet import ROWS, Played, table, write
-from tools import UserError, derive_seed, nearest, say
+from tools import UserError, derive_seed, expand, nearest, say
 
 FOLDER = "evaluations"
 
@@ -50,7 +50,7 @@ def configure(given: Config) -> Config:
     Raises:
         UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``.
     """
-    folder = Path(given.evaluate).expanduser()
+    folder = expand(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
         saved = load_saved(folder / CONFIG)
@@ -120,7 +120,7 @@ def evaluate(config: Config) -> None:
     Raises:
         UserError: the checkpoint cannot be used, or the folder not be written to.
     """
-    folder = Path(config.evaluate).expanduser()
+    folder = expand(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
     played = play_episodes(config)
@@ -139,7 +139,7 @@ def play_episodes(config: Config) -> Played:
     Raises:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
-    path = Path(config.evaluate).expanduser() / CHECKPOINT
+    path = expand(config.evaluate, "evaluate") / CHECKPOINT
     saved = load_saved(path.parent / CONFIG)
     state = _load(path.parent)
     steps, learner = state["collector"]["steps"], state["learner"]
@@ -220,14 +220,9 @@ def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -
     agent = Agent(config, envs.action_size, None)
     agent.optimizers.clear()
     taught = {k: v for k, v in weights.items() if not k.startswith("world_model.teacher.")}
-    own = agent.state_dict()["weights"]
-    for name in sorted(own.keys() | taught.keys()):
-        shapes = [tuple(there[name].shape) if name in there else None for there in (taught, own)]
-        if shapes[0] != shapes[1]:
-            given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
-            mend = f"leave out {given}" if given else "evaluate with the code that made the run"
-            raise UserError(
-                f"{path}: tensor '{name}' has shape {shapes[0]}, not {shapes[1]}: {mend}"
-            )
+    if wrong := checkpoint.misfit(taught, agent.state_dict()["weights"]):
+        given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
+        mend = f"leave out {given}" if given else "evaluate with the code that made the run"
+        raise UserError(f"{path}: {wrong}: {mend}")
     agent.load_state_dict({"weights": taught, "optimizers": {}, "step": 0, "updates": 0})
     return agent

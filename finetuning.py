@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import checks
 import fast
 from agent import Agent
-from arenas import make_envs, variation_at
-from checkpoint import scratch_rng, to_arrays, to_device
+from arenas import make_envs, make_more_envs, variation_at
+from checkpoint import misfit, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
 from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
@@ -25,7 +26,7 @@ from models import VideoPredictor
 from outcomes import outcome, summarize
 from predictors import load_predictor
 from run import Run
-from tools import Every, UserError, derive_seed
+from tools import Every, UserError, derive_seed, expand, leftovers
 
 SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 
@@ -79,11 +80,29 @@ class Finetuning(Job):
         seed = derive_seed(c.seed, "random policy")
         self.random = RandomPolicy(envs.action_size, envs.discrete, seed)
         if self.run.resumed:
+            self._check_teacher(teacher)
             self.resume()
             return
         if c.offline_traindir:
             load_episodes(self.run, self.replay, "offline_traindir")
         self._clear_the_way()
+
+    def _check_teacher(self, teacher: VideoPredictor | None) -> None:
+        """Refuses another teacher than the run's; its folder may have moved.
+
+        Raises:
+            UserError: it is another.
+        """
+        weights, prefix = self.run.resumed["learner"]["weights"], "world_model.teacher."
+        saved = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        own = {} if teacher is None else teacher.state_dict()
+        learned = [name for name in own if name.startswith("encoder.")]
+        if misfit(saved, own) or not all(torch.equal(own[n].cpu(), saved[n]) for n in learned):
+            raise UserError(
+                f"--pretrain_checkpoint_path {self.config.pretrain_checkpoint_path} holds another "
+                "predictor than the one that this run learns from: give that, or begin again in "
+                "another --logdir"
+            )
 
     def _clear_the_way(self) -> None:
         """Sets aside what an earlier start left that never came to a checkpoint."""
@@ -124,7 +143,12 @@ class Finetuning(Job):
     def own_folder(self, split: str) -> Path:
         """The folder of this run's episodes."""
         given = self.config.traindir if split == "train" else self.config.evaldir
-        return Path(given).expanduser() if given else self.run.folder / f"{split}_eps"
+        return expand(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
+
+    @property
+    def tag(self) -> str:
+        """What the names of evaluated episodes have in common; ``--evaldir`` may be shared."""
+        return f"{self.config.task}-{self.config.method_name}-s{self.config.seed}"
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
@@ -133,6 +157,7 @@ class Finetuning(Job):
     def loop(self) -> None:
         """Each turn does one thing, and where it stands is all in the counters."""
         run, c = self.run, self.config
+        self._clear_away()
         run.logger.bar(max(self.total, c.prefill) * self.repeat, self.frames, c.task)
         self.watch.flush()
         while True:
@@ -170,6 +195,13 @@ class Finetuning(Job):
         self.log(last=True)
         run.logger.event("finished", folder=str(run.folder))
         self.save(finished=True)
+
+    def _clear_away(self) -> None:
+        """Temporary files that a kill left in a folder of episodes outside the run's own."""
+        for split, tag in (("train", self.replay.tag), ("eval", self.tag)):
+            for path in leftovers(self.own_folder(split)):
+                if f"-{tag}-" in path.name:
+                    path.unlink(missing_ok=True)
 
     def still_filling(self) -> bool:
         """Whether the random policy still plays: prefill steps, and at least one whole episode.
@@ -277,7 +309,7 @@ class Finetuning(Job):
     def _evaluate(self) -> None:
         c, steps = self.config, self.collector.steps
         if self.eval_envs is None:
-            self.eval_envs = make_envs(c, min(c.eval_envs, c.eval_episodes), "eval")
+            self.eval_envs = make_more_envs(c, min(c.eval_envs, c.eval_episodes), "eval")
         played = {}
         if self.evaluated_at < 0:
             seed = derive_seed(c.seed, "random evaluation")
@@ -294,8 +326,7 @@ class Finetuning(Job):
         episodes = [episode for episode in played["eval"] if "image" in episode]
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
-            tag = f"{c.method_name}-s{c.seed}"  # --evaldir may be shared
-            name = f"{self.frames:09d}-{tag}-{len(episodes[0]['reward'])}.npz"
+            name = f"{self.frames:09d}-{self.tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
             self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)

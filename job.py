@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from agent import Agent, Pretrainer
-from checkpoint import scratch_rng
+from checkpoint import misfit, scratch_rng
 from config import Config
 from device_store import place
 from episodes import Restored, count_rows
@@ -19,11 +19,11 @@ from feeding import Feeder
 from guard import Guard
 from logger import Rate
 from replay import Replay
-from run import Run
+from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
 from timing import Stopwatch
-from tools import Diverged, Every, UserError, derive_seed
+from tools import Diverged, Every, UserError, derive_seed, expand
 
 
 class Job:
@@ -126,8 +126,17 @@ class Job:
             self.run.logger.scalar(f"share_{name}", value / passed if passed > 0 else 0.0)
 
     def resume(self) -> None:
-        """Takes up the checkpoint, generators last."""
+        """Takes up the checkpoint, generators last.
+
+        Raises:
+            UserError: it does not fit.
+        """
         state = self.run.resumed
+        if wrong := misfit(state["learner"]["weights"], self.learner.state_dict()["weights"]):
+            raise UserError(
+                f"{self.run.folder / CHECKPOINT}: {wrong}: go on with the code that began this "
+                "run, or begin again in another --logdir"
+            )
         self.learner.load_state_dict(state["learner"])
         for name, clock in self.clocks.items():
             clock.last = state["clocks"][name]
@@ -171,7 +180,7 @@ def load_episodes(
     Raises:
         UserError: it has no episode that can be used.
     """
-    source = source or Source(Path(run.config[flag]).expanduser())
+    source = source or Source(expand(run.config[flag], flag))
     before = replay.episodes
     with bar(unit=1) as progress:
         found = replay.load(
@@ -262,7 +271,7 @@ def expected_rows(config: Config) -> int:
     length = -(-config.time_limit // config.action_repeat)
     rows = steps + steps // length + config.envs * (length + 1)
     if config.offline_traindir:
-        rows += count_rows(Path(config.offline_traindir).expanduser())
+        rows += count_rows(expand(config.offline_traindir, "offline_traindir"))
     return rows_kept(config, rows)
 
 

@@ -19,7 +19,7 @@ from job import Job, load_episodes, new_replay, rows_kept
 from pictures import encode_png, to_rgb
 from predictors import save_predictor
 from run import Run
-from tools import Every, UserError, atomic_write, derive_seed
+from tools import Every, UserError, atomic_write, derive_seed, expand
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
@@ -35,7 +35,7 @@ class Pretraining(Job):
             given, source = "pretrain_datasets_path", sources.resolve(c)
         else:
             given = "offline_traindir"
-            source = sources.Source(Path(c.offline_traindir).expanduser())
+            source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
         rows = functools.partial(_expected_rows, c, source.folder)
         self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)

@@ -183,6 +183,7 @@ class Replay:
         Raises:
             FileNotFoundError: no such folder.
             ValueError: fraction outside (0, 1].
+            UserError: the machine cannot read a file now.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -199,8 +200,10 @@ class Replay:
         for done, (path, episode) in enumerate(decode(paths), 1):
             try:
                 rows = self._push(path, self._conform(episode.result()))
-            except (ValueError, OSError, MemoryError) as error:
+            except ValueError as error:
                 summary.skipped.append((path.name, npz.reason(error)))
+            except (OSError, MemoryError) as error:  # another start would find another dataset
+                raise _unreadable(path, error) from error
             else:
                 summary.episodes += 1
                 summary.frames += rows
@@ -326,10 +329,7 @@ class Replay:
             except ValueError as error:
                 restored.lost.append((path, str(error)))
             except (OSError, MemoryError) as error:  # not the file's fault: it stays
-                raise tools.UserError(
-                    f"{path} cannot be read ({npz.reason(error)}): mend that, then the same "
-                    "command goes on"
-                ) from error
+                raise _unreadable(path, error) from error
         if restored.lost and not self._rows:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
@@ -386,3 +386,10 @@ class Replay:
             self.version += 1
             self._windows = None
             yield
+
+
+def _unreadable(path: Path, error: Exception) -> tools.UserError:
+    reason = npz.reason(error)
+    return tools.UserError(
+        f"{path} cannot be read ({reason}): mend that, then the same command goes on"
+    )

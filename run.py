@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,11 +22,12 @@ import checkpoint
 from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
-from tools import UserError, atomic_write, leftovers, set_bad_aside
+from tools import UserError, atomic_write, expand, leftovers, set_bad_aside
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
 PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
 FPS = 20  # of videos, in pictures
+TWICE = 1.0  # seconds after a signal from which on Ctrl-C is another wish
 
 
 class Stopped(Exception):
@@ -35,7 +37,7 @@ class Stopped(Exception):
 def folder_of(config: Config) -> Path:
     """``<logdir>/<task>/<method>/seed_<n>``, the method being ``pretrain`` while pretraining."""
     method = "pretrain" if config.beta_vae_pretrain else config.method_name
-    root = Path(config.logdir or "runs").expanduser()
+    root = expand(config.logdir or "runs", "logdir")
     return root / config.task / method / f"seed_{config.seed}"
 
 
@@ -48,7 +50,7 @@ class Run:
 
     Attributes:
         folder: where everything lies.
-        resumed: the checkpoint's content, or None for a new run.
+        resumed: the checkpoint's content until the run begins, or None for a new run.
         known: whether an earlier start has been here.
         logger: where to log, once the run has begun.
         meter: means of metrics until the next log line.
@@ -85,6 +87,7 @@ class Run:
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
         self._signal: int | None = None
+        self._signalled = 0.0
         self._handlers: dict[int, Any] = {}
 
     @property
@@ -151,7 +154,8 @@ class Run:
             if (self.folder / CONFIG).exists():
                 raise UserError(f"another process has begun {self.folder} meanwhile: start again")
         for path in leftovers(self.folder):
-            if "evaluations" not in path.parts:  # there another process may be at work
+            # There another process may be at work.
+            if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
         if not self.known:
             self.config.save(self.folder / CONFIG)
@@ -178,6 +182,7 @@ class Run:
             self.logger.event("start", folder=where)
         for event, fields in self._notes:
             self.logger.event(event, **fields)
+        self.resumed = None  # it has been taken up, and is large
         return self
 
     def _sinks(self, resume_step: int | None) -> list[Any]:
@@ -188,7 +193,10 @@ class Run:
             name = c.wandb_name or f"{c.task}-{method}-seed_{c.seed}"
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
             wandb["id"] = self._wandb_id()
-        return make_sinks(self.folder, resume_step=resume_step, wandb=wandb, fps=FPS)
+        size = self.resumed.get("log") if self.resumed else None  # earlier versions have none
+        return make_sinks(
+            self.folder, resume_step=resume_step, resume_bytes=size, wandb=wandb, fps=FPS
+        )
 
     def _wandb_id(self) -> str:
         """The run's identity at W&B, made once, so that a resumed run goes on there as well."""
@@ -209,13 +217,18 @@ class Run:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._signal is not None:
-            # Asked twice: the last checkpoint has to do.
-            raise KeyboardInterrupt
-        self._signal = number
+            # Asked twice, by somebody: the last checkpoint has to do. Shells and schedulers send
+            # one signal after the other within moments, and mean one stop.
+            if number == signal.SIGINT and time.monotonic() - self._signalled > TWICE:
+                raise KeyboardInterrupt
+            return
+        self._signal, self._signalled = number, time.monotonic()
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):  # the terminal may be gone
             # A handler may interrupt a print, and another print would then fail.
-            os.write(2, f"\n{name}: stopping with a checkpoint (again to stop without)\n".encode())
+            os.write(
+                2, f"\n{name}: stopping with a checkpoint (Ctrl-C again to stop without)\n".encode()
+            )
 
     def check_stop(self) -> None:
         """Raises :class:`Stopped` once a signal came."""
@@ -233,6 +246,7 @@ class Run:
         whole = {
             "frames": frames,
             "finished": finished,
+            "log": self.logger.size,
             "meter": self.meter.state_dict(),
             "rng": checkpoint.rng_state(torch.device(self.config.device)),
             **state,

@@ -17,7 +17,7 @@ from envs.rendering import choose_backend
 from outcomes import Outcome, Summary, interval, summarize
 from pictures import contact_sheet, encode_mp4, encode_png, enlarge
 from run import FPS
-from tools import atomic_write
+from tools import atomic_write, expand
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")
@@ -94,7 +94,7 @@ def record(played: Played) -> dict[str, Any]:
     half = float(interval(whole.std, len(played.outcomes)))
     spread = [whole.mean - half, whole.mean + half] if len(played.outcomes) > 1 else None
     return {
-        "run": str(Path(c.evaluate).expanduser().absolute()),
+        "run": str(expand(c.evaluate, "evaluate").absolute()),
         "task": c.task,
         "method": c.method_name,
         "frames": played.frames,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import math
 import os
@@ -19,6 +20,10 @@ from typing import BinaryIO, TextIO
 import numpy as np
 
 TEMPORARY = ".tmp"  # how the name of a file ends that is being written
+
+# It can only be read by setting it, which is for the whole process: once, before there are threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 class UserError(Exception):
@@ -44,6 +49,18 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     by_lower = {str(v).lower(): str(v) for v in valid}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+def expand(given: str | os.PathLike, flag: str) -> Path:
+    """The path that a flag gave, with the home folder in the place of ``~`` or ``~user``.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"--{flag} {given}: there is no such user; give the whole path") from None
 
 
 def is_on(choice: str, automatic: bool) -> bool:
@@ -90,9 +107,7 @@ def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterat
     )
     try:
         # mkstemp makes private files; what is written here is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(descriptor, 0o666 & ~umask)
+        os.fchmod(descriptor, 0o666 & ~_UMASK)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -104,12 +119,19 @@ def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterat
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    # The rename itself is durable only once the folder's entry is.
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder reach the disk: a renaming is durable only then."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
+            raise
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -137,7 +159,14 @@ def move_aside(path: Path, folder: Path) -> Path:
     while target.exists():
         number += 1
         target = folder / f"{path.stem}.{number}{path.suffix}"
-    shutil.move(path, target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with path.open("rb") as source, atomic_write(target, new=True) as file:  # another disk
+            shutil.copyfileobj(source, file)
+        path.unlink()
     return target
 
 

@@ -1,6 +1,5 @@
 """Environments in this process, one after the other."""
 
-import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.wrappers import EnvError, Reported, perform
+from envs.reporting import Reported, close, perform
+from envs.wrappers import EnvError
 
 
 class InTurn:
@@ -43,7 +43,7 @@ class InTurn:
         self._sent[index] = command, data
 
     def receive(self, index: int) -> tuple:
-        """The answer to what was sent last, as of :func:`envs.wrappers.perform`.
+        """The answer to what was sent last, as of :func:`envs.reporting.perform`.
 
         Raises:
             EnvError: If the environment failed.
@@ -76,9 +76,8 @@ class InTurn:
 
     def close(self) -> None:
         """Closes every environment."""
-        with contextlib.ExitStack() as stack:  # each of them, even if one raises
-            for index in range(len(self._envs)):
-                stack.callback(self._close, index)
+        for index in range(len(self._envs)):
+            self._close(index)
 
     def _build(self, index: int) -> None:
         env = Reported(self._factories[index](), index)
@@ -89,8 +88,5 @@ class InTurn:
 
     def _close(self, index: int) -> None:
         env, self._envs[index] = self._envs[index], None
-        # One that failed closes as well as it can: its failure has been told already.
-        told = contextlib.suppress(Exception) if index in self._failed else contextlib.nullcontext()
         if env is not None:
-            with told:
-                env.close()
+            close(env, index, told=index in self._failed)

@@ -11,6 +11,7 @@ else goes through its own pipe.
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import multiprocessing
 import os
@@ -29,10 +30,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.wrappers import EnvError, Reported, perform
+from envs.reporting import Reported, close, perform
+from envs.restarts import steps_of
+from envs.wrappers import EnvError
 
 # Seconds that closing waits for workers to end by themselves, and for the end of a killed one.
 _PATIENCE = 5.0
+
+BUILDING = 60  # seconds that building may take beyond the timeout
+
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 _STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -52,7 +59,8 @@ class Processes:
     that failed answers no more until it is made anew.
 
     Attributes:
-        timeout: Seconds that an answer may take; 0 for any.
+        timeout: Seconds that an answer may take, and one more for each step of an episode that is
+            taken up and a minute for building; 0 for any.
         images: [n, …], the newest frame of each environment, black before its first.
         observation_space: Of each environment.
         action_space: Likewise.
@@ -79,6 +87,7 @@ class Processes:
         self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
         self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
         self._workers: list[_Worker | None] = [None] * len(factories)
+        self._steps = [0] * len(factories)  # that what was sent last asks for, beyond one
         # They ignore the signal by which Python ends what is left at its exit, and waits for.
         self._at_exit = functools.partial(_kill, self._workers)
         atexit.register(self._at_exit)
@@ -99,11 +108,12 @@ class Processes:
     def send(self, index: int, command: str, data: Any) -> None:
         """Asks for a 'step' or a 'reset'; that a worker is dead shows when it should answer."""
         worker = self._workers[index]
+        self._steps[index] = steps_of(index, command, data)
         if worker is not None:
             worker.send((command, data))
 
     def receive(self, index: int) -> tuple:
-        """The answer to what was sent last, as of :func:`envs.wrappers.perform`.
+        """The answer to what was sent last, as of :func:`envs.reporting.perform`.
 
         Raises:
             EnvError: If the environment failed, or its worker is dead or hangs.
@@ -112,10 +122,11 @@ class Processes:
         if worker is None:
             raise EnvError(f"env {index} is gone: it was closed, or could not be made anew")
         try:
-            if self.timeout and not worker.answers(self.timeout):
+            patience = self.timeout + self._steps[index]
+            if self.timeout and not worker.answers(patience):
                 worker.process.kill()
                 raise EnvError(
-                    f"env {index} is gone: it gave no answer for {self.timeout} s (--env_timeout)"
+                    f"env {index} is gone: it gave no answer for {patience} s (--env_timeout)"
                 )
             succeeded, answer = worker.pipe.recv()
         except (EOFError, OSError) as error:  # it hung up, perhaps in the middle of its answer
@@ -148,6 +159,7 @@ class Processes:
         atexit.unregister(self._at_exit)
 
     def _start(self, index: int) -> None:
+        self._steps[index] = BUILDING
         memory = (self._memory, self.images.dtype, self._shape)
         try:
             self._workers[index] = _Worker(index, self._factories[index], memory)
@@ -184,7 +196,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
-            target=_work, name=f"env-{index}", args=(index, factory, theirs, memory), daemon=True
+            target=_work,
+            name=f"env-{index}",
+            args=(index, factory, theirs, memory, _guardian()),
+            daemon=True,
         )
         try:
             with _spawning():
@@ -217,7 +232,8 @@ class _Worker:
         if exitcode is None:
             return "does not answer"
         if exitcode < 0:
-            return f"ended with signal {signal.Signals(-exitcode).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"ended with signal {known.get(-exitcode, -exitcode)}"
         return f"ended with exit code {exitcode}"
 
     def kill(self) -> None:
@@ -230,6 +246,8 @@ class _Worker:
         self.pipe.close()
         if self.process.exitcode is not None:
             self.process.close()
+        else:  # stuck in the system: at its own end Python would wait for it without a limit
+            multiprocessing.process._children.discard(self.process)
 
 
 @contextlib.contextmanager
@@ -263,8 +281,30 @@ def _spawning() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _work(index: int, factory: Callable[[], gym.Env], pipe: Connection, memory: tuple) -> None:
+def _guardian() -> int | None:
+    """The process that workers shall not outlive; the system's tie is to the thread that starts."""
+    return os.getpid() if threading.current_thread() is threading.main_thread() else None
+
+
+def _tie(parent: int) -> None:
+    """Ends this process with its parent, even one that hangs; then nobody else could end it."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
+    if prctl is not None:
+        prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+
+def _work(
+    index: int,
+    factory: Callable[[], gym.Env],
+    pipe: Connection,
+    memory: tuple,
+    parent: int | None,
+) -> None:
     """A worker's life: it builds its environment, then answers until told to close."""
+    if parent is not None:
+        _tie(parent)
     # Terminals and schedulers signal all processes of a run; the parent alone decides, and its end
     # hangs up.
     for number in _STOPS:
@@ -276,23 +316,25 @@ def _work(index: int, factory: Callable[[], gym.Env], pipe: Connection, memory: 
         except Exception:
             pipe.send((False, f"env {index} could not be built:\n{traceback.format_exc()}"))
             return
+        told = False
         try:
             pipe.send((True, (env.observation_space, env.action_space)))
-            _serve(env, index, pipe, memory)
+            told = _serve(env, index, pipe, memory)
         finally:
-            env.close()
+            close(env, index, told)
 
 
-def _serve(env: gym.Env, index: int, pipe: Connection, memory: tuple) -> None:
+def _serve(env: gym.Env, index: int, pipe: Connection, memory: tuple) -> bool:
+    """Answers until told to close; returns whether the environment failed, which has been told."""
     buffer, dtype, shape = memory
     image = np.frombuffer(buffer, dtype).reshape(shape)[index]
     while True:
         command, data = pipe.recv()
         if command == "close":
-            return
+            return False
         try:
             answer = perform(env, image, command, data)
         except EnvError as error:
             pipe.send((False, str(error)))
-            return
+            return True
         pipe.send((True, answer))

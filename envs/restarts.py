@@ -37,6 +37,14 @@ class Begun:
         return {"seed": None, "options": {"replay": {index: entry}}}
 
 
+def steps_of(index: int, command: str, data: Any) -> int:
+    """How many steps what is sent to environment ``index`` asks for, beyond one."""
+    if command != "reset":
+        return 0
+    entry = data["options"].get("replay", {}).get(index)
+    return 0 if entry is None else len(entry["actions"])
+
+
 def in_a_line(error: EnvError) -> str:
     """What failed and why, without the traceback between."""
     lines = str(error).strip().splitlines()
@@ -45,9 +53,8 @@ def in_a_line(error: EnvError) -> str:
 
 def used_up(error: EnvError, restarts: int) -> EnvError:
     """``error``, with a last line that says that environments have been made anew often enough."""
-    if not restarts:
-        return error
-    count = "1 restart is" if restarts == 1 else f"{restarts} restarts are"
-    last = f"{in_a_line(error)}; {count} used up (--env_restarts)"
+    count = {0: "it may not be restarted", 1: "1 restart is used up"}
+    spent = count.get(restarts, f"{restarts} restarts are used up")
+    last = f"{in_a_line(error)}; {spent} (--env_restarts)"
     text = str(error).strip()
     return EnvError(f"{text}\n{last}" if "\n" in text else last)

@@ -1,7 +1,6 @@
 """What turns any suite's environment into the one the agent sees. One wrapper, one job."""
 
 import contextlib
-import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -337,56 +336,3 @@ class Resumable(gym.Wrapper):
                     f"{len(actions)} recorded: there is nothing left of it to resume"
                 )
         return observation, info
-
-
-class Reported(gym.Wrapper):
-    """Turns whatever an environment raises into one :class:`EnvError` that names it.
-
-    The original may not survive the way between processes; its traceback, as text, does.
-    """
-
-    def __init__(self, env: gym.Env, index: int):
-        """Wraps ``env``, the ``index``-th of its vector."""
-        super().__init__(env)
-        self.index = index
-
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
-        """Starts an episode."""
-        with reporting(self.index, "reset"):
-            return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: np.ndarray):
-        """One step."""
-        with reporting(self.index, "step"):
-            return self.env.step(action)
-
-
-@contextlib.contextmanager
-def reporting(index: int, doing: str) -> Iterator[None]:
-    """Raises :class:`EnvError` for any exception inside, with the traceback in its text."""
-    try:
-        yield
-    except Exception as error:
-        raise EnvError(f"env {index} failed in {doing}:\n{traceback.format_exc()}") from error
-
-
-def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
-    """Does what a vector asks of one environment; its frame is written into ``image``.
-
-    Args:
-        env: The environment, :class:`Reported`.
-        image: Of the frame's shape and type.
-        command: 'step' or 'reset'.
-        data: The action, or the arguments of ``reset``.
-
-    Returns:
-        (reward, terminated, truncated, info) of a step, () of a reset.
-    """
-    if command == "reset":
-        observation, _ = env.reset(**data)
-        answer = []
-    else:
-        observation, *answer = env.step(data)
-    with reporting(env.index, command):
-        image[...] = observation["image"]
-    return tuple(answer)

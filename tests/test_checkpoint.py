@@ -314,3 +314,36 @@ def test_functions_that_pytorch_lets_through_are_refused(tmp_path):
             archive.writestr(name, pickled if name.endswith("data.pkl") else content)
     assert callable(torch.load(path, weights_only=True))
     assert "it holds objects" in refusal(checkpoint.load, path)
+
+
+@pytest.mark.parametrize("after", range(0, 12, 3))
+def test_ctrl_c_within_a_write_is_ctrl_c(tmp_path, monkeypatch, after):
+    """PyTorch, which writes, would make an internal error of it."""
+    path, write, calls = tmp_path / "checkpoint.pt", checkpoint._Sealing.write, []
+
+    class Interrupted:
+        def write(self, data):
+            calls.append(data)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return len(data)
+
+    def interrupted(self, data):
+        self._file = Interrupted()
+        return write(self, data)
+
+    monkeypatch.setattr(checkpoint._Sealing, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, {f"x{n}": torch.randn(10) for n in range(5)})
+    assert len(calls) > after
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_rotated_leaves_files_of_such_names_alone(tmp_path):
+    for name in ("encoder.1.pt", "encoder.2.pt"):
+        (tmp_path / name).write_bytes(b"a copy of the user's")
+    for number in range(3):
+        checkpoint.save(tmp_path / "encoder.pt", {"n": number})
+    assert checkpoint.load(tmp_path / "encoder.pt") == {"n": 2}
+    assert (tmp_path / "encoder.1.pt").read_bytes() == b"a copy of the user's"
+    assert len(list(tmp_path.iterdir())) == 3

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import torch
 
 import dreamer
 from run import Run, Stopped
+from tests.tiny import saved
 
 ROOT = Path(dreamer.__file__).parent
 
@@ -182,8 +184,7 @@ def test_steps_under_way_in_a_process_go_on_again_and_again(
 def test_pictures_move_no_generator(tmp_path, tiny, same, whole):
     """Videos and traversals are drawn beside the run."""
     folder = tiny.finish(tiny.finetune(tmp_path, log_videos=True, traverse=True))
-    states = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, folder)]
-    same.values(*states)
+    same.values(*(saved(f / "checkpoint.pt") for f in (whole, folder)))
     same.values(same.metrics(whole), same.metrics(folder))
 
 
@@ -196,8 +197,7 @@ def test_stopped_pretraining_goes_on(tmp_path, tiny, videos, calling, same, whol
     same.run(whole_predictor, folder)
     same.values(same.metrics(whole_predictor), same.metrics(folder))
     for path in sorted(whole_predictor.rglob("*.pt")):
-        other = torch.load(folder / path.relative_to(whole_predictor), weights_only=True)
-        same.values(torch.load(path, weights_only=True), other)
+        same.values(saved(path), saved(folder / path.relative_to(whole_predictor)))
 
 
 # Killed
@@ -321,7 +321,7 @@ def test_what_watches_a_run_may_change_when_it_resumes(tmp_path, tiny, calling, 
 # Real signals
 
 
-def signalled(argv, number, cwd, wait_for):
+def signalled(argv, number, cwd, wait_for, times=1):
     """Starts a process and signals it once its log says so; its status and stderr."""
     command = [sys.executable, str(ROOT / "dreamer.py"), *argv]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -336,7 +336,9 @@ def signalled(argv, number, cwd, wait_for):
                 break
         # As a terminal's Ctrl-C does: to all processes of the command.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            for _ in range(times):
+                os.killpg(process.pid, number)
+                time.sleep(2e-4)
         _, rest = process.communicate(timeout=120)
     finally:
         watchdog.cancel()
@@ -357,6 +359,16 @@ def test_sigterm_stops_with_a_checkpoint_that_goes_on(tmp_path, tiny, same, whol
     assert (tiny.folder(argv) / "checkpoint.pt").exists()
     assert not list(tmp_path.rglob("*.tmp"))
     same.run(whole, tiny.finish(argv))
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_signals_twice(tmp_path, tiny):
+    """The shell does, and then the system once the shell has ended."""
+    argv = tiny.finetune(tmp_path / "runs", steps=4000)
+    code, err = signalled(argv, signal.SIGHUP, tmp_path, "random  episode", times=5)
+    assert code == 129, err
+    assert "without a checkpoint" not in err
+    assert (tiny.folder(argv) / "checkpoint.pt").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import sys
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 import checkpoint
+import config
 import npz
-from run import Stopped
+from run import Run, Stopped
 from tests.tiny import events
 from tools import leftovers, move_aside, say, set_bad_aside
 
@@ -277,3 +279,42 @@ def test_files_are_moved_aside_under_free_names(tmp_path):
     assert (tmp_path / "bad" / "a.1.npz.txt").read_text() == "why second\n"
     (tmp_path / "b").write_text("b")
     assert move_aside(tmp_path / "b", tmp_path / "bad").name == "b"
+
+
+def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
+    run = Run(config.parse(tiny.finetune(tmp_path)))
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        run._on_signal(number, None)
+    with pytest.raises(Stopped):
+        run.check_stop()
+    assert run.stop_code == 128 + signal.SIGTERM
+    monkeypatch.setattr("run.TWICE", -1.0)
+    run._on_signal(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        run._on_signal(signal.SIGINT, None)
+    assert capfd.readouterr().err.count("stopping with a checkpoint") == 1
+
+
+def test_a_folder_called_evaluations_is_cleared_like_any_other(tmp_path, tiny, stopped):
+    shutil.copytree(stopped.parents[2], tmp_path / "evaluations")
+    argv = tiny.finetune(tmp_path / "evaluations", checkpoint_every=30)
+    left = [tiny.folder(argv) / name for name in ("", "evaluations")]
+    for folder in left:
+        folder.mkdir(exist_ok=True)
+        (folder / ".checkpoint.pt.abcd12_3.tmp").write_bytes(b"half")
+    tiny.finish(argv)
+    assert leftovers(tmp_path) == [left[1] / ".checkpoint.pt.abcd12_3.tmp"]
+
+
+def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny):
+    elsewhere = {"traindir": tmp_path / "train", "evaldir": tmp_path / "eval"}
+    own = [elsewhere["traindir"] / ".000003-s0-11.npz.abcd12_3.tmp"]
+    own += [elsewhere["evaldir"] / f".000000060-{tiny.task}-diswm-s0-11.npz.abcd12_3.tmp"]
+    others = [elsewhere["traindir"] / ".000003-s1-11.npz.abcd12_3.tmp"]
+    others += [elsewhere["evaldir"] / ".000000060-dmc2gym_a_b-diswm-s0-11.npz.abcd12_3.tmp"]
+    for path in own + others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    tiny.finish(tiny.finetune(tmp_path / "runs", **elsewhere))
+    assert leftovers(tmp_path) == sorted(others)
+    assert all(f"-{tiny.task}-diswm-s0-" in p.name for p in elsewhere["evaldir"].glob("*.npz"))

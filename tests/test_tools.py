@@ -1,9 +1,12 @@
 """Schedules, clocks, seeds, names, and files that are whole or not there."""
 
+import contextlib
+import errno
 import hashlib
 import io
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -180,15 +183,58 @@ def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     assert events == ["bytes", "rename", "folder"]
 
 
-def test_written_files_have_ordinary_rights(tmp_path):
-    before = os.umask(0o027)
-    try:
-        with atomic_write(tmp_path / "file") as file:
-            file.write(b"x")
-        assert stat.S_IMODE(os.stat(tmp_path / "file").st_mode) == 0o640
-        assert os.umask(0o027) == 0o027
-    finally:
-        os.umask(before)
+def test_written_files_have_ordinary_rights(tmp_path, monkeypatch):
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    (tmp_path / "other").touch()
+    rights = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "other")]
+    assert rights[0] == rights[1]
+    monkeypatch.setattr(tools, "_UMASK", 0o027)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_sync_a_folder(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def sync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    real = number == errno.EIO  # an error of the disk, and not of what it offers
+    told = pytest.raises(OSError, match="error") if real else contextlib.nullcontext()
+    with told, atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_homes():
+    assert tools.expand("~/runs", "logdir") == Path.home() / "runs"
+    assert tools.expand("runs~", "logdir") == Path("runs~")
+    with pytest.raises(UserError, match=r"^--logdir ~nobody-here/runs: there is no such user"):
+        tools.expand("~nobody-here/runs", "logdir")
+
+
+def test_files_are_moved_to_another_disk(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def refuse(path, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    for content in (b"one", b"two"):
+        (tmp_path / "a.npz").write_bytes(content)
+        tools.move_aside(tmp_path / "a.npz", tmp_path / "bad")
+    monkeypatch.setattr(Path, "rename", rename)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "bad").iterdir()} == {
+        "a.npz": b"one",
+        "a.1.npz": b"two",
+    }
+    assert not (tmp_path / "a.npz").exists()
 
 
 def test_derived_seeds_are_the_same_everywhere():

@@ -141,6 +141,19 @@ def lingering(index: int) -> gym.Env:
     return Lingering(toy(index))
 
 
+class Unclosable(gym.Wrapper):
+    """Fails to close."""
+
+    def close(self):
+        """Raises."""
+        raise OSError("closing failed")
+
+
+def unclosable() -> gym.Env:
+    """The second of a vector, which does."""
+    return Unclosable(toy(1))
+
+
 def toy(index: int) -> gym.Env:
     """The ``index``-th of a vector of toys."""
     space = gym.spaces.Dict({"image": gym.spaces.Box(0, 255, SHAPE, np.uint8)})

@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 import dmc2gym
+from envs.reporting import Reported
 from envs.wrappers import (
     ActionRepeat,
     AgentInfo,
@@ -17,7 +18,6 @@ from envs.wrappers import (
     OneHot,
     OneHotAction,
     Pixels,
-    Reported,
     Resumable,
     Variations,
 )

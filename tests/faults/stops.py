@@ -14,13 +14,15 @@ from pathlib import Path
 from tests.faults.harness import Case, Lab, Tally, expect, fault, wait_for
 
 
-def stop_by(lab: Lab, name: str, tally: Tally, number: int, group: bool) -> None:
+def stop_by(lab: Lab, name: str, tally: Tally, number: int, group: bool, times: int = 1) -> None:
     """Stopped at chosen steps and at any moment; each time it leaves a checkpoint of that step."""
     case = Case(lab, "workers", tally, name)
     for step in (8, 46, 90):
         started = case.start(fault("pause", "step", "pause", n=step))
         started.paused()
-        (os.killpg if group else os.kill)(started.process.pid, number)
+        for _ in range(times):
+            (os.killpg if group else os.kill)(started.process.pid, number)
+            time.sleep(2e-4)
         started.go_on()
         ended = started.end()
         expect(ended.code == 128 + number, f"exit {ended.code}:\n{ended.err[-3000:]}")
@@ -42,8 +44,8 @@ def interrupt(lab: Lab, name: str, tally: Tally) -> None:
 
 
 def hang_up(lab: Lab, name: str, tally: Tally) -> None:
-    """SIGHUP to the whole group: a terminal that is closed."""
-    stop_by(lab, name, tally, signal.SIGHUP, group=True)
+    """SIGHUP to the whole group: a terminal that is closed, by its shell and by the system."""
+    stop_by(lab, name, tally, signal.SIGHUP, group=True, times=2)
 
 
 def reader_gone(lab: Lab, name: str, tally: Tally) -> None:

@@ -295,6 +295,7 @@ _LINES = (
     b'{"step": 10, "time": 3.25, "event": "start", "folder": "x"}',
     b'{"step": 20, "time": 4, "loss": null, "nonfinite": ["loss"]}',
     b'{"resumed_from": 10}',
+    b'{"resumed_from": 10, "bytes": 36}',
     b'{"resumed_from": -1}',
 )
 _ODD = (

@@ -1,0 +1,179 @@
+"""What fails in the middle of a run, and is neither its data's nor its command's fault."""
+
+import errno
+import shutil
+
+import pytest
+import torch
+
+import arenas
+import checkpoint
+import config
+import npz
+import predictors
+from collect import Collector
+from envs import EnvError
+from models import VideoPredictor
+from replay import Replay
+from tests.tiny import events
+from tools import UserError
+
+
+def last_line(result):
+    assert "Traceback" not in result.err
+    return [line for line in result.err.splitlines() if line.startswith("dreamer.py:")][-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (MemoryError(), "the memory is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "full"),
+        (RuntimeError("can't start new thread"), "the machine failed: can't start new thread"),
+        (RuntimeError("CUDA error: uncorrectable ECC error\nCUDA kernel errors"), "ECC error"),
+        (EnvError("env 0 failed in step:\nTraceback\nValueError: it fell\nenv 0 failed"), "env 0"),
+    ],
+    ids=str,
+)
+def test_a_machine_that_fails_is_one_line_with_the_way_on(tmp_path, tiny, monkeypatch, error, mend):
+    receive = Collector.receive
+
+    def fail(self):
+        if self.steps == 40:
+            raise error
+        return receive(self)
+
+    monkeypatch.setattr(Collector, "receive", fail)
+    result = tiny.run(tiny.finetune(tmp_path))
+    line = last_line(result)
+    assert result.code == 1
+    assert mend in line
+    assert line.endswith(", then give the same command again: its last checkpoint is of frame 58")
+
+
+def test_this_codes_own_errors_are_told_whole(tmp_path, tiny, monkeypatch):
+    def fail(self):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(Collector, "receive", fail)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        tiny.run(tiny.finetune(tmp_path))
+
+
+# Environments for evaluations
+
+
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Environments for evaluations that cannot be built so many times."""
+    make, left = arenas.make_vector, []
+
+    def failing(*args, split, **settings):
+        if split == "eval" and left:
+            raise EnvError(f"env 1 could not be built:\n{left.pop()}")
+        return make(*args, split=split, **settings)
+
+    monkeypatch.setattr(arenas, "make_vector", failing)
+    return left
+
+
+def test_evaluation_environments_that_cannot_be_built_are_tried_again(tmp_path, tiny, unbuilt):
+    unbuilt += ["OSError: the renderer is busy"] * 3
+    folder = tiny.finish(tiny.finetune(tmp_path, env_restarts=3))
+    told = events(folder, "env_restart")
+    assert [(row["split"], row["dropped"]) for row in told] == [("eval", False)] * 3
+    assert all("the renderer is busy" in row["reason"] for row in told)
+
+
+def test_and_again_until_restarts_are_used_up(tmp_path, tiny, unbuilt):
+    unbuilt += ["OSError: the renderer is busy"] * 2
+    argv = tiny.finetune(tmp_path, env_restarts=1, checkpoint_every=10)
+    result = tiny.run(argv)
+    assert result.code == 1
+    line = last_line(result)
+    assert "the renderer is busy; 1 restart is used up (--env_restarts)" in line
+    assert "its last checkpoint is of frame" in line
+    tiny.finish(argv)
+
+
+# A dataset that cannot be read now
+
+
+def test_a_file_that_cannot_be_read_now_is_not_left_out(tmp_path, tiny, videos, monkeypatch):
+    read, count = npz.read, []
+
+    def fail(path, keys):
+        count.append(path)
+        if len(count) == 3:
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read(path, keys)
+
+    argv = tiny.pretrain(tmp_path, videos)
+    with monkeypatch.context() as patch:
+        patch.setattr(npz, "read", fail)
+        result = tiny.run(argv)
+    assert result.code == 2
+    assert "Too many open files" in last_line(result)
+    assert "mend that, then the same command goes on" in last_line(result)
+    assert events(tiny.finish(argv), "dataset")[0]["episodes"] == 6
+
+
+def test_memory_that_does_not_suffice_for_a_file_is_not_the_files_fault(videos, monkeypatch):
+    def fail(path, keys):
+        raise MemoryError
+
+    monkeypatch.setattr(npz, "read", fail)
+    with pytest.raises(UserError, match=r"0\.npz cannot be read \(MemoryError"):
+        Replay(None, action_shape=None).load(videos)
+
+
+# A teacher that is another, or elsewhere
+
+
+@pytest.fixture
+def taught(tmp_path, tiny, calling):
+    """A run that was stopped, with a teacher of its own; how to begin it again."""
+    shutil.copytree(tiny.teacher, tmp_path / "teacher")
+
+    def argv(teacher=tmp_path / "teacher"):
+        return tiny.finetune(tmp_path / "runs", pretrain_checkpoint_path=teacher)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with calling({("acting", 30): stop}):
+        assert tiny.run(argv()).code == 130
+    assert (tiny.folder(argv()) / "checkpoint.pt").exists()
+    return argv
+
+
+def save_teacher(tiny, folder, **flags):
+    torch.manual_seed(9)
+    given = config.parse(tiny.pretrain(folder, folder, **flags))
+    predictors.save_predictor(folder, VideoPredictor(given, flags.get("pretrain_action_num", 2)))
+
+
+@pytest.mark.parametrize("flags", [{}, {"pretrain_action_num": 3}], ids=["weights", "sizes"])
+def test_another_teacher_is_refused(tmp_path, tiny, taught, flags):
+    save_teacher(tiny, tmp_path / "teacher", **flags)
+    result = tiny.run(taught())
+    assert result.code == 2
+    assert f"--pretrain_checkpoint_path {tmp_path / 'teacher'} holds another" in last_line(result)
+
+
+def test_a_teacher_may_move(tmp_path, tiny, taught, same):
+    (tmp_path / "teacher").rename(tmp_path / "moved")
+    moved = tiny.finish(taught(tmp_path / "moved"))
+    same.run(tiny.finish(tiny.finetune(tmp_path / "whole")), moved)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path, tiny, taught):
+    path = tiny.folder(taught()) / "checkpoint.pt"
+    state = checkpoint.load(path)
+    weights = state["learner"]["weights"]
+    name = next(name for name in weights if name.startswith("world_model.reward."))
+    shape = tuple(weights.pop(name).shape)
+    checkpoint.save(path, state)
+    line = last_line(tiny.run(taught()))
+    assert f"{path}: tensor '{name}' has shape None, not {shape}" in line
+    assert "begin again in another --logdir" in line
