@@ -37,7 +37,7 @@ def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
         except UserError as error:
             if len(notes) >= config.env_restarts:
                 raise used_up(EnvError(str(error)), config.env_restarts) from error
-            notes.append({"env": 0, "reason": str(error), "steps": 0, "dropped": False})
+            notes.append({"env": -1, "reason": str(error), "steps": 0, "dropped": False})
 
 
 def make_envs(config: Config, n: int, split: str) -> VectorEnv:

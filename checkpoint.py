@@ -40,21 +40,13 @@ class Damaged(UserError):
 
 
 class _Sealing:
-    """A file to write to that knows the digest of what was written, and what stopped it.
-
-    PyTorch reports a disk that is full, and Ctrl-C, as an internal error of its own.
-    """
+    """A file to write to that knows the digest of what was written."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._digest = file, hashlib.sha256()
-        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
-        try:
-            count = self._file.write(data)
-        except BaseException as error:
-            self.error = error
-            raise
+        count = self._file.write(data)
         self._digest.update(data)
         return count
 
@@ -72,7 +64,7 @@ def save(path: Path, state: Mapping[str, Any], keep: int | None = None) -> None:
         path: the file.
         state: its content.
         keep: how many of the last ones stay: `path`, and those before under `path_before`; the
-            older ones are deleted. None: there are none, whatever else has such a name.
+            older ones are deleted. None: `path` alone is touched.
 
     Raises:
         OSError: it cannot be written; what was there is still there.
@@ -82,11 +74,19 @@ def save(path: Path, state: Mapping[str, Any], keep: int | None = None) -> None:
         sealing = _Sealing(file)
         try:
             torch.save(_to_tensors(state), sealing)
-        except RuntimeError:
-            if sealing.error is not None:
-                raise sealing.error from None
+        except RuntimeError as error:
+            if cause := _cause(error):
+                raise cause from None
             raise
         sealing.seal()
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What stopped a write: PyTorch reports a full disk, and Ctrl-C, as an error of its own."""
+    while (error := error.__context__) is not None:
+        if isinstance(error, OSError) or not isinstance(error, Exception):
+            return error
+    return None
 
 
 def path_before(path: Path, age: int) -> Path:

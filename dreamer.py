@@ -24,6 +24,7 @@ import fast
 from config import Config
 from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError
+from envs.restarts import in_a_line
 from finetuning import Finetuning
 from predictors import export_predictor
 from pretraining import Pretraining
@@ -88,7 +89,7 @@ def train(run: Run) -> int:
             raise
         if run.config.debug:
             traceback.print_exc()
-        raise Broken(f"{in_words(error)}, then give the same command again: {run.last}") from error
+        raise Broken(f"{in_words(error)}; the same command tries again: {run.last}") from error
     return 0
 
 
@@ -96,8 +97,9 @@ class Broken(Exception):
     """What the run needs failed. Its text is one line with the mend and the way on."""
 
 
-# How PyTorch and Python begin to tell of memory, a GPU or threads that fail.
-_FAILURES = ("can't allocate memory", "can't start new thread", "CUDA error")
+# How PyTorch and Python tell of memory, threads or a GPU that fail, and of no mistake of ours.
+_FAILURES = ("can't allocate memory", "can't start new thread", "uncorrectable ECC error")
+_FAILURES += ("busy or unavailable", "no CUDA-capable device", "CUDA error: unknown error")
 
 
 def is_the_machines(error: Exception) -> bool:
@@ -114,7 +116,7 @@ def in_words(error: Exception) -> str:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "the memory is full: end what else needs it, or give --replay_storage disk"
     if isinstance(error, EnvError):
-        return str(error).strip().splitlines()[-1]
+        return in_a_line(error)
     if not isinstance(error, OSError):
         return f"the machine failed: {str(error).strip().splitlines()[0]}"
     what = f"{error.filename or 'a file'}: {error.strerror or error}"

@@ -17,6 +17,7 @@ import contextlib
 import glob
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -272,6 +273,18 @@ def set_aside(directory: Path, since: int, tag: str) -> list[Path]:
     stale = Path(directory).parent / "stale"
     paths = sorted(Path(directory).glob(f"*-{glob.escape(tag)}-*.npz"))
     return [tools.move_aside(path, stale) for path in paths if index_of(path) >= since]
+
+
+def clear_halves(directory: Path, tag: str) -> None:
+    """Delete what a killed process left half-written of episodes of a tag.
+
+    Other processes may be writing there, so that what is younger than an hour stays.
+    """
+    ours = re.compile(rf"\.\d+-{re.escape(tag)}-\d+\.npz\.\w{{8}}{re.escape(tools.TEMPORARY)}")
+    for path in Path(directory).glob(f".*{tools.TEMPORARY}"):
+        with contextlib.suppress(FileNotFoundError):
+            if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
 
 
 def decode(paths: Iterable[Path]) -> Iterator[tuple[Path, Future]]:

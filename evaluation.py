@@ -36,7 +36,7 @@ FOLDER = "evaluations"
 
 # What may be given with --evaluate, over the run's own configuration: what is played, and where.
 _PLACE = ("eval_colors", "eval_episodes", "eval_envs", "seed", "device", "precision")
-_PLACE += ("num_threads", "async_env", "color_distractor")
+_PLACE += ("num_threads", "async_env", "env_restarts", "env_timeout", "color_distractor")
 _ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
 FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})

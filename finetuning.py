@@ -20,13 +20,13 @@ from checkpoint import misfit, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
 from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
-from episodes import Episode, read_episode, save_episode, set_aside
+from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from job import Job, expected_rows, load_episodes, new_replay, note_restored, note_stale
 from models import VideoPredictor
 from outcomes import outcome, summarize
 from predictors import load_predictor
 from run import Run
-from tools import Every, UserError, derive_seed, expand, leftovers
+from tools import Every, UserError, derive_seed, expand
 
 SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 
@@ -88,21 +88,24 @@ class Finetuning(Job):
         self._clear_the_way()
 
     def _check_teacher(self, teacher: VideoPredictor | None) -> None:
-        """Refuses another teacher than the run's; its folder may have moved.
+        """The run's own teacher is in its checkpoint; what was given has to be as large.
 
         Raises:
-            UserError: it is another.
+            UserError: it is not.
         """
+        given = self.config.pretrain_checkpoint_path
         weights, prefix = self.run.resumed["learner"]["weights"], "world_model.teacher."
         saved = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         own = {} if teacher is None else teacher.state_dict()
-        learned = [name for name in own if name.startswith("encoder.")]
-        if misfit(saved, own) or not all(torch.equal(own[n].cpu(), saved[n]) for n in learned):
+        if misfit(saved, own):
             raise UserError(
-                f"--pretrain_checkpoint_path {self.config.pretrain_checkpoint_path} holds another "
-                "predictor than the one that this run learns from: give that, or begin again in "
-                "another --logdir"
+                f"--pretrain_checkpoint_path {given} holds another predictor than the one that "
+                "this run learns from: give that, or begin again in another --logdir"
             )
+        learned = [name for name in own if name.startswith("encoder.")]
+        if not all(torch.equal(own[name].cpu(), saved[name]) for name in learned):
+            what = f"{given} holds another predictor by now: the run goes on with its own"
+            self.run.note("warning", message=what)
 
     def _clear_the_way(self) -> None:
         """Sets aside what an earlier start left that never came to a checkpoint."""
@@ -146,9 +149,11 @@ class Finetuning(Job):
         return expand(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
 
     @property
-    def tag(self) -> str:
-        """What the names of evaluated episodes have in common; ``--evaldir`` may be shared."""
-        return f"{self.config.task}-{self.config.method_name}-s{self.config.seed}"
+    def eval_tag(self) -> str:
+        """The middle of the names of evaluated episodes; ``--evaldir`` may be shared."""
+        c = self.config
+        tag = f"{c.method_name}-s{c.seed}"
+        return f"{c.task}-{tag}" if c.evaldir else tag
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
@@ -197,11 +202,10 @@ class Finetuning(Job):
         self.save(finished=True)
 
     def _clear_away(self) -> None:
-        """Temporary files that a kill left in a folder of episodes outside the run's own."""
-        for split, tag in (("train", self.replay.tag), ("eval", self.tag)):
-            for path in leftovers(self.own_folder(split)):
-                if f"-{tag}-" in path.name:
-                    path.unlink(missing_ok=True)
+        """Episodes that a kill left half-written in a folder outside the run's own."""
+        for split, tag in (("train", self.replay.tag), ("eval", self.eval_tag)):
+            if self.config[f"{split}dir"]:
+                clear_halves(self.own_folder(split), tag)
 
     def still_filling(self) -> bool:
         """Whether the random policy still plays: prefill steps, and at least one whole episode.
@@ -326,7 +330,7 @@ class Finetuning(Job):
         episodes = [episode for episode in played["eval"] if "image" in episode]
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
-            name = f"{self.frames:09d}-{self.tag}-{len(episodes[0]['reward'])}.npz"
+            name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
             self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Events that no start repeats.
+_TOLD_ONCE = frozenset({"start", "resume", "stopped", "warning", "set_aside", "skipped"})
 _BEGINNINGS = (b'{"step": ', b'{"resumed_from": ')  # of the lines that are written
 
 
@@ -16,8 +18,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     A marker {"resumed_from": s, "bytes": n} drops the earlier lines of steps after s, and those
     that begin at byte n or later: they were logged after the checkpoint, and the run did all that
-    again. A marker without "bytes" goes by the steps alone. Lines that kills cut short (the last
-    one, or ones before a marker) are left out.
+    again. What happened once, a stop or a warning say, stays. A marker without "bytes" goes by the
+    steps alone. Lines that kills cut short (the last one, or ones before a marker) are left out.
 
     Raises:
         ValueError: another line is no JSON object with a step; names file and line.
@@ -65,7 +67,8 @@ def _kept(
     """The rows that a marker leaves."""
     # Both: in a log that was moved away and begun anew, bytes tell nothing.
     step, size = marker["resumed_from"], marker.get("bytes", math.inf)
-    return [(start, row) for start, row in rows if row["step"] <= step and start < size]
+    kept = [(start, row) for start, row in rows if row["step"] <= step]
+    return [(at, row) for at, row in kept if at < size or row.get("event") in _TOLD_ONCE]
 
 
 def _is_cut(line: bytes) -> bool:

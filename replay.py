@@ -389,7 +389,8 @@ class Replay:
 
 
 def _unreadable(path: Path, error: Exception) -> tools.UserError:
-    reason = npz.reason(error)
+    memory = isinstance(error, MemoryError)
+    reason = "there is too little memory" if memory else npz.reason(error)
     return tools.UserError(
         f"{path} cannot be read ({reason}): mend that, then the same command goes on"
     )

@@ -27,7 +27,7 @@ from tools import UserError, atomic_write, expand, leftovers, set_bad_aside
 CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
 PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
 FPS = 20  # of videos, in pictures
-TWICE = 1.0  # seconds after a signal from which on Ctrl-C is another wish
+TWICE = 1.0  # seconds after the first signal from which on Ctrl-C is another wish
 
 
 class Stopped(Exception):
@@ -66,6 +66,7 @@ class Run:
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self._lock: TextIO | None = None
+        self._handlers: dict[int, Any] = {}
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self.known = (self.folder / CONFIG).exists()
         if self.known:
@@ -88,7 +89,6 @@ class Run:
             self.meter.load_state_dict(self.resumed["meter"])
         self._signal: int | None = None
         self._signalled = 0.0
-        self._handlers: dict[int, Any] = {}
 
     @property
     def finished(self) -> bool:
@@ -141,7 +141,13 @@ class Run:
             file.flush()
 
     def close(self) -> None:
-        """Lets other processes in again."""
+        """Lets other processes in again, and signals take their usual course.
+
+        What closes before it, environments say, may take seconds; a second signal does not end
+        that.
+        """
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self._lock is not None:
             with contextlib.suppress(OSError):  # what it could not write before
                 self._lock.close()
@@ -212,8 +218,6 @@ class Run:
         except OSError:
             if error is None:  # the first error tells more
                 raise
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._signal is not None:
@@ -226,9 +230,8 @@ class Run:
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):  # the terminal may be gone
             # A handler may interrupt a print, and another print would then fail.
-            os.write(
-                2, f"\n{name}: stopping with a checkpoint (Ctrl-C again to stop without)\n".encode()
-            )
+            how = "stopping with a checkpoint (another Ctrl-C, later: without)"
+            os.write(2, f"\n{name}: {how}\n".encode())
 
     def check_stop(self) -> None:
         """Raises :class:`Stopped` once a signal came."""

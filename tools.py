@@ -55,12 +55,12 @@ def expand(given: str | os.PathLike, flag: str) -> Path:
     """The path that a flag gave, with the home folder in the place of ``~`` or ``~user``.
 
     Raises:
-        UserError: there is no such user.
+        UserError: it is not known.
     """
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        raise UserError(f"--{flag} {given}: there is no such user; give the whole path") from None
+        raise UserError(f"--{flag} {given}: its home is not known; give the whole path") from None
 
 
 def is_on(choice: str, automatic: bool) -> bool:

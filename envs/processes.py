@@ -87,7 +87,10 @@ class Processes:
         self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
         self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
         self._workers: list[_Worker | None] = [None] * len(factories)
-        self._steps = [0] * len(factories)  # that what was sent last asks for, beyond one
+        # Seconds that were waited for answers in vain, in all and before each was last sent to:
+        # those that hang at once are waited for at once. And how many more than usual it may take.
+        self._waited, self._since = 0, [0] * len(factories)
+        self._extra = [0] * len(factories)
         # They ignore the signal by which Python ends what is left at its exit, and waits for.
         self._at_exit = functools.partial(_kill, self._workers)
         atexit.register(self._at_exit)
@@ -108,7 +111,7 @@ class Processes:
     def send(self, index: int, command: str, data: Any) -> None:
         """Asks for a 'step' or a 'reset'; that a worker is dead shows when it should answer."""
         worker = self._workers[index]
-        self._steps[index] = steps_of(index, command, data)
+        self._since[index], self._extra[index] = self._waited, steps_of(index, command, data)
         if worker is not None:
             worker.send((command, data))
 
@@ -122,9 +125,9 @@ class Processes:
         if worker is None:
             raise EnvError(f"env {index} is gone: it was closed, or could not be made anew")
         try:
-            patience = self.timeout + self._steps[index]
-            if self.timeout and not worker.answers(patience):
+            if self.timeout and not self._answers(index, worker):
                 worker.process.kill()
+                patience = self.timeout + self._extra[index]
                 raise EnvError(
                     f"env {index} is gone: it gave no answer for {patience} s (--env_timeout)"
                 )
@@ -158,8 +161,17 @@ class Processes:
         _kill(self._workers)
         atexit.unregister(self._at_exit)
 
+    def _answers(self, index: int, worker: "_Worker") -> bool:
+        """Waits for an answer; time that the whole run spends suspended does not count."""
+        until = self._since[index] + self.timeout + self._extra[index]
+        while not worker.pipe.poll(1.0):
+            self._waited += 1
+            if self._waited >= until:
+                return False
+        return True
+
     def _start(self, index: int) -> None:
-        self._steps[index] = BUILDING
+        self._since[index], self._extra[index] = self._waited, BUILDING
         memory = (self._memory, self.images.dtype, self._shape)
         try:
             self._workers[index] = _Worker(index, self._factories[index], memory)
@@ -213,10 +225,6 @@ class _Worker:
     def send(self, message: tuple[str, Any]) -> None:
         with contextlib.suppress(OSError):  # it is dead: whoever waits for an answer is told
             self.pipe.send(message)
-
-    def answers(self, seconds: int) -> bool:
-        """Waits for an answer; time that the whole run spends suspended does not count."""
-        return any(self.pipe.poll(1.0) for _ in range(seconds))
 
     def drain(self, deadline: float) -> None:
         """Receives what it still sends, so that it is not stuck sending, until it hangs up."""

@@ -49,7 +49,8 @@ def close(env: gym.Env, index: int, told: bool) -> None:
     Args:
         env: The environment.
         index: Its place in its vector.
-        told: Whether a failure of it has been told already; otherwise this one is a warning.
+        told: Whether it has failed before, which has been told; otherwise failing to close is a
+            warning.
     """
     try:
         env.close()

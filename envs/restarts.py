@@ -47,14 +47,16 @@ def steps_of(index: int, command: str, data: Any) -> int:
 
 def in_a_line(error: EnvError) -> str:
     """What failed and why, without the traceback between."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1].strip()}"
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    first, last = lines[0].rstrip(":"), lines[-1]
+    return last if last.startswith(first) else f"{first}: {last}"
 
 
 def used_up(error: EnvError, restarts: int) -> EnvError:
     """``error``, with a last line that says that environments have been made anew often enough."""
-    count = {0: "it may not be restarted", 1: "1 restart is used up"}
-    spent = count.get(restarts, f"{restarts} restarts are used up")
-    last = f"{in_a_line(error)}; {spent} (--env_restarts)"
+    if not restarts:
+        return error
+    count = "1 restart is" if restarts == 1 else f"{restarts} restarts are"
+    last = f"{in_a_line(error)}; {count} used up (--env_restarts)"
     text = str(error).strip()
     return EnvError(f"{text}\n{last}" if "\n" in text else last)

@@ -264,8 +264,8 @@ class VectorEnv:
         """What has failed since the last call, oldest first.
 
         Returns:
-            For each restart ``env``, its place; ``reason``, a line; ``steps`` of its episode so
-            far; ``dropped``, whether that was lost.
+            For each restart ``env``, its place, or −1 for all of them; ``reason``, a line;
+            ``steps`` of its episode so far; ``dropped``, whether that was lost.
         """
         notes, self.notes = self.notes, []
         return notes

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import documents
-from envs import has_switch
+from envs import UnknownTask, has_switch
 from figures import save
 from logger import read_metrics
 from outcomes import interval
@@ -164,10 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         runs = [read_run(folder, args.value) for folder in args.runs]
-    except UserError as error:
+        figure = draw(runs, args.title)
+    except (UserError, UnknownTask) as error:
         print(f"learning_curve: {error}", file=sys.stderr)
         return 2
-    figure = draw(runs, args.title)
     save(figure, args.output, dpi=150)
     plt.close(figure)
     if args.csv:

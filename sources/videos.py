@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,6 +20,7 @@ from sources.footage import Settings, Unusable, frames
 from sources.reading import readable, reading, shortened
 from tools import UserError, atomic_write
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LAYOUT = 1  # of the cache: another number decodes everything anew
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -164,10 +166,12 @@ def _decode_one(
 def _label(path: Path) -> str:
     """How the names of a video's files begin: with its own, or a hash where that cannot be."""
     name = os.fsencode(path.name)
+    plain = readable(path.name) == path.name and not _CONTROL.search(path.name)
     # A file's name has at most 255 bytes, the piece's included.
-    if len(name) <= 150 and path.name.isprintable():
+    if plain and len(name) <= 150:
         return path.name
-    return hashlib.sha256(name).hexdigest()[:16]
+    suffix = path.suffix if plain and len(os.fsencode(path.suffix)) <= 8 else ""
+    return hashlib.sha256(name).hexdigest()[:16] + suffix
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -317,24 +318,24 @@ def test_functions_that_pytorch_lets_through_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
-def test_ctrl_c_within_a_write_is_ctrl_c(tmp_path, monkeypatch, after):
+@pytest.mark.parametrize("part", ["_file", "_digest"])
+def test_ctrl_c_within_a_write_is_ctrl_c(tmp_path, monkeypatch, after, part):
     """PyTorch, which writes, would make an internal error of it."""
-    path, write, calls = tmp_path / "checkpoint.pt", checkpoint._Sealing.write, []
+    write, calls = checkpoint._Sealing.write, []
 
-    class Interrupted:
-        def write(self, data):
-            calls.append(data)
-            if len(calls) > after:
-                raise KeyboardInterrupt
-            return len(data)
+    def interrupt(data):
+        calls.append(data)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return len(data)
 
     def interrupted(self, data):
-        self._file = Interrupted()
+        setattr(self, part, SimpleNamespace(write=interrupt, update=interrupt))
         return write(self, data)
 
     monkeypatch.setattr(checkpoint._Sealing, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(path, {f"x{n}": torch.randn(10) for n in range(5)})
+        checkpoint.save(tmp_path / "checkpoint.pt", {f"x{n}": torch.randn(10) for n in range(5)})
     assert len(calls) > after
     assert list(tmp_path.iterdir()) == []
 

@@ -60,9 +60,11 @@ def test_a_run_goes_on_wherever_a_restart_was_killed(tmp_path):
     for cut in range(len(torn), len(whole)):
         path.write_bytes(whole[:cut])
         assert steps(path)[:1] == [1]
-        with Logger([JSONLSink(path, resume_step=1, resume_bytes=23)]) as logger:
-            logger.event("resume")
-        assert steps(path) == [1, 0]
+        with Logger([JSONLSink(path, resume_step=1, resume_bytes=23)], step=1) as logger:
+            logger.scalar("a", cut)
+        [first, *_, last] = read_metrics(path)
+        assert (first, last["a"]) == ({"step": 1, "time": 0}, cut)
+        assert all("event" in row for row in read_metrics(path)[1:-1])
 
 
 def test_what_was_logged_twice_at_the_step_of_the_checkpoint_counts_once(tmp_path):
@@ -176,3 +178,15 @@ def test_two_kills_within_their_lines_are_read_over(tmp_path):
     path.write_bytes(b'{"step": 1, "ti\nxx\n{"step": 2, "time": 0}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_metrics(path)
+
+
+def test_what_happened_once_outlives_a_restart_within_its_step(tmp_path):
+    path = tmp_path / "m"
+    before = '{"step": 20, "time": 1, "a": 1}\n'
+    told = [f'{{"step": 20, "time": 1, "event": "{name}"}}\n' for name in ("resume", "warning")]
+    row = '{"step": 20, "time": 2, "a": 2}\n'
+    marker = f'{{"resumed_from": 20, "bytes": {len(before)}}}\n'
+    path.write_text(before + marker + "".join(told) + row + marker + row)
+    rows = read_metrics(path)
+    assert [row.get("event") for row in rows] == [None, "resume", "warning", None]
+    assert [row["a"] for row in rows if "a" in row] == [1, 2]

@@ -150,7 +150,7 @@ FLAGS = [
     ({"offline_traindir": broken_videos}, ["--offline_traindir"]),
     ({"logdir": a_file}, ["--logdir", "choose another"]),
     *(
-        ({flag: "~nobody-here/x"}, [f"--{flag} ~nobody-here/x", "no such user"])
+        ({flag: "~nobody-here/x"}, [f"--{flag} ~nobody-here/x", "its home is not known"])
         for flag in ("logdir", "traindir", "offline_traindir", "pretrain_checkpoint_path")
     ),
     ({"logdir": below_a_file}, ["--logdir", "choose another"]),
@@ -169,7 +169,10 @@ VIDEOS = [
     ({"pretrain_datasets_path": nowhere}, ["--pretrain_datasets_path", "no such folder"]),
     ({"pretrain_datasets_path": empty}, ["--pretrain_datasets_path", "no .npz"]),
     ({"pretrain_datasets_path": a_file}, ["--pretrain_datasets_path", "folder"]),
-    ({"pretrain_datasets_path": "~nobody-here/x"}, ["--pretrain_datasets_path", "no such user"]),
+    (
+        {"pretrain_datasets_path": "~nobody-here/x"},
+        ["--pretrain_datasets_path", "its home is not known"],
+    ),
     ({"pretrain_datasets_path": run_folder}, ["--pretrain_datasets_path", "did you mean"]),
     ({"pretrain_datasets_path": broken_videos}, ["--pretrain_datasets_path", "no usable", "a.npz"]),
     ({"offline_evaldir": nowhere}, ["--offline_evaldir", "no such folder"]),

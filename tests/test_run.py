@@ -188,7 +188,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
         line = refused(tiny.run(argv), 1)
     for words in (str(folder / "checkpoint.pt"), os.strerror(number), mend, f"of frame {frames}"):
         assert words in line
-    assert ", then give the same command again: its last checkpoint is of frame " in line
+    assert "; the same command tries again: its last checkpoint is of frame " in line
 
 
 def test_what_killed_processes_left_half_written_is_cleared_away(again, tiny):
@@ -282,6 +282,7 @@ def test_files_are_moved_aside_under_free_names(tmp_path):
 
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
+    """A shell and the system both tell of a terminal that closes, within a millisecond."""
     run = Run(config.parse(tiny.finetune(tmp_path)))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         run._on_signal(number, None)
@@ -312,9 +313,25 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
     own += [elsewhere["evaldir"] / f".000000060-{tiny.task}-diswm-s0-11.npz.abcd12_3.tmp"]
     others = [elsewhere["traindir"] / ".000003-s1-11.npz.abcd12_3.tmp"]
     others += [elsewhere["evaldir"] / ".000000060-dmc2gym_a_b-diswm-s0-11.npz.abcd12_3.tmp"]
+    others += [elsewhere["traindir"] / "other" / own[0].name]
     for path in own + others:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    others += [elsewhere["traindir"] / ".000004-s0-11.npz.abcd12_3.tmp"]
+    others[-1].write_bytes(b"being written")
     tiny.finish(tiny.finetune(tmp_path / "runs", **elsewhere))
     assert leftovers(tmp_path) == sorted(others)
     assert all(f"-{tiny.task}-diswm-s0-" in p.name for p in elsewhere["evaldir"].glob("*.npz"))
+
+
+def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, tiny):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    run = Run(config.parse(tiny.finetune(tmp_path)))
+    with run:
+        assert signal.getsignal(signal.SIGTERM) == run._on_signal
+    # While environments close, a second signal must not end what is being stopped.
+    assert signal.getsignal(signal.SIGTERM) == run._on_signal
+    run.close()
+    assert [signal.getsignal(number) for number in numbers] == before

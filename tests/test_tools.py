@@ -215,7 +215,7 @@ def test_a_file_system_that_cannot_sync_a_folder(tmp_path, monkeypatch, number):
 def test_homes():
     assert tools.expand("~/runs", "logdir") == Path.home() / "runs"
     assert tools.expand("runs~", "logdir") == Path("runs~")
-    with pytest.raises(UserError, match=r"^--logdir ~nobody-here/runs: there is no such user"):
+    with pytest.raises(UserError, match=r"^--logdir ~nobody-here/runs: its home is not known"):
         tools.expand("~nobody-here/runs", "logdir")
 
 

@@ -166,10 +166,10 @@ def test_names_are_cut_between_characters():
 
 
 def test_a_user_that_is_not_there(tmp_path, tiny, clips):
-    with pytest.raises(UserError, match="--pretrain_datasets_path ~nosuchuser/x: there is no such"):
+    with pytest.raises(UserError, match="--pretrain_datasets_path ~nosuchuser/x: its home is not"):
         sources.kind_of("~nosuchuser/x")
     flags = {"cache_dir": "~nosuchuser/x"}
     given = config.parse(tiny.pretrain(tmp_path / "runs", clips, **flags))
     for use in (sources.check, sources.resolve):
-        with pytest.raises(UserError, match="--cache_dir ~nosuchuser/x: there is no such user"):
+        with pytest.raises(UserError, match="--cache_dir ~nosuchuser/x: its home is not known"):
             use(given)
