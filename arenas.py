@@ -22,8 +22,10 @@ def variation_at(config: Config, split: str, steps: int) -> str:
 
 
 def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
-    """`make_envs` for settings that have made environments already, so that the machine is at fault
-    if it fails: it is tried again, as often as environments may be made anew.
+    """`make_envs` for settings that have made environments already.
+
+    If it fails, the machine is at fault: it is tried again, as often as environments may be made
+    anew.
 
     Raises:
         EnvError: it failed each time.

@@ -213,21 +213,6 @@ def read_episode(path: Path) -> dict[str, np.ndarray]:
     return check_episode(content)
 
 
-def count_steps(directory: Path) -> int:
-    """Agent steps in a folder of episodes, from the rows that end each name (`…-<rows>.npz`).
-
-    Raises:
-        ValueError: a name does not end so.
-    """
-    steps = 0
-    for path in Path(directory).glob("*.npz"):
-        rows = path.stem.rpartition("-")[2]
-        if not rows.isdecimal():
-            raise ValueError(f"{path}: its name does not end in -<rows>.npz")
-        steps += int(rows) - 1
-    return steps
-
-
 def count_rows(directory: Path) -> int:
     """Rows of all episodes in a folder, from the headers of their images; others count nothing."""
     rows = 0

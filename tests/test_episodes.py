@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import npz
-from episodes import count_steps, read_episode, save_episode, set_aside
+from episodes import read_episode, save_episode, set_aside
 from replay import Replay
 
 SHAPE = (2, 2, 3)
@@ -38,15 +38,6 @@ def test_saved_episode_reads_back_and_unknown_keys_stay_out(tmp_path):
     for key in content:
         np.testing.assert_array_equal(back[key], content[key])
         assert back[key].dtype == content[key].dtype
-
-
-def test_count_steps_reads_names(tmp_path):
-    (tmp_path / "20230101T000000-abc-251.npz").touch()
-    (tmp_path / "000001-s0-4.npz").touch()
-    assert count_steps(tmp_path) == 253
-    (tmp_path / "odd.npz").touch()
-    with pytest.raises(ValueError, match=r"odd\.npz"):
-        count_steps(tmp_path)
 
 
 def test_load_takes_published_and_image_only_files_in_order(tmp_path):

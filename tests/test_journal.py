@@ -4,19 +4,7 @@ import pytest
 
 from journal import read_metrics
 from logger import JSONLSink, Logger, make_sinks
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-def steps(path):
-    return [row["step"] for row in read_metrics(path)]
-
+from tests.logs import Clock, steps
 
 # Restarts
 

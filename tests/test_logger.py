@@ -11,14 +11,7 @@ from logger import (
     Sink,
     read_metrics,
 )
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.logs import Clock
 
 
 def test_pictures_of_a_wrong_kind_are_refused_and_nans_are_black(tmp_path):

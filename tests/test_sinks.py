@@ -19,23 +19,12 @@ from logger import (
     make_sinks,
     read_metrics,
 )
+from tests.logs import Clock, steps
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-def steps(path):
-    return [row["step"] for row in read_metrics(path)]
 
 
 def events(directory):
