@@ -9,14 +9,14 @@ import torch
 
 import fast
 import sources
-from agent import SCHEDULES
+from agents.diswm import SCHEDULES
+from agents.pretrained import find_predictor
 from config import Config
 from device_store import check_device
 from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
-from predictors import find_predictor
-from run import check_writable
 from tools import UserError, expand, nearest, schedule
+from training.run_folder import check_writable
 
 _POSITIVE = (
     "action_repeat time_limit envs eval_episodes eval_envs batch_size train_every dyn_hidden "

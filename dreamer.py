@@ -19,17 +19,17 @@ import torch
 
 import checks
 import config as configuration
-import evaluation
 import fast
+from agents.pretrained import export_predictor
 from config import Config
 from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError
 from envs.restarts import in_a_line
-from finetuning import Finetuning
-from predictors import export_predictor
-from pretraining import Pretraining
-from run import Run, Stopped
 from tools import Diverged, UserError, derive_seed, say
+from training import evaluator
+from training.online import Finetuning
+from training.pretrain import Pretraining
+from training.run_folder import Run, Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.export_checkpoint is not None:
             return export(config)
         if config.evaluate is not None:
-            config = evaluation.configure(config)  # the run's own, under the flags given
+            config = evaluator.configure(config)  # the run's own, under the flags given
         checks.check(config)
         prepare_torch(config)
         if config.evaluate is not None:
-            evaluation.evaluate(config)
+            evaluator.evaluate(config)
             return 0
         with contextlib.closing(Run(config)) as run:
             return train(run)

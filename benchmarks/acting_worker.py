@@ -26,7 +26,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Policy, dict[str, Any]]:
     """Our policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     import fast
-    from agent import Agent
+    from agents.diswm import Agent
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
     parsed = config.parse([*flags, "--num_threads", str(spec["threads"]), *spec["flags"]])

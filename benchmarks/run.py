@@ -39,15 +39,15 @@ from pathlib import Path
 from typing import Any
 
 import config as configuration
+from agents.pretrained import save_predictor
 from benchmarks.settings import base, look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
 from config import Config
 from logger import read_metrics
 from models import VideoPredictor
-from predictors import save_predictor
-from run import folder_of
 from tools import UserError
+from training.run_folder import folder_of
 
 WORDS = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--distillation", "True"]
 # What each name's seconds are divided by, and whether they settle only after the first log line.

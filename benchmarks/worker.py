@@ -58,7 +58,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     """Our update at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     import fast
-    from agent import Agent, Pretrainer
+    from agents.diswm import Agent, Pretrainer
     from models import VideoPredictor
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]

@@ -23,8 +23,8 @@ import documents
 from envs import UnknownTask, has_switch
 from figures import save
 from logger import read_metrics
-from outcomes import interval
 from tools import UserError, atomic_write
+from training.returns import interval
 
 # What a curve needs to know of its run's configuration.
 KEYS = frozenset({"task", "method_name", "seed", "steps", "color_distractor"})

@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from agents.reports import CONTEXT, OFFSETS
 from figures import save
-from reports import CONTEXT, OFFSETS
 from tools import UserError
 
 SIDE = 64  # pixels of one frame

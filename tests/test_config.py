@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 import checks
 import config
-from agent import SCHEDULES
+from agents.diswm import SCHEDULES
 from config import CONFIGS, RETIRED, check_same, load_keys, parse
 from tools import UserError, schedule
 

@@ -14,10 +14,10 @@ import device_store
 from device_store import DeviceRowStore, check_device, fits, place
 from episodes import count_rows
 from feeding import Feeder
-from job import expected_rows
 from replay import Replay
 from storage import DiskRowStore, RowStore
 from tools import UserError
+from training.trainer import expected_rows
 
 SHAPE = (2, 2, 3)
 FIELDS = {"image": ((4, 4), np.uint8), "x": ((), np.int64), "none": ((0,), np.float32)}

@@ -8,7 +8,7 @@ import torch
 
 import config
 import fast
-from agent import Agent, Pretrainer
+from agents.diswm import Agent, Pretrainer
 from models import VideoPredictor
 
 B, T, A = 2, 4, 2

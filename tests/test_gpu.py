@@ -13,7 +13,7 @@ import torch
 
 import config
 import fast
-from agent import Agent, Pretrainer
+from agents.diswm import Agent, Pretrainer
 from checkpoint import load, rng_state, save, set_rng_state
 from models import VideoPredictor
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from guard import Guard
 from tests.test_gpu import BOTH, EAGER, GRAPHED, make_agent, make_batch, on_device
+from training.nonfinite import Guard
 
 pytestmark = pytest.mark.gpu
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributions as td
 
 import config
-from agent import Pretrainer
+from agents.diswm import Pretrainer
 from behavior import ActorCritic
 from models import VideoPredictor, WorldModel, distillation, float_image
 

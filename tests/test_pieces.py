@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import config
 import networks
-from agent import Agent
+from agents.diswm import Agent
 from models import VideoPredictor, WorldModel, sum_in_pieces
 
 B, T, A = 2, 4, 2

@@ -91,14 +91,14 @@ class Tiny:
     def folder(self, argv: list[str]) -> Path:
         """The run's folder of a command line."""
         import config
-        from run import folder_of
+        from training.run_folder import folder_of
 
         return folder_of(config.parse(argv))
 
 
 @contextlib.contextmanager
 def calling(actions: Mapping[tuple[str, int], Callable[[], None]]) -> Iterator[None]:
-    from run import Run
+    from training.run_folder import Run
 
     counts: dict[str, int] = {}
     left = dict(actions)
@@ -208,9 +208,9 @@ class Same(NamedTuple):
 
 def make_runs(teacher: Path) -> Tiny:
     """Tiny runs, and a teacher for them in an empty folder."""
+    from agents.pretrained import save_predictor
     from config import parse
     from models import VideoPredictor
-    from predictors import save_predictor
 
     runs = Tiny(teacher)
     torch.manual_seed(1)

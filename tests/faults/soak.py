@@ -35,17 +35,16 @@ import torch
 from torch import Tensor, nn
 
 import dreamer
-import finetuning
-from agent import Learner
+from agents.diswm import Learner
+from agents.optimizer import Metrics, Optimizer
 from benchmarks.table import markdown, write
 from envs import variation_for
-from finetuning import Finetuning
-from optimizer import Metrics, Optimizer
 from tests.faults import constructions
 from tests.faults.constructions import Round
 from tests.faults.footprint import FRUGAL, Held, children, heap, held
 from tests.faults.verdicts import HEADER, Line, constant, growth
 from tools import UserError
+from training.online import Finetuning
 
 TASK, SIDE, REPEAT, ENVS, EVAL_ENVS = "dmc2gym_point_mass_easy", 64, 2, 4, 2
 PHASES = 10
@@ -203,7 +202,7 @@ def soak(out: Path, steps: int, tell: Callable[[Reading], None]) -> dict[str, An
     watch, begun = Watch(steps // PHASES, out / "readings.jsonl", tell), time.monotonic()
     with (
         mock.patch.object(dreamer, "Finetuning", watched(watch)),
-        mock.patch.object(finetuning, "Agent", Idle),
+        mock.patch.object(online, "Agent", Idle),
         (out / "log.txt").open("w") as log,
         contextlib.redirect_stderr(log),
         contextlib.redirect_stdout(log),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import checkpoint
 import config
-import predictors
+from agents import pretrained
 from models import VideoPredictor
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
@@ -159,7 +159,7 @@ CONFIG = config.parse([*_WORDS.split(), "--z_dim", "4", "--cnn_depth", "4"])
 def _parts() -> dict[str, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     model = VideoPredictor(CONFIG, 2)
-    return {part: dict(getattr(model, part).state_dict()) for part in predictors.PREDICTOR_FILES}
+    return {part: dict(getattr(model, part).state_dict()) for part in pretrained.PREDICTOR_FILES}
 
 
 PARTS = _parts()
@@ -210,7 +210,7 @@ def judge_predictor(given: Path, made: Path) -> None:
     """A folder gives a predictor of finite tensors, or is refused in one line that names it."""
     chosen = CONFIG.replace(pretrain_checkpoint_path=str(given))
     try:
-        model = predictors.load_predictor(chosen)
+        model = pretrained.load_predictor(chosen)
     except UserError as error:
         return refusal(error, str(given))
     for name, tensor in model.state_dict().items():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import checks
 import config
-from agent import SCHEDULES
+from agents.diswm import SCHEDULES
 from config import Config
 from journal import read_metrics
 from sinks import JSONLSink

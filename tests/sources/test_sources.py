@@ -9,8 +9,8 @@ import pytest
 import config
 import sources
 from logger import read_metrics
-from run import Stopped
 from tools import UserError
+from training.run_folder import Stopped
 
 ROWS = 251  # of a published episode
 

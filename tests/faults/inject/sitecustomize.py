@@ -263,5 +263,9 @@ if SPEC and KIND in ("main", "worker"):
     early, late = waiting("rename"), waiting("renamed")
     if early or late:
         watch_renames(early, late)
-    changes = {"collect": change_collect, "agent": change_agent, "dmc2gym.env": change_dmc}
+    changes = {
+        "training.collector": change_collect,
+        "agents.diswm": change_agent,
+        "dmc2gym.env": change_dmc,
+    }
     sys.meta_path.insert(0, Wrapping(changes))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import stats
 
 import config
-from agent import Agent
+from agents.diswm import Agent
 from models import VideoPredictor
 
 N, A, B, T = 3, 2, 2, 4

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import dreamer
-from run import Run, Stopped
 from tests.tiny import saved
+from training.run_folder import Run, Stopped
 
 ROOT = Path(dreamer.__file__).parent
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from config import Config
 from envs.rendering import choose_backend
-from outcomes import Outcome, Summary, interval, summarize
 from pictures import contact_sheet, encode_mp4, encode_png, enlarge
-from run import FPS
 from tools import atomic_write, expand
+from training.returns import Outcome, Summary, interval, summarize
+from training.run_folder import FPS
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")

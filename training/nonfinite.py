@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer import SKIPPED, Metrics
-from run import Run
+from agents.optimizer import SKIPPED, Metrics
 from tools import Diverged, atomic_write
+from training.run_folder import Run
 
 FOLDER = "bad_updates"
 RECORDS = 20  # of bad updates that a run's folder takes; a batch is megabytes

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import interchange
+from agents import authors_names
 from checkpoint import load, save
 from config import Config, load_saved
 from models import VideoPredictor
@@ -67,7 +67,7 @@ def load_predictor(config: Config) -> VideoPredictor:
     """
     folder = find_predictor(config.pretrain_checkpoint_path)
     states = _read_predictor(folder)
-    beta_vae = interchange.is_beta_vae(states["encoder"])
+    beta_vae = authors_names.is_beta_vae(states["encoder"])
     if beta_vae is not None and beta_vae != config.beta_vae:
         kind = "a β-VAE's" if beta_vae else "a plain CNN's"
         raise UserError(
@@ -154,17 +154,17 @@ def _load_checked(model: VideoPredictor, part: str, state: Mapping, path: Path) 
     """
 
     def mend(tensor: str) -> str:
-        tensor = interchange.to_ours(part, tensor) if theirs else tensor
+        tensor = authors_names.to_ours(part, tensor) if theirs else tensor
         for (file, prefix), flags in _SIZED_BY.items():
             if part == file and tensor.startswith(prefix):
                 return f"set {flags} as in pretraining"
         return "give the file that pretraining wrote"
 
-    theirs = interchange.is_theirs(part, state)
+    theirs = authors_names.is_theirs(part, state)
     module = getattr(model, part)
     own = module.state_dict()
     names = {
-        name: interchange.to_theirs(part, name, model.config.beta_vae) if theirs else name
+        name: authors_names.to_theirs(part, name, model.config.beta_vae) if theirs else name
         for name in own
     }
     for name, tensor in own.items():
@@ -199,7 +199,7 @@ def export_predictor(config: Config) -> tuple[Path, list[Path]]:
     source = find_predictor(config.pretrain_checkpoint_path)
     states = _read_predictor(source)
     config = _as_pretrained(config, source)
-    beta_vae = interchange.is_beta_vae(states["encoder"])
+    beta_vae = authors_names.is_beta_vae(states["encoder"])
     if beta_vae is not None:
         config = config.replace(beta_vae=beta_vae)
     model = _build_predictor(config, source, states)
@@ -253,7 +253,7 @@ def _in_their_names(model: VideoPredictor, part: str) -> bytes:
     """A file's bytes; the same tensors make the same bytes."""
     state = getattr(model, part).state_dict()
     named = OrderedDict(
-        (interchange.to_theirs(part, name, model.config.beta_vae), tensor.contiguous())
+        (authors_names.to_theirs(part, name, model.config.beta_vae), tensor.contiguous())
         for name, tensor in state.items()
     )
     buffer = io.BytesIO()

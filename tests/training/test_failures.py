@@ -6,17 +6,17 @@ import shutil
 import pytest
 import torch
 
-import arenas
 import checkpoint
 import config
 import npz
-import predictors
-from collect import Collector
+from agents import pretrained
 from envs import EnvError
 from models import VideoPredictor
 from replay import Replay
 from tests.tiny import events
 from tools import UserError
+from training import factory
+from training.collector import Collector
 
 
 def last_line(result):
@@ -67,14 +67,14 @@ def test_this_codes_own_errors_are_told_whole(tmp_path, tiny, monkeypatch, text)
 @pytest.fixture
 def unbuilt(monkeypatch):
     """Environments for evaluations that cannot be built so many times."""
-    make, left = arenas.make_vector, []
+    make, left = factory.make_vector, []
 
     def failing(*args, split, **settings):
         if split == "eval" and left:
             raise EnvError(f"env 1 could not be built:\n{left.pop()}")
         return make(*args, split=split, **settings)
 
-    monkeypatch.setattr(arenas, "make_vector", failing)
+    monkeypatch.setattr(factory, "make_vector", failing)
     return left
 
 
@@ -151,7 +151,7 @@ def taught(tmp_path, tiny, calling):
 def save_teacher(tiny, folder, **flags):
     torch.manual_seed(9)
     given = config.parse(tiny.pretrain(folder, folder, **flags))
-    predictors.save_predictor(folder, VideoPredictor(given, flags.get("pretrain_action_num", 2)))
+    pretrained.save_predictor(folder, VideoPredictor(given, flags.get("pretrain_action_num", 2)))
 
 
 def test_a_teacher_of_another_size_is_refused(tmp_path, tiny, taught):

@@ -14,9 +14,9 @@ import pytest
 import checkpoint
 import config
 import npz
-from run import Run, Stopped
 from tests.tiny import events
 from tools import leftovers, move_aside, say, set_bad_aside
+from training.run_folder import Run, Stopped
 
 
 def stop():
@@ -289,7 +289,7 @@ def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypa
     with pytest.raises(Stopped):
         run.check_stop()
     assert run.stop_code == 128 + signal.SIGTERM
-    monkeypatch.setattr("run.TWICE", -1.0)
+    monkeypatch.setattr("training.run_folder.TWICE", -1.0)
     run._on_signal(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
         run._on_signal(signal.SIGINT, None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import config
-from optimizer import Optimizer
+from agents.optimizer import Optimizer
 
 OPTIMISERS = ["adam", "adamax", "sgd", "momentum"]
 

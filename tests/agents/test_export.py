@@ -7,7 +7,7 @@ import torch
 
 import config
 import dreamer
-import predictors
+from agents import pretrained
 from models import VideoPredictor
 
 SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]
@@ -15,11 +15,11 @@ SIZES += ["--cnn_depth", "4"]
 FILES = ["decoder.pt", "encoder.pt", "rssm.pt"]
 
 
-def pretrained(folder, *flags):
+def written(folder, *flags):
     """A predictor's files, with our names."""
     words = ["--device", "cpu", *SIZES, "--beta_vae", "True", *map(str, flags)]
     model = VideoPredictor(config.parse(words), 2)
-    predictors.save_predictor(folder, model)
+    pretrained.save_predictor(folder, model)
 
 
 def export(*words):
@@ -50,7 +50,7 @@ def test_a_runs_snapshot_is_exported_without_flags(tmp_path, tiny, videos, capsy
 
 
 def test_export_replaces_nothing(tmp_path, capsys):
-    pretrained(tmp_path / "a")
+    written(tmp_path / "a")
     out = tmp_path / "b"
     words = ["--configs", "defaults", *SIZES, "--pretrain_checkpoint_path", tmp_path / "a"]
     words += ["--export_checkpoint", out]
@@ -70,7 +70,7 @@ def test_export_replaces_nothing(tmp_path, capsys):
 
 
 def test_an_encoder_alone_is_exported_alone(tmp_path, capsys):
-    pretrained(tmp_path / "a")
+    written(tmp_path / "a")
     (tmp_path / "a" / "rssm.pt").unlink()
     (tmp_path / "a" / "decoder.pt").unlink()
     words = ["--pretrain_checkpoint_path", tmp_path / "a", "--export_checkpoint", tmp_path / "b"]
@@ -91,7 +91,7 @@ def test_an_encoder_alone_is_exported_alone(tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_exported(tmp_path, capsys, flags, target, said):
-    pretrained(tmp_path / "a", *(flags if "Nothing" not in flags else []))
+    written(tmp_path / "a", *(flags if "Nothing" not in flags else []))
     (tmp_path / "a_file").touch()
     words = ["--pretrain_checkpoint_path", tmp_path / "a", "--export_checkpoint"]
     words += [tmp_path / target if target else "", *SIZES, *flags]

@@ -9,12 +9,12 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 import numpy as np
 import pytest
 
-from collect import Collector, RandomPolicy, play
 from envs import EnvError, VectorEnv, make_vector
 from episodes import read_episode
 from replay import Replay
 from tests.countdown import Countdown, Counting
 from tests.envs.crashing import SMALL, TASK, crashing, toy
+from training.collector import Collector, RandomPolicy, play
 
 # The collector
 
@@ -22,7 +22,7 @@ from tests.envs.crashing import SMALL, TASK, crashing, toy
 @pytest.fixture
 def small_seeds(monkeypatch):
     """Episode i of every run has seed i."""
-    monkeypatch.setattr("collect.episode_seed", lambda seed, split, index: index)
+    monkeypatch.setattr("training.collector.episode_seed", lambda seed, split, index: index)
 
 
 def collector_of(folder, envs, seed=0):

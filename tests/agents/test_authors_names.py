@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import config
-import interchange
-import predictors
+from agents import authors_names, pretrained
 from models import VideoPredictor
 from tests.tiny import refusal
 
@@ -143,7 +142,7 @@ def close(one, other):
 @torch.no_grad()
 def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
     states = write_theirs(tmp_path, cell=cell, actions=actions, beta_vae=beta_vae)
-    model = predictors.load_predictor(make_config(tmp_path, beta_vae=beta_vae))
+    model = pretrained.load_predictor(make_config(tmp_path, beta_vae=beta_vae))
     assert model.complete
     assert model.rssm.actions == actions
     torch.manual_seed(0)
@@ -177,7 +176,7 @@ def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
 
 def test_the_sample_has_the_files_spread(tmp_path):
     states = write_theirs(tmp_path)
-    model = predictors.load_predictor(make_config(tmp_path))
+    model = pretrained.load_predictor(make_config(tmp_path))
     image = torch.rand(1, 64, 64, 3) - 0.5
     mean, logvar = encode(states["encoder"], image)
     torch.manual_seed(0)
@@ -193,13 +192,13 @@ def test_the_cell_is_the_files(tmp_path, block, cell):
     """A teacher pretrained with one preset teaches a student that has another's cell."""
     states = write_theirs(tmp_path / "theirs", cell=cell)
     settings = make_config(tmp_path / "theirs", block=block)
-    rssm = predictors.load_predictor(settings).rssm
+    rssm = pretrained.load_predictor(settings).rssm
     assert isinstance(rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
     weight = states["rssm"]["_cell._layer.weight"]
     assert torch.equal(rssm.cell.layer.weight, weight)
     own = make_config(tmp_path / "ours", "--dyn_cell", cell)
-    predictors.save_predictor(tmp_path / "ours", VideoPredictor(own, 2))
-    taught = predictors.load_predictor(make_config(tmp_path / "ours", block=block))
+    pretrained.save_predictor(tmp_path / "ours", VideoPredictor(own, 2))
+    taught = pretrained.load_predictor(make_config(tmp_path / "ours", block=block))
     assert isinstance(taught.rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
 
 
@@ -214,13 +213,13 @@ KINDS = [
 def test_there_and_back(tmp_path, same, kind):
     states = write_theirs(tmp_path / "theirs", **kind)
     settings = make_config(tmp_path / "theirs", beta_vae=kind.get("beta_vae", True))
-    predictors.save_predictor(tmp_path / "ours", predictors.load_predictor(settings))
+    pretrained.save_predictor(tmp_path / "ours", pretrained.load_predictor(settings))
     ours = {p: torch.load(tmp_path / "ours" / f"{p}.pt", weights_only=True) for p in states}
     assert "cell.layer.weight" in ours["rssm"]
     assert "layers.0.weight" in ours["encoder"]
     for source in ("ours", "theirs"):
         out = tmp_path / f"from_{source}"
-        found, paths = predictors.export_predictor(
+        found, paths = pretrained.export_predictor(
             make_config(tmp_path / source, "--export_checkpoint", out)
         )
         assert found == tmp_path / source
@@ -231,7 +230,7 @@ def test_there_and_back(tmp_path, same, kind):
             assert set(again) == set(state)
             assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
             assert all(tensor.is_contiguous() for tensor in again.values())
-    back = predictors.load_predictor(settings.replace(pretrain_checkpoint_path=str(out)))
+    back = pretrained.load_predictor(settings.replace(pretrain_checkpoint_path=str(out)))
     for part, state in ours.items():
         same.values(dict(getattr(back, part).state_dict()), dict(state))
 
@@ -247,32 +246,32 @@ def test_there_and_back(tmp_path, same, kind):
 def test_every_rssm_has_a_counterpart(tmp_path, same, flags):
     settings = make_config(tmp_path / "a", *flags, "--export_checkpoint", tmp_path / "b")
     model = VideoPredictor(settings, 3)
-    predictors.save_predictor(tmp_path / "a", model)
-    predictors.export_predictor(settings)
+    pretrained.save_predictor(tmp_path / "a", model)
+    pretrained.export_predictor(settings)
     names = torch.load(tmp_path / "b" / "rssm.pt", weights_only=True)
     assert len(names) == len(model.rssm.state_dict())
     assert all(name.startswith("_") for name in names)
-    back = predictors.load_predictor(settings.replace(pretrain_checkpoint_path=str(tmp_path / "b")))
+    back = pretrained.load_predictor(settings.replace(pretrain_checkpoint_path=str(tmp_path / "b")))
     same.values(dict(back.state_dict()), dict(model.state_dict()))
 
 
 def test_names_without_a_counterpart_stay():
-    assert interchange.to_ours("decoder", "decoder.1.weight") == "decoder.1.weight"
-    assert interchange.to_theirs("decoder", "other", True) == "other"
-    assert not interchange.is_theirs("rssm", ["inputs.0.weight"])
-    assert interchange.is_beta_vae({5: 0, "x": 1}) is None
+    assert authors_names.to_ours("decoder", "decoder.1.weight") == "decoder.1.weight"
+    assert authors_names.to_theirs("decoder", "other", True) == "other"
+    assert not authors_names.is_theirs("rssm", ["inputs.0.weight"])
+    assert authors_names.is_beta_vae({5: 0, "x": 1}) is None
 
 
 def test_formats_may_differ_from_file_to_file(tmp_path):
     states = write_theirs(tmp_path / "a", actions=2)
     settings = make_config(tmp_path / "a")
-    model = predictors.load_predictor(settings)
-    predictors.save(tmp_path / "a" / "rssm.pt", model.rssm.state_dict())
-    again = predictors.load_predictor(settings)
+    model = pretrained.load_predictor(settings)
+    pretrained.save(tmp_path / "a" / "rssm.pt", model.rssm.state_dict())
+    again = pretrained.load_predictor(settings)
     assert torch.equal(again.rssm.cell.layer.weight, states["rssm"]["_cell._layer.weight"])
     assert torch.equal(again.encoder.stats.bias, states["encoder"]["dis_encoder.0.bias"])
     (tmp_path / "a" / "rssm.pt").unlink()
-    assert not predictors.load_predictor(settings).complete
+    assert not pretrained.load_predictor(settings).complete
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ def test_formats_may_differ_from_file_to_file(tmp_path):
 )
 def test_a_misfit_names_their_tensor_both_shapes_and_the_flag(tmp_path, flags, said):
     write_theirs(tmp_path)
-    line = refusal(predictors.load_predictor, make_config(tmp_path, *flags))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path, *flags))
     assert line.startswith(str(tmp_path))
     assert all(words in line for words in said), line
 
@@ -314,32 +313,32 @@ def test_missing_and_superfluous_tensors(tmp_path, file, tensor, flag):
     state = write_theirs(tmp_path)[file]
     path = tmp_path / f"{file}.pt"
     torch.save({k: v for k, v in state.items() if k != tensor}, path)
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert line.startswith(f"{path} has no tensor '{tensor}': set --")
     assert flag in line
     extra = tensor.replace(".", "s.", 1)
     torch.save({**state, extra: torch.ones(2)}, path)
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert line.startswith(f"{path} has a tensor '{extra}' too many: ")
 
 
 def test_a_layer_too_many_names_its_flag(tmp_path):
     state = write_theirs(tmp_path)["rssm"]
     torch.save({**state, "_inp_layers.2.weight": torch.ones(2)}, tmp_path / "rssm.pt")
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "has a tensor '_inp_layers.2.weight' too many: set --dyn_input_layers" in line
 
 
 def test_a_plain_encoder_where_a_beta_vae_is_asked_for(tmp_path):
     write_theirs(tmp_path, beta_vae=False)
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "encoder.pt is a plain CNN's encoder: set --beta_vae False" in line
 
 
 def test_a_whole_module_is_refused_with_the_mend(tmp_path):
     write_theirs(tmp_path)
     torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "encoder.pt")
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert str(tmp_path / "encoder.pt") in line
     assert "state_dict()" in line
 
@@ -351,7 +350,7 @@ def test_files_saved_on_a_gpu_load_without_one(tmp_path, monkeypatch):
     torch.save(states["rssm"], tmp_path / "rssm.pt", _use_new_zipfile_serialization=False)
     assert b"cuda:0" in (tmp_path / "encoder.pt").read_bytes()
     assert b"cuda:0" in (tmp_path / "rssm.pt").read_bytes()
-    model = predictors.load_predictor(make_config(tmp_path))
+    model = pretrained.load_predictor(make_config(tmp_path))
     assert torch.equal(model.encoder.stats.bias, states["encoder"]["dis_encoder.0.bias"])
     assert torch.equal(model.rssm.cell.norm.bias, states["rssm"]["_cell._norm.bias"])
 

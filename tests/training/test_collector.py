@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from collect import Collector, RandomPolicy, first_row, play
 from envs import StepResult, VectorEnv, episode_seed
 from episodes import read_episode
 from replay import Replay
 from tests.countdown import SHAPE, Countdown, Counting, Outcome
+from training.collector import Collector, RandomPolicy, first_row, play
 
 # Whole episodes
 
@@ -74,7 +74,7 @@ def collector_of(folder, n, seed=0, variation=lambda: "train"):
 @pytest.fixture
 def small_seeds(monkeypatch):
     """Episode i of every run has seed i."""
-    monkeypatch.setattr("collect.episode_seed", lambda seed, split, index: index)
+    monkeypatch.setattr("training.collector.episode_seed", lambda seed, split, index: index)
 
 
 def test_collector_numbers_episodes_and_asks_for_the_variation_of_each(tmp_path, small_seeds):

@@ -14,19 +14,26 @@ import torch
 
 import checks
 import fast
-from agent import Agent
-from arenas import make_envs, make_more_envs, variation_at
+from agents.diswm import Agent
+from agents.pretrained import load_predictor
 from checkpoint import misfit, scratch_rng, to_arrays, to_device
-from collect import Collector, RandomPolicy, play
 from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
-from job import Job, expected_rows, load_episodes, new_replay, note_restored, note_stale
 from models import VideoPredictor
-from outcomes import outcome, summarize
-from predictors import load_predictor
-from run import Run
 from tools import Every, UserError, derive_seed, expand
+from training.collector import Collector, RandomPolicy, play
+from training.factory import make_envs, make_more_envs, variation_at
+from training.returns import outcome, summarize
+from training.run_folder import Run
+from training.trainer import (
+    Job,
+    expected_rows,
+    load_episodes,
+    new_replay,
+    note_restored,
+    note_stale,
+)
 
 SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 

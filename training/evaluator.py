@@ -20,17 +20,17 @@ import torch
 from tqdm import tqdm
 
 import checkpoint
-from agent import Agent
-from arenas import make_envs, variation_at
+from agents.diswm import Agent
 from checks import check_actor
-from collect import Policy, play
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_task
-from outcomes import outcome
 from pictures import to_rgb
-from run import CHECKPOINT, CONFIG, PARTS, check_writable
-from scoresheet import ROWS, Played, table, write
 from tools import UserError, derive_seed, expand, nearest, say
+from training.collector import Policy, play
+from training.evaluation_report import ROWS, Played, table, write
+from training.factory import make_envs, variation_at
+from training.returns import outcome
+from training.run_folder import CHECKPOINT, CONFIG, PARTS, check_writable
 
 FOLDER = "evaluations"
 

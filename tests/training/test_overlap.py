@@ -2,13 +2,12 @@
 
 import pytest
 
-import arenas
 import fast
-import finetuning
-from agent import Agent
+from agents.diswm import Agent
 from envs import VectorEnv
-from finetuning import Finetuning
 from logger import read_metrics
+from training import factory, online
+from training.online import Finetuning
 
 NAMES = {"env", "act", "sample", "transfer", "update", "evaluate", "log", "checkpoint", "wait"}
 # No log line, evaluation or checkpoint within the run, which updates would have to come before.
@@ -63,21 +62,21 @@ def test_an_environment_that_overlaps_has_a_process(tmp_path, tiny, monkeypatch)
     import config
 
     made = []
-    monkeypatch.setattr(arenas.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(factory.os, "cpu_count", lambda: 2)
 
     def make_vector(task, n, *, workers, split, **settings):
         made.append((n, split, workers))
         raise ValueError("not made")
 
-    monkeypatch.setattr(arenas, "make_vector", make_vector)
+    monkeypatch.setattr(factory, "make_vector", make_vector)
     for overlap in (True, False):
         parsed = config.parse(tiny.finetune(tmp_path, overlap=overlap))
         for split in ("train", "eval"):
-            with pytest.raises(arenas.UserError, match="not made"):
-                arenas.make_envs(parsed, 1, split)
+            with pytest.raises(factory.UserError, match="not made"):
+                factory.make_envs(parsed, 1, split)
     given = config.parse(tiny.finetune(tmp_path, overlap=True, async_env="none"))
-    with pytest.raises(arenas.UserError, match="not made"):
-        arenas.make_envs(given, 1, "train")
+    with pytest.raises(factory.UserError, match="not made"):
+        factory.make_envs(given, 1, "train")
     assert [workers for *_, workers in made] == ["process", "auto", "auto", "auto", "none"]
 
 
@@ -111,14 +110,14 @@ def test_every_log_line_says_where_the_time_went(tmp_path, tiny):
 @pytest.mark.parametrize(("videos", "kept"), [(True, 2), (False, 1)])
 def test_an_evaluation_keeps_the_images_that_are_drawn(tmp_path, tiny, monkeypatch, videos, kept):
     """Of three episodes those of two, and of the random policy's none."""
-    asked, play = [], finetuning.play
+    asked, play = [], online.play
 
     def noted(envs, policy, seeds, variation, check, images):
         asked.append(images)
         return play(envs, policy, seeds, variation, check, images)
 
-    monkeypatch.setattr(finetuning, "SEEN", 2)
-    monkeypatch.setattr(finetuning, "play", noted)
+    monkeypatch.setattr(online, "SEEN", 2)
+    monkeypatch.setattr(online, "play", noted)
     flags = {"eval_episodes": 3, "steps": 60, "distillation": False, "log_videos": videos}
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     assert asked == [0, kept, kept]

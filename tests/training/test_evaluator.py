@@ -18,12 +18,12 @@ from ruamel.yaml import YAML
 
 import config
 import dreamer
-from agent import Agent
+from agents.diswm import Agent
 from envs import EnvSettings, episode_seed, make_env
 from episodes import read_episode
 from logger import read_metrics
-from run import Stopped
 from tools import derive_seed
+from training.run_folder import Stopped
 
 ROOT = Path(dreamer.__file__).parent
 CUDA = torch.cuda.is_available()

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import config
-import scoresheet
-from outcomes import Outcome, outcome
-from scoresheet import Played, record, table
+from training import evaluation_report
+from training.evaluation_report import Played, record, table
+from training.returns import Outcome, outcome
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_episodes_of_different_lengths_share_a_video(tmp_path, played):
     for number, video in enumerate(played.videos):
         video[...] = np.linspace(0, 250, len(video)).astype(np.uint8)[:, None, None, None]
         assert video[-1].min() == 250, number
-    paths = scoresheet.write(played, tmp_path)
+    paths = evaluation_report.write(played, tmp_path)
     video = decoded(paths[1])
     assert video.shape == (9, 256, 4 * 256, 3)
     assert video[-1].min() > 240  # those that ended earlier stay on their last frames
@@ -75,7 +75,7 @@ def test_episodes_of_different_lengths_share_a_video(tmp_path, played):
 def test_foreign_file_in_the_way_stays(tmp_path, played):
     path = tmp_path / "000000040-wood-4.json"
     path.write_text("mine")
-    written = scoresheet.write(played, tmp_path)
+    written = evaluation_report.write(played, tmp_path)
     assert [path.name for path in written] == [
         f"000000040-wood-4-2.{suffix}" for suffix in ("json", "mp4", "png")
     ]
@@ -87,7 +87,7 @@ def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
     many = played._replace(
         outcomes=played.outcomes * 6, videos=played.videos * 6, seeds=list(range(24))
     )
-    paths = scoresheet.write(many, tmp_path)
+    paths = evaluation_report.write(many, tmp_path)
     assert paths[2].name == "000000040-wood-24.png"
     assert Image.open(paths[2]).height == 20 * 128
     assert decoded(paths[1]).shape[2] == 4 * 256
@@ -98,6 +98,6 @@ def test_episodes_lost_with_their_environment_are_neither_drawn_nor_missed(tmp_p
     many = played._replace(
         outcomes=played.outcomes * 6, videos=played.videos * 4, seeds=list(range(24))
     )
-    assert Image.open(scoresheet.write(many, tmp_path)[2]).height == 16 * 128
+    assert Image.open(evaluation_report.write(many, tmp_path)[2]).height == 16 * 128
     unseen = played._replace(videos=[], frames=50)
-    assert [path.suffix for path in scoresheet.write(unseen, tmp_path)] == [".json"]
+    assert [path.suffix for path in evaluation_report.write(unseen, tmp_path)] == [".json"]

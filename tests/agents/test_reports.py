@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import config
-import reports
-from agent import Agent, Pretrainer
+from agents import reports
+from agents.diswm import Agent, Pretrainer
 from checkpoint import scratch_rng
 from models import VideoPredictor, WorldModel
 

@@ -8,7 +8,7 @@ import torch
 import checkpoint
 import checks
 import config
-import predictors
+from agents import pretrained
 from models import VideoPredictor
 from tests.tiny import refusal
 
@@ -21,17 +21,17 @@ def make_config(folder, **changes):
     return config.parse(SMALL).replace(pretrain_checkpoint_path=str(folder), **changes)
 
 
-def pretrained(folder, actions=0, **changes):
+def written(folder, actions=0, **changes):
     torch.manual_seed(0)
     model = VideoPredictor(make_config(folder, **changes), actions)
-    predictors.save_predictor(folder, model)
+    pretrained.save_predictor(folder, model)
     return model
 
 
 def test_a_predictor_comes_back(tmp_path):
-    model = pretrained(tmp_path, actions=5)
+    model = written(tmp_path, actions=5)
     assert sorted(os.listdir(tmp_path)) == ["decoder.pt", "encoder.pt", "rssm.pt"]
-    loaded = predictors.load_predictor(make_config(tmp_path))
+    loaded = pretrained.load_predictor(make_config(tmp_path))
     assert loaded.rssm.actions == 5
     own = model.state_dict()
     assert own.keys() == loaded.state_dict().keys()
@@ -41,28 +41,28 @@ def test_a_predictor_comes_back(tmp_path):
 @pytest.mark.parametrize("discrete", [0, 3])
 @pytest.mark.parametrize("actions", [0, 4])
 def test_the_action_width_is_read_off_the_file(tmp_path, discrete, actions):
-    pretrained(tmp_path, actions, dyn_discrete=discrete)
-    loaded = predictors.load_predictor(make_config(tmp_path, dyn_discrete=discrete))
+    written(tmp_path, actions, dyn_discrete=discrete)
+    loaded = pretrained.load_predictor(make_config(tmp_path, dyn_discrete=discrete))
     assert loaded.rssm.actions == actions
     given = make_config(tmp_path, dyn_discrete=discrete, source_action_num=4)
     if actions == 4:
-        assert predictors.load_predictor(given).rssm.actions == 4
+        assert pretrained.load_predictor(given).rssm.actions == 4
     else:
-        assert "--source_action_num" in refusal(predictors.load_predictor, given)
+        assert "--source_action_num" in refusal(pretrained.load_predictor, given)
 
 
 def test_the_encoder_alone_is_a_teacher(tmp_path):
-    model = pretrained(tmp_path)
+    model = written(tmp_path)
     (tmp_path / "rssm.pt").unlink()
     (tmp_path / "decoder.pt").unlink()
-    loaded = predictors.load_predictor(make_config(tmp_path))
+    loaded = pretrained.load_predictor(make_config(tmp_path))
     image = torch.rand(1, 2, 64, 64, 3) - 0.5
     assert torch.equal(loaded.encode(image, sample=False).embed, model.encoder(image)[0])
-    line = refusal(predictors.load_predictor, make_config(tmp_path / "elsewhere"))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path / "elsewhere"))
     assert "--pretrain_checkpoint_path" in line
     assert "there is no such folder" in line
     (tmp_path / "encoder.pt").unlink()
-    assert "has no encoder.pt" in refusal(predictors.load_predictor, make_config(tmp_path))
+    assert "has no encoder.pt" in refusal(pretrained.load_predictor, make_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_the_encoder_alone_is_a_teacher(tmp_path):
     ],
 )
 def test_a_misfit_names_tensor_shapes_and_flag(tmp_path, changes, file, tensor, there, here, flag):
-    pretrained(tmp_path)
-    line = refusal(predictors.load_predictor, make_config(tmp_path, **changes))
+    written(tmp_path)
+    line = refusal(pretrained.load_predictor, make_config(tmp_path, **changes))
     assert line.startswith(f"{tmp_path / file}.pt: tensor '{tensor}' has shape {there}, not {here}")
     assert flag in line
 
@@ -100,49 +100,49 @@ def test_a_misfit_names_tensor_shapes_and_flag(tmp_path, changes, file, tensor, 
 def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     run = tmp_path / "run"
     for number, actions in (("100", 3), ("90", 2), ("last", 1)):
-        pretrained(run / below / number, actions)
+        written(run / below / number, actions)
     (run / below / "200").mkdir()
     checkpoint.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
-        assert predictors.find_predictor(str(given)) == run / below / found
+        assert pretrained.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
     checks.check(settings)
     noted = capsys.readouterr().err
     assert str(run / below / "100") in noted
     assert noted.count("\n") == 1
-    assert predictors.load_predictor(settings).rssm.actions == 3
-    pretrained(run, 5)
+    assert pretrained.load_predictor(settings).rssm.actions == 3
+    written(run, 5)
     checks.check(settings)
     assert not capsys.readouterr().err
-    assert predictors.load_predictor(settings).rssm.actions == 5
+    assert pretrained.load_predictor(settings).rssm.actions == 5
 
 
 def test_a_missing_and_a_superfluous_tensor(tmp_path):
-    model = pretrained(tmp_path)
+    model = written(tmp_path)
     state = model.rssm.state_dict()
     kept = {name: tensor for name, tensor in state.items() if name != "cell.norm.weight"}
     checkpoint.save(tmp_path / "rssm.pt", kept)
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "has no tensor 'cell.norm.weight'" in line
     assert "--dyn_deter" in line
     checkpoint.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
-    line = refusal(predictors.load_predictor, make_config(tmp_path))
+    line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "has a tensor 'cell.norm.scale' too many" in line
-    pretrained(tmp_path, beta_vae=False)
-    assert "--beta_vae" in refusal(predictors.load_predictor, make_config(tmp_path))
+    written(tmp_path, beta_vae=False)
+    assert "--beta_vae" in refusal(pretrained.load_predictor, make_config(tmp_path))
 
 
 @pytest.mark.parametrize("content", [[1, 2], 3, "text", {"inputs.0.weight": 1}])
 @pytest.mark.parametrize("name", ["encoder", "rssm"])
 def test_a_file_that_holds_something_else(tmp_path, content, name):
-    pretrained(tmp_path)
+    written(tmp_path)
     torch.save(content, tmp_path / f"{name}.pt")
-    assert f"{tmp_path / name}.pt" in refusal(predictors.load_predictor, make_config(tmp_path))
+    assert f"{tmp_path / name}.pt" in refusal(pretrained.load_predictor, make_config(tmp_path))
 
 
 @pytest.mark.parametrize("content", [torch.ones(2), {"inputs.0.weight": torch.ones(3)}])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_rssm_of_flat_tensors_is_refused(tmp_path, content):
-    pretrained(tmp_path)
+    written(tmp_path)
     torch.save(content, tmp_path / "rssm.pt")
-    assert str(tmp_path / "rssm.pt") in refusal(predictors.load_predictor, make_config(tmp_path))
+    assert str(tmp_path / "rssm.pt") in refusal(pretrained.load_predictor, make_config(tmp_path))

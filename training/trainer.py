@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent import Agent, Pretrainer
+from agents.diswm import Agent, Pretrainer
 from checkpoint import misfit, scratch_rng
 from config import Config
 from device_store import place
 from episodes import Restored, count_rows
 from feeding import Feeder
-from guard import Guard
 from logger import Rate
 from replay import Replay
-from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
 from timing import Stopwatch
 from tools import Diverged, Every, UserError, derive_seed, expand
+from training.nonfinite import Guard
+from training.run_folder import CHECKPOINT, Run
 
 
 class Job:

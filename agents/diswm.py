@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import fast
-import reports
-from acting import Acting, ActState
+from agents import reports
+from agents.optimizer import Metrics, Optimizer
+from agents.policy import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config
 from models import Terms, VideoPredictor, WorldModel
-from optimizer import Metrics, Optimizer
 from rssm import State
 from tools import schedule
 

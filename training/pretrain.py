@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 import sources
-from agent import Pretrainer
+from agents.diswm import Pretrainer
+from agents.pretrained import save_predictor
 from checkpoint import scratch_rng
 from config import Config, load_keys
 from episodes import count_rows
-from job import Job, load_episodes, new_replay, rows_kept
 from pictures import encode_png, to_rgb
-from predictors import save_predictor
-from run import Run
 from tools import Every, UserError, atomic_write, derive_seed, expand
+from training.run_folder import Run
+from training.trainer import Job, load_episodes, new_replay, rows_kept
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 

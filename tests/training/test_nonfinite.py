@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-import agent
 import config
-from guard import RECORDS, Guard
+from agents import diswm
 from tests.tiny import events
 from tools import Diverged
+from training.nonfinite import RECORDS, Guard
 
 
 def test_an_agents_later_steps_are_skipped_with_the_first(tiny):
     given = config.parse(tiny.finetune(tiny.teacher, distillation=False))
     torch.manual_seed(0)
-    learner, rng = agent.Agent(given, 2), np.random.default_rng(0)
+    learner, rng = diswm.Agent(given, 2), np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (2, 6, 64, 64, 3), dtype=np.uint8),
         "action": rng.uniform(-1, 1, (2, 6, 2)).astype(np.float32),
@@ -118,7 +118,7 @@ class Poisoned:
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
-    Poisoned(monkeypatch, {2, 3, 6}, agent.Agent, "reward")
+    Poisoned(monkeypatch, {2, 3, 6}, diswm.Agent, "reward")
     argv = tiny.finetune(tmp_path, max_bad_updates=3)
     folder = tiny.finish(argv)
     assert [row["update"] for row in events(folder, "bad_update")] == [2, 3, 6]
@@ -143,7 +143,7 @@ def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
 def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
     tmp_path, tiny, monkeypatch
 ):
-    Poisoned(monkeypatch, range(6, 1000), agent.Agent, "reward")
+    Poisoned(monkeypatch, range(6, 1000), diswm.Agent, "reward")
     argv = tiny.finetune(tmp_path, max_bad_updates=4, train_steps=2)
     result = tiny.run(argv)
     assert result.code == 1
@@ -160,7 +160,7 @@ def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
 
 @pytest.mark.slow
 def test_pretraining_skips_a_bad_update_too(tmp_path, tiny, videos, monkeypatch):
-    Poisoned(monkeypatch, {4}, agent.Pretrainer, "image")
+    Poisoned(monkeypatch, {4}, diswm.Pretrainer, "image")
     folder = tiny.finish(tiny.pretrain(tmp_path, videos))
     [row] = events(folder, "bad_update")
     assert row["update"] == 4
