@@ -202,7 +202,7 @@ def soak(out: Path, steps: int, tell: Callable[[Reading], None]) -> dict[str, An
     watch, begun = Watch(steps // PHASES, out / "readings.jsonl", tell), time.monotonic()
     with (
         mock.patch.object(dreamer, "Finetuning", watched(watch)),
-        mock.patch.object(online, "Agent", Idle),
+        mock.patch("training.online.Agent", Idle),
         (out / "log.txt").open("w") as log,
         contextlib.redirect_stderr(log),
         contextlib.redirect_stdout(log),
