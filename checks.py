@@ -9,7 +9,7 @@ import torch
 
 import fast
 import sources
-from agents.diswm import SCHEDULES
+from agents.learner import SCHEDULES
 from agents.pretrained import find_predictor
 from config import Config
 from device_store import check_device

@@ -320,13 +320,13 @@ class Every:
         self.period = period
         self.last = last
 
-    def __call__(self, step: int) -> bool:
-        return self.due(step) > 0
+    def is_due(self, step: int) -> bool:
+        """Whether a multiple of the period lies behind ``step`` unanswered (the first is 0)."""
+        return self.period > 0 and step // self.period > self.last
 
-    def due(self, step: int) -> int:
-        """How many multiples of the period lie behind ``step`` unanswered (the first is step 0)."""
-        if not self.period:
-            return 0
-        now = int(step // self.period)
-        count, self.last = now - self.last, max(now, self.last)
-        return max(count, 0)
+    def take(self, step: int) -> bool:
+        """Whether it is due; if so, it is answered."""
+        due = self.is_due(step)
+        if due:
+            self.last = int(step // self.period)
+        return due

@@ -1,290 +1,90 @@
-"""Who acts and learns: the agent and the pretrainer.
-
-An agent is ``act(obs, state, mode)``, ``update(batch)``, ``report(batch)``, ``state_dict()`` and
-``load_state_dict()``; the loops know nothing more about it.
-"""
+"""DisWM and DreamerV2: an agent that learns in imagination, with or without a teacher."""
 
 from __future__ import annotations
 
-import contextlib
-import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fast
+from accel.runtime import Runtime
 from agents import reports
-from agents.optimizer import Metrics, Optimizer
-from agents.policy import Acting, ActState
+from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
+from agents.learner import GradientLearner
+from agents.optimizer import Optimizer
+from agents.policy import RecurrentPolicy
+from agents.predictor import Predictor, compile_model, log_names
+from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, frozen
+from checkpoint import misfit
 from config import Config
-from models import Terms, VideoPredictor, WorldModel
-from rssm import State
-from tools import schedule
+from models import Terms, WorldModel
+from networks import ActionHead
+from tools import UserError
 
-# The schedules of a run: the name inside a loss and the config key that says how it moves.
-SCHEDULES = {
-    "kl": "kl_scale",
-    "kl_balance": "kl_balance",
-    "kl_free": "kl_free",
-    "beta_vae": "beta_vae_beta",
-    "reward": "reward_scale",
-    "discount": "discount_scale",
-    "distill": "distill_scale",
-    "actor_entropy": "actor_entropy",
-    "actor_state_entropy": "actor_state_entropy",
-    "imag_gradient_mix": "imag_gradient_mix",
-}
-
-# η falls over 45,000 agent steps; across domains it waits for 50,000 first.
-DISTILL_SCHEDULES = {
-    False: "linear(0.1,0.01,45000)",
-    True: "delay(50000,linear(0.1,0.01,45000))",
-}
+TEACHER = "world_model.teacher."
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products and convolutions under ``--precision``."""
-    if precision == "32":
-        return torch.float32
-    if precision in ("16", "bf16"):
-        return torch.bfloat16
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif platform.machine().lower() in ("x86_64", "amd64"):
-        # oneDNN says yes to any AVX-512 and then emulates bfloat16, at a fraction of the speed.
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = (
-            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-    return torch.bfloat16 if native else torch.float32
+class DisWM(GradientLearner, Agent):
+    """DisWM (arXiv 2503.08751); DreamerV2 (arXiv 2010.02193) where β-VAE and distillation are off.
 
-
-class Learner(nn.Module):
-    """What the agent and the pretrainer have in common.
-
-    ``step`` is what the schedules follow (agent steps; updates while pretraining), set by the
-    loop. ``updates`` counts updates. Subclasses say in :meth:`learn` what an update computes.
+    The arguments are those of every agent (`agents/base.py`).
     """
 
-    def __init__(self, config: Config):
-        super().__init__()
-        self.config = config
-        self.device = torch.device(config.device)
-        self.dtype = compute_dtype(config.precision, self.device)
-        self.step = 0
-        self.updates = 0
-        eta = config.distill_scale
-        self.schedules = {
-            name: schedule(DISTILL_SCHEDULES[config.cross_domain])
-            if name == "distill" and eta == "auto"
-            else schedule(config[key])
-            for name, key in SCHEDULES.items()
-        }
-        self.optimizers: dict[str, Optimizer] = {}
-        self._learn: Callable[[Terms], Metrics] = self.learn
-        if fast.graphs(config):
-            self._learn = fast.Graph(self.learn, self._tensors, self.device)
+    name = "diswm"
+    pretrainer = Predictor
 
-    def update(self, batch: Mapping[str, np.ndarray | Tensor]) -> Metrics:
-        """One update; the metrics stay on the device, and nothing waits for it.
-
-        Args:
-            batch: as for :meth:`prepare`.
-        """
-        data = self.prepare(batch)
-        data |= self.noise(*data["is_first"].shape)
-        data["weights"] = self._schedule_values()
-        self.before_update()
-        with fast.updating():
-            metrics = self._learn(data)
-        self.updates += 1
-        return metrics
-
-    def learn(self, data: Terms) -> Metrics:
-        """An update as a function of tensors: the prepared batch, noise, and ``weights``.
-
-        It draws nothing, looks at no value, and changes parameters and moments in their places:
-        so it can be recorded.
-        """
-        raise NotImplementedError
-
-    def noise(self, batch: int, length: int) -> Terms:
-        """All that an update draws with, made outside of it."""
-        raise NotImplementedError
-
-    def before_update(self) -> None:
-        """What happens once in a while; a recorded update cannot hold it."""
-
-    def _tensors(self) -> list[Tensor]:
-        moments = [t for optimizer in self.optimizers.values() for t in optimizer.tensors()]
-        return [*self.parameters(), *self.buffers(), *moments]
-
-    def weights(self) -> Terms:
-        """The schedules' values now: 0-d tensors on the device, one transfer in all."""
-        return self._named_weights(self._schedule_values())
-
-    def _schedule_values(self) -> Tensor:
-        values = [schedule(self.step) for schedule in self.schedules.values()]
-        pinned = self.device.type == "cuda"  # a copy from other memory may wait for the device
-        values = torch.tensor([1.0, *values], dtype=torch.float32, pin_memory=pinned)
-        return values.to(self.device, non_blocking=True)
-
-    def _named_weights(self, values: Tensor) -> Terms:
-        return dict(zip(["image", *self.schedules], values.unbind(), strict=True))
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """bfloat16 where the run computes in it; losses stay in float32."""
-        if self.dtype is torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
-
-    def prepare(self, batch: Mapping[str, np.ndarray]) -> Terms:
-        """A sampled batch → tensors on the device; images stay uint8, rewards are clipped.
-
-        Args:
-            batch: ``image`` uint8 [B, T, H, W, C], ``is_first`` bool [B, T] and, for an agent,
-                ``action`` [B, T, A], ``reward`` and ``discount`` [B, T]: arrays, or tensors.
-        """
-        data = {
-            name: torch.as_tensor(value).to(self.device, non_blocking=True)
-            for name, value in batch.items()
-        }
-        if "reward" in data and self.config.clip_rewards != "identity":
-            data["reward"] = getattr(torch, self.config.clip_rewards)(data["reward"])
-        if "discount" in data:
-            data["discount"] = data["discount"] * self.config.discount
-        return data
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Weights, optimisers, step and count of updates."""
-        return {
-            "weights": super().state_dict(*args, **kwargs),
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "step": self.step,
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
-        super().load_state_dict(state["weights"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        if isinstance(self._learn, fast.Graph):
-            self._learn.reset()
-        self.step, self.updates = state["step"], state["updates"]
-
-
-def named(terms: Terms, weights: Terms) -> Metrics:
-    """Each term under its own name, and the weights that move."""
-    names = {"beta_vae": "beta_vae_kl_loss", "distill": "distillation_kl_loss"}
-    metrics = {names.get(name, f"{name}_loss"): term.detach() for name, term in terms.items()}
-    scales = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
-    metrics |= {scales[name]: weights[name] for name in scales if name in terms}
-    return metrics | {name: weights[name] for name in ("kl_balance", "kl_free")}
-
-
-def compile_model(model: VideoPredictor) -> None:
-    """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
-    print("note: the first update compiles its steps, for a minute or more", file=sys.stderr)
-    fast.compile_methods(model, "encode", "image_nll", "kl_term")
-    fast.compile_methods(model.rssm, "filter_steps", "prior_of")
-    if isinstance(model, WorldModel):
-        fast.compile_methods(model, "head_term")
-        if model.teacher is not None:
-            fast.compile_methods(model.teacher, "encode")
-
-
-class Pretrainer(Learner):
-    """Learns a video predictor from frames alone."""
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.model = VideoPredictor(config, config.pretrain_action_num).to(self.device)
-        self.optimizers["model"] = Optimizer(
-            "model", self.model.parameters(), config, config.model_lr, config.grad_clip
-        )
-        if fast.compiles(config):
-            compile_model(self.model)
-
-    def noise(self, batch: int, length: int) -> Terms:
-        return self.model.noise(batch, length)
-
-    def learn(self, data: Terms) -> Metrics:
-        """One update of the predictor."""
-        weights = self._named_weights(data["weights"])
-        with self.autocast():
-            outputs = self.model.terms(data, weights)
-            loss = self.model.loss(outputs.terms, weights)
-        metrics = self.optimizers["model"].step(loss)
-        return metrics | outputs.metrics | named(outputs.terms, weights)
-
-    def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Videos and pictures by their tag."""
-        data = self.prepare(batch)
-        pictures = {
-            "openl": reports.open_loop(self.model, data),
-            "reconstruction": reports.reconstruction(self.model, data),
-        }
-        if self.config.beta_vae:
-            pictures["beta_vae_traverse"] = reports.traversal(self.model, data)
-        return pictures
-
-
-class Agent(Learner):
-    """DisWM, and DreamerV2 where β-VAE and distillation are off.
-
-    Args:
-        config: the run's configuration.
-        actions: size of the action vector.
-        teacher: the pretrained predictor; needed with ``--distillation True``.
-    """
-
-    def __init__(self, config: Config, actions: int, teacher: VideoPredictor | None = None):
-        super().__init__(config)
-        self.num_actions = actions
-        self.world_model = WorldModel(config, actions, teacher).to(self.device)
+    def __init__(
+        self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
+    ):
+        check_actor(config, spaces)
+        super().__init__(config, runtime)
+        teacher = None if source is None else load_predictor(config)
+        self.world_model = WorldModel(config, spaces.action_size, teacher).to(self.device)
         feat = self.world_model.rssm.feat_size
-        self.behavior = ActorCritic(config, feat, actions).to(self.device)
+        self.behavior = ActorCritic(config, feat, spaces.action_size).to(self.device)
         c, b = config, self.behavior
         self.optimizers = {
             "model": Optimizer("model", self.world_model.parameters(), c, c.model_lr, c.grad_clip),
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
-        self.acting = Acting(config, self.world_model, self.behavior)
-        if fast.compiles(config):
+        self.policy = RecurrentPolicy(config, runtime, self.world_model, self.behavior)
+        if runtime.compile:
             compile_model(self.world_model)
             fast.compile_methods(b, "dream_steps", "targets", "actor_loss", "value_loss")
 
-    def initial(self, batch: int) -> ActState:
-        """The recurrent state of ``batch`` environments before their first observation."""
-        return self.acting.initial(batch)
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Checks what β-VAE and teacher need."""
+        cls.find_source(config)
+        if config.traverse and not config.beta_vae:
+            raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
+        if not (config.beta_vae or config.distillation):
+            print(
+                "note: diswm without --beta_vae True and --distillation True is DreamerV2",
+                file=sys.stderr,
+            )
 
-    def act(
-        self, obs: Mapping[str, np.ndarray], state: ActState | None, mode: str = "train"
-    ) -> tuple[np.ndarray, ActState]:
-        """The next actions.
+    @classmethod
+    def find_source(cls, config: Config) -> Path | None:
+        """The teacher's folder, with distillation."""
+        return find_predictor(config.pretrain_checkpoint_path) if config.distillation else None
 
-        Args:
-            obs: ``image`` uint8 [N, H, W, C] and ``is_first`` bool [N].
-            state: what the last call returned; None at the start.
-            mode: ``train`` samples, ``eval`` takes the actor's mode.
+    def act(self, obs: Obs, state: State | None, mode: str) -> tuple[np.ndarray, State]:
+        """The next actions: ``train`` samples, ``eval`` takes the actor's mode."""
+        return self.policy(obs, state, mode)
 
-        Returns:
-            Actions float32 [N, A], and the recurrent state.
-        """
-        return self.acting(obs, state, mode)
+    def sync(self) -> None:
+        """From here on, actions know of all updates so far; see `RecurrentPolicy`."""
+        self.policy.sync()
 
-    def refresh(self) -> None:
-        """From here on, actions know of all updates so far; see `Acting`."""
-        self.acting.refresh()
-
-    def noise(self, batch: int, length: int) -> Terms:
+    def draw_noise(self, batch: int, length: int) -> Terms:
         starts = batch * (length - self.config.pred_discount)
         noise = self.behavior.noise(self.world_model, starts)
         return self.world_model.noise(batch, length) | noise
@@ -294,14 +94,14 @@ class Agent(Learner):
         if self.updates % self.config.slow_target_update == 0:
             self.behavior.update_slow_target()
 
-    def learn(self, data: Terms) -> Metrics:
+    def compute(self, data: Terms) -> Metrics:
         """One update of world model, actor and critic."""
         weights = self._named_weights(data["weights"])
         with self.autocast():
             outputs = self.world_model.terms(data, weights)
             loss = self.world_model.loss(outputs.terms, weights)
         metrics = self.optimizers["model"].step(loss)
-        metrics |= outputs.metrics | named(outputs.terms, weights)
+        metrics |= outputs.metrics | log_names(outputs.terms, weights)
         skip = metrics["skipped_model"]
         return metrics | self._learn_behavior(outputs.post, data, weights, skip)
 
@@ -331,22 +131,76 @@ class Agent(Learner):
             metrics["imag_gradient_mix"] = weights["imag_gradient_mix"]
         return metrics
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**super().state_dict(*args, **kwargs), "acting": self.acting.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
-        super().load_state_dict(state)
-        self.acting.load_state_dict(state.get("acting"))
-
-    def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def report(self, batch: Batch) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""
-        data, model = self.prepare(batch), self.world_model
-        pictures = {
-            "openl": reports.open_loop(model, data),
-            "reconstruction": reports.reconstruction(model, data),
-        }
-        if self.config.traverse and self.config.beta_vae:
-            pictures["beta_vae_traverse"] = reports.traversal(model, data)
+        model, data = self.world_model, self.prepare(batch)
+        pictures = reports.draw(model, data, self.config.traverse and self.config.beta_vae)
         if model.teacher is not None and model.teacher.complete:
             pictures["teacher_openl"] = reports.open_loop(model.teacher, data)
         return pictures
+
+    def save_state(self) -> dict[str, Any]:
+        """Everything it is, its teacher too."""
+        return {**super().save_state(), "policy": self.policy.save_state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `save_state` returned.
+
+        The teacher is the state's own. One that only acts has none, and needs none.
+
+        Raises:
+            ValueError: a tensor is missing or of another shape.
+            UserError: the teacher that was given is another one than the state's.
+        """
+        weights, teacher = state["weights"], self.world_model.teacher
+        if teacher is None:
+            weights = {k: v for k, v in weights.items() if not k.startswith(TEACHER)}
+        else:
+            self._check_teacher(weights)
+        super().load_state({**state, "weights": weights})
+        self.policy.load_state(state["policy"])
+
+    def _check_teacher(self, weights: Mapping[str, Tensor]) -> None:
+        given, own = self.config.pretrain_checkpoint_path, self.world_model.teacher.state_dict()
+        saved = {k.removeprefix(TEACHER): v for k, v in weights.items() if k.startswith(TEACHER)}
+        if misfit(saved, own):
+            raise UserError(
+                f"--pretrain_checkpoint_path {given} holds another predictor than the one that "
+                "this run learns from: give that, or begin again in another --logdir"
+            )
+        learned = [name for name in own if name.startswith("encoder.")]
+        if not all(torch.equal(own[name].cpu(), saved[name]) for name in learned):
+            what = f"{given} holds another predictor by now: the run goes on with its own"
+            print(f"warning: {what}", file=sys.stderr)
+
+
+class DreamerV2(DisWM):
+    """DreamerV2: DisWM without β-VAE and teacher."""
+
+    name = "dreamerv2"
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuses what makes DisWM of it."""
+        for name in ("beta_vae", "distillation", "traverse"):
+            if config[name]:
+                raise UserError(
+                    f"--method_name dreamerv2 is the agent without β-VAE and teacher: leave out "
+                    f"--{name} True, or use --method_name diswm"
+                )
+
+
+def check_actor(config: Config, spaces: Spaces) -> None:
+    """Checks that the actor's distribution fits the environment's actions.
+
+    Raises:
+        UserError: it does not.
+    """
+    fitting = ActionHead.DISCRETE if spaces.discrete else ActionHead.CONTINUOUS
+    if config.actor_dist not in fitting:
+        raise UserError(
+            f"--actor_dist {config.actor_dist} does not fit the {spaces.kind} actions of "
+            f"{config.task}: give {' or '.join(fitting)}"
+        )
+    if spaces.discrete and config.imag_gradient == "dynamics" and config.actor_dist == "onehot":
+        print("note: discrete actors learn better with --imag_gradient reinforce", file=sys.stderr)

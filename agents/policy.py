@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 import fast
 import networks
+from accel.runtime import Runtime
+from agents.base import Obs, State
 from behavior import ActorCritic
 from config import Config
 from models import WorldModel
 
-ActState = dict[str, Tensor]
 
-
-class Acting:
+class RecurrentPolicy:
     """Acts with the learner's weights, or with a copy that is one update older.
 
     Args:
@@ -32,25 +32,27 @@ class Acting:
     costs more than it saves.
 
     With ``--overlap`` the actions of training come from a copy of the weights that
-    :meth:`refresh` takes, so that the environments need not wait for an update; on a GPU they are
+    :meth:`sync` takes, so that the environments need not wait for an update; on a GPU they are
     then computed on a stream of their own. Evaluation always acts with the learner's weights.
     """
 
-    def __init__(self, config: Config, world_model: WorldModel, behavior: ActorCritic):
+    def __init__(
+        self, config: Config, runtime: Runtime, world_model: WorldModel, behavior: ActorCritic
+    ):
         self.config = config
-        self.device = world_model.rssm.prior_stats.weight.device
+        self.device = runtime.device
         self.actions = behavior.actor.actions
         self._live = (world_model.encoder, world_model.rssm, behavior.actor)
         self._pad, self._copy, self._stream = world_model.pad_action, None, None
         on_gpu = self.device.type == "cuda"
-        if fast.overlaps(config):
+        if runtime.overlap:
             self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
             self._copy.requires_grad_(False)
             if on_gpu:
                 self._stream = torch.cuda.Stream(self.device)
                 self._stream.wait_stream(torch.cuda.current_stream(self.device))
         self._steps: dict[str, Callable] = {mode: self._step(mode) for mode in ("train", "eval")}
-        if fast.graphs(config):
+        if runtime.graphs:
             nothing: list[Tensor] = []
             self._steps = {
                 mode: fast.Graph(step, lambda: nothing, self.device)
@@ -58,7 +60,7 @@ class Acting:
             }
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def sync(self) -> None:
         """Copies the learner's weights, where a copy acts."""
         if self._copy is None:
             return
@@ -67,26 +69,24 @@ class Acting:
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def save_state(self) -> dict[str, Any] | None:
         """The copy's weights, if there is one."""
         return None if self._copy is None else self._copy.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Takes up the copy's weights; where none were kept, those of the learner."""
         if self._copy is not None and state is not None:
             self._copy.load_state_dict(state)
         else:
-            self.refresh()
+            self.sync()
 
-    def initial(self, batch: int) -> ActState:
+    def initial(self, batch: int) -> State:
         """The recurrent state of ``batch`` environments before their first observation."""
         action = torch.zeros(batch, self.actions, device=self.device)
         return {**self._live[1].initial(batch), "action": action}
 
     @torch.no_grad()
-    def __call__(
-        self, obs: Mapping[str, np.ndarray], state: ActState | None, mode: str
-    ) -> tuple[np.ndarray, ActState]:
+    def __call__(self, obs: Obs, state: State | None, mode: str) -> tuple[np.ndarray, State]:
         """The next actions; see `Agent.act`."""
         stream = self._stream if mode == "train" else None
         with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
@@ -99,7 +99,7 @@ class Acting:
             action = self._explore(latent.pop("action"), mode)
             return action.float().cpu().numpy(), {**latent, "action": action}
 
-    def _noise(self, n: int, mode: str) -> ActState:
+    def _noise(self, n: int, mode: str) -> State:
         """What the step draws with, made here: a recorded step draws nothing by itself."""
         c, (encoder, rssm, actor) = self.config, self._live
         noise = {}
@@ -111,12 +111,12 @@ class Acting:
             noise["action_noise"] = actor.noise(n)
         return noise
 
-    def _step(self, mode: str) -> Callable[[ActState], ActState]:
+    def _step(self, mode: str) -> Callable[[State], State]:
         parts = self._copy if mode == "train" and self._copy is not None else self._live
         encoder, rssm, actor = parts
 
         @torch.no_grad()
-        def step(inputs: ActState) -> ActState:
+        def step(inputs: State) -> State:
             """Observation, state and noise → the posterior and the actor's action."""
             embed = encoder(inputs["image"][:, None])
             if self.config.beta_vae:

@@ -83,3 +83,11 @@ def traversal(model: VideoPredictor, batch: Terms) -> np.ndarray:
     images = model.decoder(model.rssm.get_feat(post)).mode()[:, 0]  # [Z·7, H, W, C]
     rows = images.unflatten(0, (len(mean), len(OFFSETS)))
     return _to_numpy(torch.cat([torch.cat(list(row), 1) for row in rows], 0))
+
+
+def draw(model: VideoPredictor, batch: Terms, traverse: bool) -> dict[str, np.ndarray]:
+    """All pictures of a model by their tags; ``traverse`` draws the β-VAE's latents, too."""
+    pictures = {"openl": open_loop(model, batch), "reconstruction": reconstruction(model, batch)}
+    if traverse:
+        pictures["beta_vae_traverse"] = traversal(model, batch)
+    return pictures

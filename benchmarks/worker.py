@@ -58,7 +58,6 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     """Our update at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     import fast
-    from agents.diswm import Agent, Pretrainer
     from models import VideoPredictor
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]

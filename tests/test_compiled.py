@@ -11,7 +11,6 @@ import behavior
 import config
 import fast
 import rssm
-from agents.diswm import Agent, Pretrainer
 from models import VideoPredictor
 
 B, T, A = 2, 6, 2  # a scan of 6 steps comes as 5 and 1

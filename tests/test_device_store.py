@@ -17,7 +17,7 @@ from feeding import Feeder
 from replay import Replay
 from storage import DiskRowStore, RowStore
 from tools import UserError
-from training.trainer import expected_rows
+from training.factory import expected_rows
 
 SHAPE = (2, 2, 3)
 FIELDS = {"image": ((4, 4), np.uint8), "x": ((), np.int64), "none": ((0,), np.float32)}

@@ -8,7 +8,6 @@ import torch
 
 import config
 import fast
-from agents.diswm import Agent, Pretrainer
 from models import VideoPredictor
 
 B, T, A = 2, 4, 2

@@ -253,7 +253,7 @@ def test_runs_with_and_without_prefetch_are_the_same(tmp_path, tiny, same):
 
 @pytest.mark.slow
 def test_prefetch_may_change_when_a_run_resumes(tmp_path, tiny, videos, calling, same):
-    from training.run_folder import Stopped
+    from training.stop import Stopped
 
     def stop():
         raise Stopped

@@ -13,7 +13,6 @@ import torch
 
 import config
 import fast
-from agents.diswm import Agent, Pretrainer
 from checkpoint import load, rng_state, save, set_rng_state
 from models import VideoPredictor
 

@@ -15,7 +15,6 @@ import storage
 from replay import Replay
 from storage import DiskRowStore, RowStore
 from tools import UserError
-from training.trainer import new_replay
 
 SHAPE = (2, 2, 3)
 FIELDS = {"image": ((5,), np.uint8), "x": ((), np.int64), "none": ((0,), np.float32)}

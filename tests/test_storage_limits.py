@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import replay
-from training.run_folder import Stopped
+from training.stop import Stopped
 
 ROOT = Path(replay.__file__).parent
 

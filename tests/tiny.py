@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +72,10 @@ class Tiny:
         transfer |= {"pretrain_checkpoint_path": self.teacher}
         return self.command(runs, EPISODES, transfer, **flags)
 
+    def episodes(self, runs: Path, /, **flags: Any) -> list[str]:
+        """A run of 60 agent steps, of any method."""
+        return self.command(runs, EPISODES, **flags)
+
     def run(self, argv: list[str]) -> Result:
         """A command line in this process."""
         import dreamer
@@ -98,33 +101,46 @@ class Tiny:
 
 @contextlib.contextmanager
 def calling(actions: Mapping[tuple[str, int], Callable[[], None]]) -> Iterator[None]:
-    from training.run_folder import Run
+    """Calls functions at the n-th time that a run asks, within a phase, whether to stop."""
+    from training.evaluator import Evaluator
+    from training.stop import StopSignal
+    from training.trainer import Trainer
 
     counts: dict[str, int] = {}
-    left = dict(actions)
+    left, trainers, play, evaluating = dict(actions), [], Evaluator.play, []
 
-    def check_stop(self: Run) -> None:
-        phase = _phase(sys._getframe(1))
+    def enter(self: Trainer) -> Trainer:
+        trainers.append(self)
+        return self
+
+    def evaluate(self: Evaluator, *args: Any, **kwargs: Any) -> Any:
+        evaluating.append(True)
+        try:
+            return play(self, *args, **kwargs)
+        finally:
+            evaluating.pop()
+
+    def check(self: StopSignal) -> None:
+        phase = "evaluation" if evaluating else _phase(trainers[-1])
         counts[phase] = counts.get(phase, 0) + 1
         if action := left.pop((phase, counts[phase]), None):
             action()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "check_stop", check_stop)
+        patch.setattr(Trainer, "__enter__", enter)
+        patch.setattr(Evaluator, "play", evaluate)
+        patch.setattr(StopSignal, "check", check)
         yield
     assert not left, f"the run never came to {sorted(left)}: {counts}"
 
 
-def _phase(frame: Any) -> str:
-    """What a run is doing at the place that asks whether to stop."""
-    if frame.f_code.co_name == "play":
-        return "evaluation"
-    job = frame.f_locals["self"]
-    if not hasattr(job, "begun_at"):
+def _phase(trainer: Any) -> str:
+    """What a run is doing where it asks whether to stop."""
+    if not hasattr(trainer, "begun_at"):
         return "update"
-    if job.begun_at < 0:
+    if trainer.begun_at < 0:
         return "prefill"
-    return "update" if job.learner.updates < job.updates_due else "acting"
+    return "update" if trainer.updates < trainer.updates_due else "acting"
 
 
 def refusal(function: Callable[..., Any], *args: Any) -> str:

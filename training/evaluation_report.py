@@ -14,9 +14,10 @@ import numpy as np
 
 from config import Config
 from envs.rendering import choose_backend
-from pictures import contact_sheet, encode_mp4, encode_png, enlarge
+from pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import atomic_write, expand
-from training.returns import Outcome, Summary, interval, summarize
+from training.evaluator import Evaluation
+from training.returns import Summary, interval
 from training.run_folder import FPS
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
@@ -29,10 +30,7 @@ class Played(NamedTuple):
     Attributes:
         config: the run's configuration under the given flags.
         frames, updates, finished: where the run's checkpoint stands.
-        colors: the variation of the episodes.
-        seeds: theirs.
-        outcomes: what they came to.
-        videos: frames of the first ones, as many as are shown, uint8 [T, H, W, 3] each.
+        evaluation: the episodes and what they came to; as many as are shown have images.
         seconds: how long it took to play them.
     """
 
@@ -40,42 +38,53 @@ class Played(NamedTuple):
     frames: int
     updates: int
     finished: bool
-    colors: str
-    seeds: list[int]
-    outcomes: list[Outcome]
-    videos: list[np.ndarray]
+    evaluation: Evaluation
     seconds: float
+
+    @property
+    def videos(self) -> list[np.ndarray]:
+        """Frames of the first episodes, uint8 [T, H, W, 3] each."""
+        return [to_rgb(episode["image"]) for episode in self.evaluation.pictured]
 
 
 def table(played: Played) -> str:
     """What the episodes came to, as aligned text: a line for each, and their statistics."""
-    c, whole = played.config, summarize(played.outcomes)
+    c, whole = played.config, played.evaluation.summary
     state = "finished" if played.finished else "not finished"
     title = f"{c.task}, {c.method_name}: frame {played.frames}, {played.updates} updates, {state}"
     names = ["episode", "seed", "return", "length"]
     rows = [
         [str(number), str(seed), f"{one.ret:.2f}", str(one.length)]
-        for number, (seed, one) in enumerate(zip(played.seeds, played.outcomes, strict=True), 1)
+        for number, (seed, one) in enumerate(
+            zip(played.evaluation.seeds, played.evaluation.outcomes, strict=True), 1
+        )
     ]
     if whole.success is not None:
         names.append("success")
-        for row, one in zip(rows, played.outcomes, strict=True):
+        for row, one in zip(rows, played.evaluation.outcomes, strict=True):
             row.append("yes" if one.success else "no")
     if whole.distance is not None:
         names.append("distance")
-        for row, one in zip(rows, played.outcomes, strict=True):
+        for row, one in zip(rows, played.evaluation.outcomes, strict=True):
             row.append("" if one.distance is None else f"{one.distance:.4f}")
     lines = [names, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(str.rjust, line, widths)) for line in lines]
     return "\n".join(
-        [title, f"colours: {played.colors}", "", *text, "", *_statistics(whole, played)]
+        [
+            title,
+            f"colours: {played.evaluation.variation}",
+            "",
+            *text,
+            "",
+            *_statistics(whole, played),
+        ]
     )
 
 
 def _statistics(whole: Summary, played: Played) -> list[str]:
     """The table's last lines."""
-    n = len(played.outcomes)
+    n = len(played.evaluation.outcomes)
     line = f"return {whole.mean:.2f}, standard deviation {whole.std:.2f}"
     if n > 1:
         half = float(interval(whole.std, n))
@@ -90,9 +99,9 @@ def _statistics(whole: Summary, played: Played) -> list[str]:
 
 def record(played: Played) -> dict[str, Any]:
     """What is written as JSON; what the environment does not tell is null."""
-    c, whole = played.config, summarize(played.outcomes)
-    half = float(interval(whole.std, len(played.outcomes)))
-    spread = [whole.mean - half, whole.mean + half] if len(played.outcomes) > 1 else None
+    c, whole = played.config, played.evaluation.summary
+    half = float(interval(whole.std, len(played.evaluation.outcomes)))
+    spread = [whole.mean - half, whole.mean + half] if len(played.evaluation.outcomes) > 1 else None
     return {
         "run": str(expand(c.evaluate, "evaluate").absolute()),
         "task": c.task,
@@ -100,7 +109,7 @@ def record(played: Played) -> dict[str, Any]:
         "frames": played.frames,
         "updates": played.updates,
         "finished": played.finished,
-        "colors": played.colors,
+        "colors": played.evaluation.variation,
         "seed": c.seed,
         "flags": {name: c[name] for name in sorted(c.given - {"evaluate"})},
         "return_mean": whole.mean,
@@ -117,7 +126,7 @@ def record(played: Played) -> dict[str, Any]:
                 "success": one.success,
                 "distance": one.distance,
             }
-            for seed, one in zip(played.seeds, played.outcomes, strict=True)
+            for seed, one in zip(played.evaluation.seeds, played.evaluation.outcomes, strict=True)
         ],
         "eval_envs": c.eval_envs,
         "device": c.device,
@@ -146,7 +155,11 @@ def write(played: Played, folder: Path) -> list[Path]:
         Their paths.
     """
     content = json.loads(json.dumps(record(played)))
-    path = _claim(content, folder / f"{played.frames:09d}-{played.colors}-{len(played.seeds)}")
+    path = _claim(
+        content,
+        folder
+        / f"{played.frames:09d}-{played.evaluation.variation}-{len(played.evaluation.seeds)}",
+    )
     # An episode to look at may have been lost with its environment.
     pictures = {".mp4": _video, ".png": _sheet} if played.videos else {}
     for suffix, draw in pictures.items():
@@ -198,7 +211,7 @@ def _video(played: Played) -> bytes:
 def _sheet(played: Played) -> bytes:
     """A row of frames for each of the first episodes, what it came to beside it."""
     labels = []
-    for number, one in enumerate(played.outcomes[: min(ROWS, len(played.videos))], 1):
+    for number, one in enumerate(played.evaluation.outcomes[: min(ROWS, len(played.videos))], 1):
         lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]
         if one.success is not None:
             lines.append("success" if one.success else "no success")

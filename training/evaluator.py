@@ -1,228 +1,210 @@
-"""Evaluating the agent of a run, beside the run: whole episodes, their table, video and numbers.
+"""Evaluation: whole episodes of a policy, and what they came to.
 
-python dreamer.py --evaluate runs/dmc2gym_walker_walk/diswm/seed_0 --eval_colors test
-
-The run may have ended or may go on. Its folder is only read, but for ``evaluations/``.
+One `Evaluator` serves a run while it trains and ``--evaluate`` afterwards. It lets a policy play
+the episodes that follow from the run's seed and from where its training stands, so that evaluating
+the last checkpoint of a finished run gives what the run logged.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-import checkpoint
-from agents.diswm import Agent
-from checks import check_actor
-from config import Config, load_saved
-from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_task
-from pictures import to_rgb
-from tools import UserError, derive_seed, expand, nearest, say
-from training.collector import Policy, play
-from training.evaluation_report import ROWS, Played, table, write
-from training.factory import make_envs, variation_at
-from training.returns import outcome
-from training.run_folder import CHECKPOINT, CONFIG, PARTS, check_writable
+from accel.runtime import Runtime
+from agents.base import Policy
+from checkpoint import scratch_rng
+from config import Config
+from envs import EnvError, VectorEnv, episode_seed
+from tools import derive_seed
+from training.collector import check_finite, first_row, step_rows
+from training.factory import make_more_envs, variation_at
+from training.returns import Outcome, Summary, outcome, summarize
 
-FOLDER = "evaluations"
-
-# What may be given with --evaluate, over the run's own configuration: what is played, and where.
-_PLACE = ("eval_colors", "eval_episodes", "eval_envs", "seed", "device", "precision")
-_PLACE += ("num_threads", "async_env", "env_restarts", "env_timeout", "color_distractor")
-_ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
-_SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
-FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})
-# Of these, what can change the size of a network.
-_SIZING = ("grayscale", "size")
+Episodes = list[dict[str, np.ndarray]]
 
 
-def configure(given: Config) -> Config:
-    """The configuration of the run that ``--evaluate`` names, under the flags that were given.
+class Evaluation(NamedTuple):
+    """Episodes that were played.
 
-    Raises:
-        UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``.
+    Attributes:
+        variation: their distractions.
+        seeds: theirs; those whose environment broke are not among them.
+        episodes: as `play_episodes` returns them.
+        outcomes: what they came to.
+        summary: statistics of these.
     """
-    folder = expand(given.evaluate, "evaluate")
-    _check_folder(given.evaluate, folder)
-    try:
-        saved = load_saved(folder / CONFIG)
-    except UserError as error:
-        raise UserError(f"--evaluate: {error}") from None
-    if saved.beta_vae_pretrain:
-        raise UserError(
-            f"--evaluate {folder} is a pretraining, which has no agent: give the folder of a "
-            "finetuning that learned from it"
-        )
-    if foreign := sorted(given.given - FLAGS):
-        raise UserError(
-            f"--{foreign[0]} does not go with --evaluate, which takes the run as it is: give "
-            "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
-            "environment"
-        )
-    if not checkpoint.find(folder):
-        raise UserError(
-            f"--evaluate {folder} has no {CHECKPOINT} yet: its run writes one every "
-            f"{saved.checkpoint_every} frames (--checkpoint_every) and when it stops"
-        )
-    if set(given.blocks) != {"defaults"}:
-        print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
-    flags = {name: given[name] for name in given.given}
-    config = Config({**saved, **flags}, given=flags)
-    if "device" not in given.given:
-        config = config.replace(device=_device_here(config.device))
-    return config
+
+    variation: str
+    seeds: list[int]
+    episodes: Episodes
+    outcomes: list[Outcome]
+    summary: Summary
+
+    @property
+    def pictured(self) -> Episodes:
+        """The episodes whose images were kept."""
+        return [episode for episode in self.episodes if "image" in episode]
 
 
-def _check_folder(given: str, folder: Path) -> None:
-    """Checks that this is a run's folder; otherwise names one near it."""
-    if not given or not folder.exists():
-        near = (path.name for path in folder.parent.glob("*") if path.is_dir())
-        hint = nearest(folder.name, near) if given else ""
-        raise UserError(
-            f"--evaluate '{given}': there is no such folder{hint}; give a run's, "
-            "<logdir>/<task>/<method>/seed_<n>"
-        )
-    if folder.is_file():
-        raise UserError(f"--evaluate {folder} is a file: give its run's folder, {folder.parent}")
-    if not (folder / CONFIG).is_file():
-        below = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG)]
-        below = sorted(p.parent for p in below if p.absolute().parts[-3] != "pretrain")
-        hint = f": did you mean {below[0]}?" if below else ""
-        raise UserError(
-            f"--evaluate {folder} is no run's folder, it has no {CONFIG}"
-            + (hint or "; give one like <logdir>/<task>/<method>/seed_<n>")
-        )
-
-
-def _device_here(device: str) -> str:
-    """The run's device, or the CPU where this machine lacks it."""
-    wanted = torch.device(device)
-    if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
-        return device
-    print(f"note: the run's device {device} is not here: evaluating on the cpu", file=sys.stderr)
-    return "cpu"
-
-
-def evaluate(config: Config) -> None:
-    """Plays the episodes, prints what they came to, and writes it beside the run.
+class Evaluator:
+    """Plays whole episodes in environments of its own, which the first evaluation makes.
 
     Args:
-        config: what :func:`configure` gave.
+        config: the run's; ``eval_episodes`` episodes, ``eval_envs`` at once.
+        runtime: its device.
+        tick: called at every step; raises if the run is to stop.
+        of_run: the run's own configuration where ``config`` is another one: its midpoint and its
+            episodes are meant.
+        make_envs: makes the environments, of ``config``, ``runtime``, their number and a split.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        tick: Callable[[], Any] = lambda: None,
+        of_run: Config | None = None,
+        make_envs: Callable[[Config, Runtime, int, str], VectorEnv] = make_more_envs,
+    ):
+        self._config, self._runtime, self._tick = config, runtime, tick
+        self._of_run, self._make = of_run or config, make_envs
+        self._envs: VectorEnv | None = None
+
+    @property
+    def envs(self) -> VectorEnv:
+        """Its environments."""
+        if self._envs is None:
+            c = self._config
+            self._envs = self._make(c, self._runtime, min(c.eval_envs, c.eval_episodes), "eval")
+        return self._envs
+
+    def variation(self, steps: int) -> str:
+        """The run's own distractions in an evaluation after so many agent steps of training."""
+        repeat = self._of_run.action_repeat  # the midpoint is the run's, however it is evaluated
+        return variation_at(self._config.replace(action_repeat=repeat), "eval", steps)
+
+    def play(
+        self,
+        policy: Policy,
+        steps: int,
+        variation: str | None = None,
+        images: int | None = None,
+    ) -> Evaluation:
+        """Plays the episodes that belong to a point of training.
+
+        Every evaluation of a run sees episodes of its own, all of its policies the same. No
+        generator of the run moves.
+
+        Args:
+            policy: acts; its state starts as None.
+            steps: agent steps of training so far.
+            variation: the distractions; None for the run's own.
+            images: keep those of so many episodes, the first ones; None keeps all.
+
+        Raises:
+            EnvError: no episode is left.
+        """
+        c, lost = self._config, set[int]()
+        first = steps * self._of_run.eval_episodes
+        seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
+        variation = variation or self.variation(steps)
+        with scratch_rng(derive_seed(c.seed, "evaluation", steps), self._runtime.device):
+            episodes = play_episodes(
+                self.envs, policy, seeds, variation, images, tick=self._tick, lost=lost.add
+            )
+        outcomes = [outcome(episode) for episode in episodes]
+        played = [seed for i, seed in enumerate(seeds) if i not in lost]
+        return Evaluation(variation, played, episodes, outcomes, summarize(outcomes))
+
+    def take_notes(self) -> list[dict[str, Any]]:
+        """What has happened to the environments since the last call."""
+        return [] if self._envs is None else self._envs.take_notes()
+
+    def close(self) -> None:
+        """Closes the environments."""
+        if self._envs is not None:
+            self._envs.close()
+
+
+def play_episodes(
+    envs: VectorEnv,
+    policy: Policy,
+    seeds: Sequence[int],
+    variation: str,
+    images: int | None = None,
+    tick: Callable[[], Any] = lambda: None,
+    lost: Callable[[int], Any] = lambda index: None,
+) -> Episodes:
+    """Plays one whole episode for each seed, as many at once as there are environments.
+
+    Args:
+        envs: the environments to play in.
+        policy: acts; its state starts as None.
+        seeds: of the episodes.
+        variation: the distractions of all of them.
+        images: keep those of so many episodes, the first ones; None keeps all.
+        tick: called at every step.
+        lost: called with the place of a seed whose environment broke; its episode is left out.
+
+    Returns:
+        The episodes in the order of the seeds: ``image`` [T, H, W, C], ``action`` [T, A],
+        ``reward``, ``discount``, ``is_terminal`` [T]; where the environment tells them, also
+        ``success`` and ``distance`` float32 [T], NaN in row 0.
 
     Raises:
-        UserError: the checkpoint cannot be used, or the folder not be written to.
+        EnvError: no episode is left.
     """
-    folder = expand(config.evaluate, "evaluate")
-    mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
-    check_writable(folder / FOLDER, "--evaluate", mend)
-    played = play_episodes(config)
-    paths = write(played, folder / FOLDER)
-    say("\n".join([table(played), *map(str, paths)]), sys.stdout)
+    rows: dict[int, list[dict[str, Any]]] = {}
+    finished: set[int] = set()
+    playing = [-1] * envs.n
+    ended, state, begun = np.ones(envs.n, bool), None, 0
+    is_first = ended
+    while len(finished) < len(seeds):
+        tick()
+        if ended.any():
+            for i in np.flatnonzero(ended):
+                # Beyond the last seed an idle environment plays along, and nobody looks.
+                playing[i], begun = begun, begun + 1
+            image = envs.reset(ended, [seeds[p % len(seeds)] for p in playing], variation)
+            for i in np.flatnonzero(ended):
+                rows[playing[i]] = [first_row(image[i])]
+            is_first = ended
+        action, state = policy({"image": image, "is_first": is_first}, state)
+        check_finite(action)
+        result = envs.step(action)
+        for i, row in enumerate(step_rows(action, result)):
+            rows[playing[i]].append(row)
+            if images is not None and playing[i] >= images:
+                del row["image"]
+        for i in np.flatnonzero(result.broken):
+            del rows[playing[i]]
+            if playing[i] < len(seeds):
+                lost(playing[i])
+        image, ended = result.image, result.terminated | result.truncated | result.broken
+        is_first = np.zeros(envs.n, bool)
+        finished |= {playing[i] for i in np.flatnonzero(ended) if playing[i] < len(seeds)}
+    return _whole(rows, len(seeds), envs)
 
 
-def play_episodes(config: Config) -> Played:
-    """Plays ``--eval_episodes`` episodes with the run's agent.
-
-    As many of them as the run's own evaluation plays are the same ones, and so are the colours
-    unless ``--eval_colors`` says otherwise: an evaluation of the run's last checkpoint with its
-    own settings gives what the run logged, if it was written at an evaluation, as the last one of
-    a finished run is.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another shape, or there are no such colours.
-    """
-    path = expand(config.evaluate, "evaluate") / CHECKPOINT
-    saved = load_saved(path.parent / CONFIG)
-    state = _load(path.parent)
-    steps, learner = state["collector"]["steps"], state["learner"]
-    repeat = saved.action_repeat  # the midpoint is the run's, however it is evaluated
-    colors = variation_at(config.replace(action_repeat=repeat), "eval", steps)
-    colors = config.eval_colors or colors
-    first = steps * saved.eval_episodes
-    seeds = [episode_seed(config.seed, "eval", first + i) for i in range(config.eval_episodes)]
-    lost: set[int] = set()
-    start = time.monotonic()
-    with make_envs(config, min(config.eval_envs, config.eval_episodes), "eval") as envs:
-        _check_colors(config, colors)
-        agent = _load_agent(config, envs, learner["weights"], path)
-        if not learner["updates"]:
-            print("note: this agent has made no update yet", file=sys.stderr)
-        policy = functools.partial(agent.act, mode="eval")
-        longest = -(-config.time_limit // config.action_repeat)
-        rounds = -(-config.eval_episodes // envs.n) * longest
-        seed = derive_seed(config.seed, "evaluation", steps)
-        with checkpoint.scratch_rng(seed, agent.device), tqdm(total=rounds, disable=None) as bar:
-            episodes = _play(envs, policy, seeds, colors, bar, lost)
-    return Played(
-        config,
-        state["frames"],
-        learner["updates"],
-        state["finished"],
-        colors,
-        [seed for i, seed in enumerate(seeds) if i not in lost],
-        [outcome(episode) for episode in episodes],
-        [to_rgb(episode["image"]) for episode in episodes if "image" in episode],
-        time.monotonic() - start,
-    )
+def _whole(rows: dict[int, list[dict]], n: int, envs: VectorEnv) -> Episodes:
+    """The episodes of the first n that are there, which leave ``rows`` one by one."""
+    played = [i for i in range(n) if i in rows]
+    if not played:
+        raise EnvError(f"no episode could be played to its end: {envs.notes[-1]['reason']}")
+    return [_stack(rows.pop(i), envs.action_size) for i in played]
 
 
-def _play(
-    envs: VectorEnv, policy: Policy, seeds: Sequence[int], colors: str, bar: tqdm, lost: set[int]
-) -> list[dict[str, np.ndarray]]:
-    """The episodes of the seeds, less those whose environment broke: their places go to ``lost``.
-
-    Raises:
-        UserError: none could be played.
-    """
-    try:
-        return play(envs, policy, seeds, colors, bar.update, images=ROWS, lost=lost.add)
-    except EnvError as error:
-        raise UserError(f"--evaluate: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        for note in envs.take_notes():
-            what = "its episode is left out" if note["dropped"] else "it was started anew"
-            print(f"warning: {note['reason']}; {what}", file=sys.stderr)
-
-
-def _load(folder: Path) -> dict[str, Any]:
-    """The checkpoint of a finetuning, read once: its run may replace it at any time."""
-    try:
-        state, damaged = checkpoint.load_newest(folder, PARTS | {"collector"})
-    except UserError as error:
-        raise UserError(f"--evaluate: {error}") from None
-    for _, reason in damaged:
-        print(f"warning: {reason}; the one of frame {state['frames']} is taken", file=sys.stderr)
-    return dict(state)
-
-
-def _check_colors(config: Config, colors: str) -> None:
-    task = parse_task(config.task)
-    settings = EnvSettings(**{name: config[name] for name in _SETTINGS})
-    names = SUITES[task.suite].factories(task.identity, settings)
-    if colors not in names:
-        raise UserError(
-            f"--eval_colors takes {', '.join(names)} for {config.task}, not '{colors}'"
-            + nearest(colors, names)
-        )
-
-
-def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -> Agent:
-    """The agent with the run's weights; it acts and learns no more, so it needs no teacher."""
-    check_actor(config, envs.discrete)
-    agent = Agent(config, envs.action_size, None)
-    agent.optimizers.clear()
-    taught = {k: v for k, v in weights.items() if not k.startswith("world_model.teacher.")}
-    if wrong := checkpoint.misfit(taught, agent.state_dict()["weights"]):
-        given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
-        mend = f"leave out {given}" if given else "evaluate with the code that made the run"
-        raise UserError(f"{path}: {wrong}: {mend}")
-    agent.load_state_dict({"weights": taught, "optimizers": {}, "step": 0, "updates": 0})
-    return agent
+def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray]:
+    zero = np.zeros(action_size, np.float32)
+    kinds = {"reward": np.float32, "discount": np.float32, "is_terminal": bool}
+    episode = {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+    if all("image" in row for row in rows):
+        episode["image"] = np.stack([row["image"] for row in rows])
+    episode["action"] = np.stack([row.get("action", zero) for row in rows])
+    for name in ("success", "distance"):
+        told = np.array([row.get(name, np.nan) for row in rows], np.float32)
+        if not np.isnan(told).all():
+            episode[name] = told
+    return episode

@@ -1,17 +1,25 @@
-"""The environments of a run, as its configuration describes them."""
+"""What a run is made of, as its configuration describes it: environments, replay, spaces."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import fast
+from accel.runtime import Runtime
+from agents.base import Spaces
 from config import Config
+from device_store import place
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
 from envs.restarts import used_up
-from tools import UserError
+from episodes import count_rows
+from replay import Replay
+from sources.caching import cache_root
+from tools import UserError, derive_seed, expand
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
@@ -21,7 +29,7 @@ def variation_at(config: Config, split: str, steps: int) -> str:
     return variation_for(config.task, split, config.color_distractor, second_half)
 
 
-def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
+def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
     """`make_envs` for settings that have made environments already.
 
     If it fails, the machine is at fault: it is tried again, as often as environments may be made
@@ -33,7 +41,7 @@ def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
     notes: list[dict[str, Any]] = []
     while True:
         try:
-            envs = make_envs(config, n, split)
+            envs = make_envs(config, runtime, n, split)
             envs.restarted, envs.notes = len(notes), notes
             return envs
         except UserError as error:
@@ -42,7 +50,7 @@ def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
             notes.append({"env": -1, "reason": str(error), "steps": 0, "dropped": False})
 
 
-def make_envs(config: Config, n: int, split: str) -> VectorEnv:
+def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
     """``n`` environments as the configuration describes them.
 
     Those to train in, where their steps overlap with updates, have worker processes even if there
@@ -53,7 +61,7 @@ def make_envs(config: Config, n: int, split: str) -> VectorEnv:
     """
     settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
     envs, workers = None, config.async_env
-    overlaps = split == "train" and fast.overlaps(config)
+    overlaps = split == "train" and runtime.overlap
     if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
         workers = "process"
     try:
@@ -76,3 +84,72 @@ def make_envs(config: Config, n: int, split: str) -> VectorEnv:
             reason += ": pip install -r requirements.txt"
         flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
         raise UserError(f"{config.task} cannot be made: {flags}") from error
+
+
+def spaces_of(envs: VectorEnv) -> Spaces:
+    """What an agent sees and how it acts in these environments."""
+    return Spaces(envs.image_shape, envs.action_size, envs.discrete)
+
+
+def make_replay(
+    config: Config,
+    runtime: Runtime,
+    name: str,
+    action_size: int | None,
+    *,
+    folder: Path | None = None,
+    capacity: int | None = None,
+    rows: Callable[[], int] | None = None,
+    background: bool = False,
+) -> Replay:
+    """An empty replay.
+
+    Args:
+        config: the run's.
+        runtime: its device.
+        name: what it is for; its generator follows from it.
+        action_size: A; None for action-free data.
+        folder: where closed episodes are written; None writes nothing.
+        capacity: rows to keep, 0 for all; None is ``--dataset_size``.
+        rows: says how many rows will come; then ``--replay_device`` holds. None keeps them off it.
+        background: write episodes beside what comes next.
+
+    Raises:
+        UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
+            that cannot hold them.
+    """
+    storage = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
+    store = None
+    if rows is not None:
+        store = functools.partial(place, config=config, folder=storage, rows=rows)
+    return Replay(
+        folder,
+        capacity=config.dataset_size if capacity is None else capacity,
+        seed=derive_seed(config.seed, "replay", name),
+        oversample_ends=config.oversample_ends,
+        image_shape=(*config.size, 1 if config.grayscale else 3),
+        action_shape=None if action_size is None else (action_size,),
+        tag=f"s{config.seed}",
+        storage=storage,
+        store=store,
+        background=background,
+    )
+
+
+def expected_rows(config: Config) -> int:
+    """About how many rows the replay of a run comes to hold.
+
+    Episodes that end before their time have more of them: each has a row before its first step.
+    """
+    steps = max(config.steps // config.action_repeat, config.prefill)
+    length = -(-config.time_limit // config.action_repeat)
+    rows = steps + steps // length + config.envs * (length + 1)
+    if config.offline_traindir:
+        rows += count_rows(expand(config.offline_traindir, "offline_traindir"))
+    return rows_kept(config, rows)
+
+
+def rows_kept(config: Config, rows: int) -> int:
+    """How many of the rows that come a replay holds at a time, with the gap where it wraps."""
+    capacity = config.dataset_size
+    return min(rows, capacity + capacity // 8) if capacity else rows

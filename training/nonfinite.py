@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.optimizer import SKIPPED, Metrics
+from agents.base import Batch, Metrics, Update
 from tools import Diverged, atomic_write
-from training.run_folder import Run
+from training.run_folder import RunFolder
 
 FOLDER = "bad_updates"
 RECORDS = 20  # of bad updates that a run's folder takes; a batch is megabytes
 
 
-class _Update(NamedTuple):
+class _Pending(NamedTuple):
     """An update that may not have ended yet."""
 
     number: int
-    batch: Mapping[str, Tensor | np.ndarray]
+    batch: Batch
     metrics: Metrics
     skipped: Tensor  # on the host, once `ended`
     ended: Any  # a CUDA event, or None
 
 
-class Guard:
+class NonFinite:
     """Looks at each update, on a GPU once the next one has been given to it.
 
     So the device never waits for the host to look.
@@ -46,53 +46,53 @@ class Guard:
         in_a_row: how many of them came last, one after the other.
     """
 
-    def __init__(self, run: Run, most: int):
+    def __init__(self, run: RunFolder, most: int):
         self._run, self._folder, self._most = run, run.folder / FOLDER, most
-        self._under_way: _Update | None = None
+        self._pending: _Pending | None = None
         self.bad = self.in_a_row = 0
 
-    def watch(self, number: int, batch: Mapping[str, Any], metrics: Metrics) -> None:
-        """Takes an update's number, batch and metrics, and looks as soon as that costs nothing.
+    def submit(self, number: int, batch: Batch, update: Update) -> None:
+        """Takes an update's number, batch and result, and looks as soon as that costs nothing.
 
         Raises:
-            Diverged: too many in a row were bad.
+            Diverged: too many in a row were not finite.
         """
-        names = [name for name in metrics if name.startswith(SKIPPED)]
-        skipped = torch.stack([metrics[name] for name in names]).detach()
-        metrics = {name: value for name, value in metrics.items() if name not in names}
-        before, ended = self._under_way, None
+        if update.skipped is None:  # the method does not look
+            self._run.meter.add(update.metrics)
+            return
+        skipped, before, ended = update.skipped.detach(), self._pending, None
         if skipped.is_cuda:
             # Copies to memory that is not pinned would wait.
             host = torch.empty(skipped.shape, pin_memory=True)
             skipped = host.copy_(skipped, non_blocking=True)
             ended = torch.cuda.Event()
             ended.record()
-        self._under_way = _Update(number, batch, metrics, skipped, ended)
+        self._pending = _Pending(number, batch, update.metrics, skipped, ended)
         if before is not None:
             self._look(before)
         if ended is None:
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Looks at the last update, too; waits for it.
 
         Raises:
             Diverged: too many in a row were bad.
         """
-        last, self._under_way = self._under_way, None
+        last, self._pending = self._pending, None
         if last is not None:
             self._look(last)
 
-    def state_dict(self) -> dict[str, int]:
+    def save_state(self) -> dict[str, int]:
         """How many updates were bad."""
-        self.settle()
+        self.flush()
         return {"bad": self.bad, "in_a_row": self.in_a_row}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on from what `state_dict` returned."""
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Goes on from what `save_state` returned."""
         self.bad, self.in_a_row = state["bad"], state["in_a_row"]
 
-    def _look(self, update: _Update) -> None:
+    def _look(self, update: _Pending) -> None:
         if update.ended is not None:
             update.ended.synchronize()
         if not update.skipped.any():
@@ -112,12 +112,12 @@ class Guard:
                 f"terms, {self._run.last}; ",
             )
 
-    def _record(self, update: _Update, values: Mapping[str, float]) -> dict[str, str]:
+    def _record(self, update: _Pending, values: Mapping[str, float]) -> dict[str, str]:
         """Writes an update down, unless there are enough of them already."""
         if len(list(self._folder.glob("*.npz"))) >= RECORDS:
             return {}
         path = self._folder / f"{update.number:09d}.npz"
-        arrays = {f"batch/{k}": torch.as_tensor(v).cpu().numpy() for k, v in update.batch.items()}
+        arrays = {f"batch/{k}": v.cpu().numpy() for k, v in update.batch.items()}
         arrays |= {f"metrics/{name}": np.float64(value) for name, value in values.items()}
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)

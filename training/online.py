@@ -1,4 +1,4 @@
-"""Finetuning: an agent acts, learns from what it saw, and is evaluated; the colours switch."""
+"""Online training: an agent acts, learns from what it saw, and is evaluated; the colours switch."""
 
 from __future__ import annotations
 
@@ -6,39 +6,32 @@ import contextlib
 import functools
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import checks
-import fast
-from agents.diswm import Agent
-from agents.pretrained import load_predictor
-from checkpoint import misfit, scratch_rng, to_arrays, to_device
-from envs import VectorEnv, episode_seed, has_switch
+from accel.runtime import Runtime
+from agents.base import Agent, Obs, Policy, State
+from agents.random import RandomPolicy
+from agents.registry import agent_class
+from checkpoint import to_arrays, to_device
+from config import Config
+from envs import has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
-from models import VideoPredictor
 from tools import Every, UserError, derive_seed, expand
-from training.collector import Collector, RandomPolicy, play
-from training.factory import make_envs, make_more_envs, variation_at
-from training.returns import outcome, summarize
-from training.run_folder import Run
-from training.trainer import (
-    Job,
-    expected_rows,
-    load_episodes,
-    new_replay,
-    note_restored,
-    note_stale,
-)
+from training.collector import Collector
+from training.evaluator import Evaluation, Evaluator
+from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
+from training.run_folder import RunFolder, check_writable
+from training.trainer import Trainer, load_episodes, note_restored, note_stale
 
-SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
+PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 
 
-class Finetuning(Job):
+class OnlineTrainer(Trainer):
     """Prefill, then act, learn, evaluate; and the colours change at the midpoint.
 
     With ``--overlap`` the environments step while the device trains: the updates that are due come
@@ -51,68 +44,63 @@ class Finetuning(Job):
     of training) come before it, as they do without. Episodes are then written beside it all, too.
     """
 
-    def __init__(self, run: Run):
-        super().__init__(run)
+    learner: Agent
+
+    def __init__(self, run: RunFolder, runtime: Runtime):
+        super().__init__(run, runtime)
         c = self.config
         self.repeat = c.action_repeat
         self.total = c.steps // self.repeat  # agent steps
-        self.overlap = fast.overlaps(c)
         self.begun_at = -1  # agent step at which learning began; -1 while the replay fills
         self.evaluated_at = -1
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
-        teacher = load_predictor(c) if c.distillation else None
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
-        self.eval_envs: VectorEnv | None = None  # started by the first evaluation
-        self.train_envs = make_envs(c, c.envs, "train")
+        self.evaluator = Evaluator(c, runtime, run.stop.check)
+        self.train_envs = make_envs(c, runtime, c.envs, "train")
         try:
-            self._build(teacher)
+            self._build(agent_class(c.method_name))
         except BaseException:
             self.train_envs.close()
             raise
 
-    def _build(self, teacher: VideoPredictor | None) -> None:
-        c, envs = self.config, self.train_envs
-        checks.check_actor(c, envs.discrete)
+    def _build(self, method: type[Agent]) -> None:
+        c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
         if c.color_distractor and not has_switch(c.task, c):
             print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
-        rows, beside = functools.partial(expected_rows, c), self.overlap
-        folder, size = self.own_folder("train"), envs.action_size
-        self.replay = new_replay(c, folder, "train", size, rows=rows, background=beside)
-        self.seen = new_replay(c, None, "eval", envs.action_size, capacity=0)  # last evaluation
-        self.learner = Agent(c, envs.action_size, teacher)
+        self.replay = make_replay(
+            c,
+            self.runtime,
+            "train",
+            spaces.action_size,
+            folder=self.own_folder("train"),
+            rows=lambda: expected_rows(c),
+            background=self.runtime.overlap,
+        )
+        # The last evaluation's episodes, to draw from.
+        self.seen = make_replay(c, self.runtime, "eval", spaces.action_size, capacity=0)
+        self.learner = method(c, self.runtime, spaces, method.find_source(c))
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
-        seed = derive_seed(c.seed, "random policy")
-        self.random = RandomPolicy(envs.action_size, envs.discrete, seed)
+        self.random = RandomPolicy(spaces, derive_seed(c.seed, "random policy"))
         if self.run.resumed:
-            self._check_teacher(teacher)
             self.resume()
             return
         if c.offline_traindir:
             load_episodes(self.run, self.replay, "offline_traindir")
         self._clear_the_way()
 
-    def _check_teacher(self, teacher: VideoPredictor | None) -> None:
-        """The run's own teacher is in its checkpoint; what was given has to be as large.
+    @staticmethod
+    def check(config: Config) -> None:
+        """Checks what the loop itself needs of a configuration.
 
         Raises:
-            UserError: it is not.
+            UserError: one line that names the flag and the mend.
         """
-        given = self.config.pretrain_checkpoint_path
-        weights, prefix = self.run.resumed["learner"]["weights"], "world_model.teacher."
-        saved = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        own = {} if teacher is None else teacher.state_dict()
-        if misfit(saved, own):
-            raise UserError(
-                f"--pretrain_checkpoint_path {given} holds another predictor than the one that "
-                "this run learns from: give that, or begin again in another --logdir"
-            )
-        learned = [name for name in own if name.startswith("encoder.")]
-        if not all(torch.equal(own[name].cpu(), saved[name]) for name in learned):
-            what = f"{given} holds another predictor by now: the run goes on with its own"
-            self.run.note("warning", message=what)
+        for flag in ("traindir", "evaldir"):
+            if config[flag]:
+                check_writable(expand(config[flag], flag).absolute(), f"--{flag}", "choose another")
 
     def _clear_the_way(self) -> None:
         """Sets aside what an earlier start left that never came to a checkpoint."""
@@ -124,18 +112,17 @@ class Finetuning(Job):
                 f"--traindir {folder} holds episodes already: give an empty folder, "
                 "and --offline_traindir to learn from these"
             )
-        if self.run.locked:  # otherwise there was nothing here, and this is another process's
+        if self.run.lock.held:  # otherwise there was nothing here, and this is another process's
             note_stale(self.run, set_aside(folder, 0, self.replay.tag))
 
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as stack:  # each of them, even if one raises
             stack.callback(super().__exit__)
             stack.callback(self.train_envs.close)
-            if self.eval_envs is not None:
-                stack.callback(self.eval_envs.close)
+            stack.callback(self.evaluator.close)
 
     @staticmethod
-    def next_step(run: Run) -> str:
+    def next_step(run: RunFolder) -> str:
         if run.config.steps:
             folder = shlex.quote(str(run.folder))
             return (
@@ -149,6 +136,10 @@ class Finetuning(Job):
     @property
     def frames(self) -> int:
         return self.collector.steps * self.repeat
+
+    @property
+    def schedule_step(self) -> int:
+        return self.collector.steps
 
     def own_folder(self, split: str) -> Path:
         """The folder of this run's episodes."""
@@ -173,36 +164,38 @@ class Finetuning(Job):
         run.logger.bar(max(self.total, c.prefill) * self.repeat, self.frames, c.task)
         self.watch.flush()
         while True:
-            run.check_stop()
+            run.stop.check()
             run.logger.step = self.frames
-            if self.still_filling():
-                if self.due("checkpoint"):
+            if self.is_prefilling:
+                if self.take("checkpoint"):
                     self.save()
                 self.send(self.random)
                 self.receive()
-            elif self.update_comes_next:
-                self.learner.step = self.collector.steps
+                continue
+            if self.begun_at < 0:
+                self._begin()
+            if self.should_update:
                 self.update()
                 if self.collector.sent is None:
-                    self.learner.refresh()  # nothing overlapped: actions may know of it at once
+                    self.learner.sync()  # nothing overlapped: actions may know of it at once
             elif self.collector.sent is not None:
                 self.receive()
             else:
-                if self.due("log"):
+                if self.take("log"):
                     if self.collector.steps < self.total:  # the last line comes at the very end
                         self.log()
                     self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
-                due = self.due("checkpoint")
+                due = self.take("checkpoint")
                 if self.collector.steps >= self.total:
                     break  # the last line of the log comes first, or a kill would have it twice
                 if due:
                     self.save()
-                if self.learner.updates < self.updates_due:
-                    self.learner.refresh()  # the newest weights before those updates
+                if self.updates < self.updates_due:
+                    self.learner.sync()  # the newest weights before those updates
                 self.send(self.explore)
-                if not self.overlap:
+                if not self.runtime.overlap:
                     self.receive()
         self.log(last=True)
         run.logger.event("finished", folder=str(run.folder))
@@ -214,20 +207,20 @@ class Finetuning(Job):
             if self.config[f"{split}dir"]:
                 clear_halves(self.own_folder(split), tag)
 
-    def still_filling(self) -> bool:
-        """Whether the random policy still plays: prefill steps, and at least one whole episode.
-
-        The first time that it does not, learning has begun.
-        """
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the random policy still plays: prefill steps, and at least one whole episode."""
         if self.begun_at >= 0:
             return False
         if self.collector.steps < self.config.prefill or not self.replay.episodes:
             return True
-        if not self.total and not self.collector.whole_since(self.config.prefill):
-            return True  # a dataset's last episodes are whole ones, too
+        # A dataset's last episodes are whole ones, too.
+        return not self.total and not self.collector.whole_since(self.config.prefill)
+
+    def _begin(self) -> None:
+        """Learning begins here."""
         self.begun_at = self.collector.steps
         self.clocks["log"].last = self.frames // max(self.config.log_every, 1)
-        return False
 
     @property
     def updates_due(self) -> int:
@@ -239,36 +232,37 @@ class Finetuning(Job):
         return c.pretrain + max(rounds, 0) * c.train_steps
 
     @property
-    def update_comes_next(self) -> bool:
+    def should_update(self) -> bool:
         """Whether an update is due and nothing comes before it; a step to overlap with does."""
-        if self.learner.updates >= self.updates_due:
+        if self.updates >= self.updates_due:
             return False
-        if not self.overlap or self.collector.sent is not None:
+        if not self.runtime.overlap or self.collector.sent is not None:
             return True
-        first = self.learner.updates < self.config.pretrain
+        first = self.updates < self.config.pretrain
         awaited = any(self.is_due(name) for name in self.clocks)
         return first or awaited or self.collector.steps >= self.total
 
     @property
     def evaluation_due(self) -> bool:
+        """Whether an evaluation comes now: by its clock, and at the very end."""
         if not self.config.eval_every or not self.total:
             return False
         last = self.collector.steps >= self.total and self.evaluated_at != self.collector.steps
         return last or self.is_due("eval")
 
-    def act(self, obs: Any, state: Any, mode: str) -> Any:
+    def act(self, obs: Obs, state: State | None, mode: str) -> tuple[np.ndarray, State | None]:
         """The agent; before ``expl_until``, ``--expl_behavior random``."""
         c = self.config
         if mode == "train" and c.expl_behavior == "random" and self.frames < c.expl_until:
-            return self.random(obs, None)
+            return self.random(obs)
         return self.learner.act(obs, state, mode)
 
-    def explore(self, obs: Any, state: Any) -> Any:
+    def explore(self, obs: Obs, state: State | None) -> tuple[np.ndarray, State | None]:
         """The agent while it trains."""
         with self.watch("act"):
             return self.act(obs, state, "train")
 
-    def send(self, policy: Any) -> None:
+    def send(self, policy: Policy) -> None:
         """Begins a step of the training environments."""
         with self.watch("env"):
             self.collector.send(policy)
@@ -284,7 +278,7 @@ class Finetuning(Job):
         self.run.logger.step = self.frames
         with self.watch("log"):
             self._log_closed(closed)
-            self._log_restarts(self.train_envs)
+            self._log_restarts("train", self.train_envs.take_notes())
 
     def _log_closed(self, closed: list[Episode]) -> None:
         logger = self.run.logger
@@ -303,13 +297,13 @@ class Finetuning(Job):
                 self.run.video("train_policy", read_episode(episode.path)["image"])
         logger.progress(self.frames)
 
-    def _log_restarts(self, envs: VectorEnv) -> None:
+    def _log_restarts(self, split: str, notes: list[dict[str, Any]]) -> None:
         """A line for each environment that crashed and was started anew."""
-        for note in envs.take_notes():
-            self.run.logger.event("env_restart", split=envs.split, **note)
+        for note in notes:
+            self.run.logger.event("env_restart", split=split, **note)
 
     def evaluate(self) -> None:
-        """Whole episodes with the actor's mode; the first time, the random policy's as well.
+        """Whole episodes with the agent at its best; the first time, at random as well.
 
         Nothing is logged and no clock moves before the last episode has ended: a run that is
         stopped within an evaluation does it again, whole.
@@ -319,22 +313,22 @@ class Finetuning(Job):
 
     def _evaluate(self) -> None:
         c, steps = self.config, self.collector.steps
-        if self.eval_envs is None:
-            self.eval_envs = make_more_envs(c, min(c.eval_envs, c.eval_episodes), "eval")
         played = {}
-        if self.evaluated_at < 0:
-            seed = derive_seed(c.seed, "random evaluation")
-            envs = self.eval_envs
-            policy = RandomPolicy(envs.action_size, envs.discrete, seed)
-            played["random"] = self._play(policy, images=0)
-        with scratch_rng(derive_seed(c.seed, "evaluation", steps), self.learner.device):
+        try:
+            if self.evaluated_at < 0:
+                seed = derive_seed(c.seed, "random evaluation")
+                policy = RandomPolicy(spaces_of(self.evaluator.envs), seed)
+                played["random"] = self.evaluator.play(policy, steps, images=0)
+            images = PICTURED if c.log_videos else 1
             policy = functools.partial(self.act, mode="eval")
-            played["eval"] = self._play(policy, images=SEEN if c.log_videos else 1)
-        self.due("eval")
+            played["eval"] = self.evaluator.play(policy, steps, images=images)
+        finally:
+            self._log_restarts("eval", self.evaluator.take_notes())
+        self.take("eval")
         self.evaluated_at = steps
-        for kind, episodes in played.items():
-            self._log_evaluation(kind, episodes)
-        episodes = [episode for episode in played["eval"] if "image" in episode]
+        for kind, evaluation in played.items():
+            self._log_evaluation(kind, evaluation)
+        episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
             name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
@@ -342,56 +336,41 @@ class Finetuning(Job):
             self.run.video("eval_policy", episodes[0]["image"])
         self.report("eval", self.seen)
 
-    def _play(self, policy: Any, images: int) -> list[dict[str, np.ndarray]]:
-        c = self.config
-        # Every evaluation sees episodes of its own; both policies of the first see the same.
-        first = self.collector.steps * c.eval_episodes
-        seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
-        colors = self.variation("eval")
-        try:
-            return play(self.eval_envs, policy, seeds, colors, self.run.check_stop, images)
-        finally:
-            self._log_restarts(self.eval_envs)
-
-    def _log_evaluation(self, kind: str, episodes: list[dict[str, np.ndarray]]) -> None:
-        logger, outcomes = self.run.logger, [outcome(episode) for episode in episodes]
-        came_to = summarize(outcomes)
-        logger.scalar(f"{kind}_return", came_to.mean)
-        logger.scalar(f"{kind}_return_std", came_to.std)
-        logger.scalar(f"{kind}_length", came_to.length)
-        logger.scalar(f"{kind}_episodes", len(episodes))
-        told = {"success": came_to.success, "distance": came_to.distance}
+    def _log_evaluation(self, kind: str, evaluation: Evaluation) -> None:
+        logger, summary = self.run.logger, evaluation.summary
+        logger.scalar(f"{kind}_return", summary.mean)
+        logger.scalar(f"{kind}_return_std", summary.std)
+        logger.scalar(f"{kind}_length", summary.length)
+        logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
+        told = {"success": summary.success, "distance": summary.distance}
         told = {name: value for name, value in told.items() if value is not None}
         for name, value in told.items():
             logger.scalar(f"{kind}_{name}", value)
         logger.write()
-        fields = {"ret": round(came_to.mean, 1), "colors": self.variation("eval")}
+        fields = {"ret": round(summary.mean, 1), "colors": evaluation.variation}
         fields |= {name: round(value, 3) for name, value in told.items()}
-        each = [round(one.ret, 1) for one in outcomes]
+        each = [round(one.ret, 1) for one in evaluation.outcomes]
         logger.event("evaluation", policy=kind, **fields, each=each)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         try:
             found = self.replay.load_state_dict(to_arrays(state["replay"]))
         except ValueError as error:
             raise UserError(f"{error}; put it back, or begin again in another --logdir") from None
         note_restored(self.run, found)
         collector = state["collector"]
-        policy_state = to_device(collector["state"], self.learner.device)
-        same = self.collector.load_state_dict({**to_arrays(collector), "state": policy_state})
+        policy_state = to_device(collector["state"], self.runtime.device)
+        same = self.collector.load_state({**to_arrays(collector), "state": policy_state})
         if not same:
             self.run.note("warning", message="this renderer draws a little differently")
-        self.random.load_state_dict(state["random"])
+        self.random.load_state(state["random"])
         self.begun_at, self.evaluated_at = state["begun_at"], state["evaluated_at"]
 
-    def save(self, finished: bool = False, **more: Any) -> None:
-        with self.watch("checkpoint"):
-            super().save(
-                finished,
-                replay=self.replay.state_dict(),
-                collector=self.collector.state_dict(),
-                random=self.random.state_dict(),
-                begun_at=self.begun_at,
-                evaluated_at=self.evaluated_at,
-                **more,
-            )
+    def save_state(self) -> dict[str, Any]:
+        return {
+            "replay": self.replay.state_dict(),
+            "collector": self.collector.save_state(),
+            "random": self.random.save_state(),
+            "begun_at": self.begun_at,
+            "evaluated_at": self.evaluated_at,
+        }

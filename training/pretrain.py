@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sources
-from agents.diswm import Pretrainer
-from agents.pretrained import save_predictor
+from accel.runtime import Runtime
+from agents.registry import agent_class
 from checkpoint import scratch_rng
 from config import Config, load_keys
 from episodes import count_rows
-from pictures import encode_png, to_rgb
-from tools import Every, UserError, atomic_write, derive_seed, expand
-from training.run_folder import Run
-from training.trainer import Job, load_episodes, new_replay, rows_kept
+from replay import Replay
+from tools import Every, UserError, derive_seed, expand
+from training.factory import make_replay, rows_kept
+from training.run_folder import RunFolder
+from training.trainer import Trainer, load_episodes
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
 
-class Pretraining(Job):
+class PretrainTrainer(Trainer):
     """Episodes → a video predictor, in snapshots, and at the end in the run's folder."""
 
-    def __init__(self, run: Run):
-        super().__init__(run)
+    def __init__(self, run: RunFolder, runtime: Runtime):
+        super().__init__(run, runtime)
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
@@ -36,28 +35,36 @@ class Pretraining(Job):
         else:
             given = "offline_traindir"
             source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
-        rows = functools.partial(_expected_rows, c, source.folder)
-        self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
+        self.replay = make_replay(
+            c, runtime, "pretrain", None, rows=lambda: _expected_rows(c, source.folder)
+        )
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
-        self.learner = Pretrainer(c)
+        self.learner = agent_class(c.method_name).pretrainer(c, runtime)
         periods = {
             "snapshot": c.pretrain_save_every,
             "log": c.log_every,
             "checkpoint": c.checkpoint_every,
         }
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
-        self.held_out = None
+        self.held_out: Replay | None = None
         if c.offline_evaldir:
-            self.held_out = new_replay(c, None, "held_out", capacity=0, action_size=None)
+            self.held_out = make_replay(c, runtime, "held_out", None, capacity=0)
             load_episodes(run, self.held_out, "offline_evaldir")
         if run.resumed:
             self.resume()
 
     @property
     def frames(self) -> int:
-        return self.learner.updates * PRETRAIN_UNIT
+        return self.updates * PRETRAIN_UNIT
 
-    def restore(self, state: dict[str, Any]) -> None:
+    @property
+    def schedule_step(self) -> int:
+        return self.updates
+
+    def save_state(self) -> dict[str, Any]:
+        return {"replay_rng": self.replay.rng_state(), "dataset": self.replay.contents()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
         if state["dataset"] != self.replay.contents():
             raise UserError(
                 "--pretrain_datasets_path holds other episodes than when this run began: put them "
@@ -65,34 +72,25 @@ class Pretraining(Job):
             )
         self.replay.load_rng(state["replay_rng"])
 
-    def save(self, finished: bool = False, **more: Any) -> None:
-        super().save(
-            finished,
-            replay_rng=self.replay.rng_state(),
-            dataset=self.replay.contents(),
-            **more,
-        )
-
     def loop(self) -> None:
         """Updates until the end; everything else happens once in a while."""
-        run, learner = self.run, self.learner
-        run.logger.bar(self.total, learner.updates, "pretraining")
+        run = self.run
+        run.logger.bar(self.total, self.updates, "pretraining")
         self.watch.flush()
-        while learner.updates < self.total:
-            run.check_stop()
-            learner.step = learner.updates
+        while self.updates < self.total:
+            run.stop.check()
             self.update()
-            run.logger.progress(learner.updates)
-            if self.due("log"):
-                if learner.updates < self.total:  # the last line comes at the very end
+            run.logger.progress(self.updates)
+            if self.take("log"):
+                if self.updates < self.total:  # the last line comes at the very end
                     self.log()
                 self.report("train", self.replay)
                 if self.held_out is not None:
                     self.report("eval", self.held_out)
-            if self.due("snapshot"):
+            if self.take("snapshot"):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
             # At the end the last line of the log comes first, or a kill would have it twice.
-            if self.due("checkpoint") and learner.updates < self.total:
+            if self.take("checkpoint") and self.updates < self.total:
                 self.save()
         self.log(last=True)
         self.report("train", self.replay)
@@ -101,23 +99,16 @@ class Pretraining(Job):
         self.save(finished=True)
 
     def snapshot(self, folder: Path) -> None:
-        """encoder.pt, decoder.pt, rssm.pt and the traversal as a PNG."""
+        """What a second stage starts from."""
+        seed = derive_seed(self.config.seed, "traverse")
         with self.watch("checkpoint"):
-            self._snapshot(folder)
-
-    def _snapshot(self, folder: Path) -> None:
-        save_predictor(folder, self.learner.model)
-        if self.config.beta_vae:
-            seed = derive_seed(self.config.seed, "traverse")
-            batch = self.replay.sample(1, self.config.batch_length, rng=np.random.default_rng(seed))
-            with scratch_rng(seed, self.learner.device):
-                picture = self.learner.report(batch)["beta_vae_traverse"]
-            with atomic_write(folder / "traverse.png") as file:
-                file.write(encode_png(to_rgb(picture)))
+            batch = self.sample(self.replay, 1, seed)
+            with scratch_rng(seed, self.runtime.device):
+                self.learner.export(folder, batch)
         self.run.logger.event("snapshot", folder=str(folder))
 
     @staticmethod
-    def next_step(run: Run) -> str:
+    def next_step(run: RunFolder) -> str:
         """The finetuning that this pretraining is for."""
         c, defaults = run.config, load_keys()
         words = [

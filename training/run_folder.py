@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import secrets
-import signal
-import socket
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +18,14 @@ from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, atomic_write, expand, leftovers, set_bad_aside
+from training.lock import FolderLock
+from training.stop import StopSignal
 
-CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
-PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
+CONFIG, CHECKPOINT = "config.yaml", checkpoint.NEWEST
+PARTS = frozenset(
+    {"frames", "finished", "updates", "meter", "rng", "learner", "clocks"}
+)  # of a checkpoint
 FPS = 20  # of videos, in pictures
-TWICE = 1.0  # seconds after the first signal from which on Ctrl-C is another wish
-
-
-class Stopped(Exception):
-    """The user or the system asked the run to stop."""
 
 
 def folder_of(config: Config) -> Path:
@@ -41,7 +35,7 @@ def folder_of(config: Config) -> Path:
     return root / config.task / method / f"seed_{config.seed}"
 
 
-class Run:
+class RunFolder:
     """One run in its folder. Building it only looks; entering it begins to write.
 
     As a context manager it opens the log and listens to SIGTERM, SIGHUP and Ctrl-C. From its
@@ -65,8 +59,7 @@ class Run:
         self.config = config
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
-        self._lock: TextIO | None = None
-        self._handlers: dict[int, Any] = {}
+        self.lock, self.stop = FolderLock(self.folder), StopSignal()
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self.known = (self.folder / CONFIG).exists()
         if self.known:
@@ -77,7 +70,7 @@ class Run:
                 "another --logdir"
             )
         if self.folder.exists():
-            self._take_lock()
+            self._acquire()
         try:
             self.resumed, self._damaged = checkpoint.load_newest(self.folder, PARTS)
         except UserError as error:
@@ -87,8 +80,6 @@ class Run:
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
-        self._signal: int | None = None
-        self._signalled = 0.0
 
     @property
     def finished(self) -> bool:
@@ -99,10 +90,10 @@ class Run:
         """An event to log as soon as the run begins."""
         self._notes.append((event, fields))
 
-    @property
-    def locked(self) -> bool:
-        """Whether this folder is this process's, as far as the file system can tell."""
-        return self._lock is not None
+    def _acquire(self) -> None:
+        self.lock.acquire()
+        if self.lock.warning:
+            self.note("warning", message=self.lock.warning)
 
     @property
     def last(self) -> str:
@@ -111,52 +102,19 @@ class Run:
             return "there is no checkpoint yet"
         return f"its last checkpoint is of frame {self.saved}"
 
-    def _take_lock(self) -> None:
-        """Keeps other processes out; the system gives the lock back when this process ends.
-
-        Raises:
-            UserError: another process is in.
-        """
-        path = self.folder / LOCK
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                file.close()
-                who = " ".join(path.read_text(errors="replace").split()[:4])
-                raise UserError(
-                    f"{self.folder} is in use by another process{who and f' ({who})'}: wait until "
-                    "it ends or stop it, or choose another --logdir or --seed"
-                ) from None
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                file.close()
-                raise
-            what = "this file system has no locks: nothing keeps a second process out of here"
-            self.note("warning", message=what)
-        self._lock = file
-        with contextlib.suppress(OSError):  # on a full disk nobody is told who it is
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-
     def close(self) -> None:
         """Lets other processes in again, and signals take their usual course.
 
         What closes before it, environments say, may take seconds; a second signal does not end
         that.
         """
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if self._lock is not None:
-            with contextlib.suppress(OSError):  # what it could not write before
-                self._lock.close()
-            self._lock = None
+        self.stop.close()
+        self.lock.release()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
-            self._take_lock()
+        if not self.lock.held:
+            self._acquire()
             if (self.folder / CONFIG).exists():
                 raise UserError(f"another process has begun {self.folder} meanwhile: start again")
         for path in leftovers(self.folder):
@@ -169,10 +127,7 @@ class Run:
             moved = set_bad_aside(path, self.folder / "bad", reason)
             text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
             self.note("warning", message=text)
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            number = getattr(signal, name)
-            if name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        self.stop.listen()
         step = self.resumed["frames"] if self.resumed else None
         if step is None and (self.folder / "metrics.jsonl").exists():
             step = -1  # a run that stopped before its first checkpoint: it begins again
@@ -218,30 +173,6 @@ class Run:
         except OSError:
             if error is None:  # the first error tells more
                 raise
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signal is not None:
-            # Asked twice, by somebody: the last checkpoint has to do. Shells and schedulers send
-            # one signal after the other within moments, and mean one stop.
-            if number == signal.SIGINT and time.monotonic() - self._signalled > TWICE:
-                raise KeyboardInterrupt
-            return
-        self._signal, self._signalled = number, time.monotonic()
-        name = signal.Signals(number).name
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            # A handler may interrupt a print, and another print would then fail.
-            how = "stopping with a checkpoint (another Ctrl-C, later: without)"
-            os.write(2, f"\n{name}: {how}\n".encode())
-
-    def check_stop(self) -> None:
-        """Raises :class:`Stopped` once a signal came."""
-        if self._signal is not None:
-            raise Stopped
-
-    @property
-    def stop_code(self) -> int:
-        """The exit status of a process that ended by the signal that came."""
-        return 128 + (self._signal or 0)
 
     def save(self, frames: int, finished: bool, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint: the loop's ``state``, the log's means, PyTorch's generators."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import config
-from agents.diswm import Agent, Pretrainer, compute_dtype
+from agents.diswm import compute_dtype
 from models import VideoPredictor
 
 B, T, A = 2, 4, 2

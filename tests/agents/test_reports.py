@@ -6,7 +6,6 @@ import torch
 
 import config
 from agents import reports
-from agents.diswm import Agent, Pretrainer
 from checkpoint import scratch_rng
 from models import VideoPredictor, WorldModel
 

@@ -44,7 +44,7 @@ from tests.faults.constructions import Round
 from tests.faults.footprint import FRUGAL, Held, children, heap, held
 from tests.faults.verdicts import HEADER, Line, constant, growth
 from tools import UserError
-from training.online import Finetuning
+from training.online import OnlineTrainer
 
 TASK, SIDE, REPEAT, ENVS, EVAL_ENVS = "dmc2gym_point_mass_easy", 64, 2, 4, 2
 PHASES = 10
@@ -156,10 +156,10 @@ class Watch:
         self.killed += 1
 
 
-def watched(watch: Watch) -> type[Finetuning]:
+def watched(watch: Watch) -> type[OnlineTrainer]:
     """The loop, with a look after each step; colours change twice in each phase."""
 
-    class Watched(Finetuning):
+    class Watched(OnlineTrainer):
         def variation(self, split: str) -> str:
             second = self.collector.steps % watch.phase * 2 >= watch.phase
             return variation_for(self.config.task, split, True, second)
@@ -201,7 +201,7 @@ def soak(out: Path, steps: int, tell: Callable[[Reading], None]) -> dict[str, An
         raise UserError(f"--out {out} has no room for the episodes of {steps} steps")
     watch, begun = Watch(steps // PHASES, out / "readings.jsonl", tell), time.monotonic()
     with (
-        mock.patch.object(dreamer, "Finetuning", watched(watch)),
+        mock.patch.object(dreamer, "OnlineTrainer", watched(watch)),
         mock.patch("training.online.Agent", Idle),
         (out / "log.txt").open("w") as log,
         contextlib.redirect_stderr(log),

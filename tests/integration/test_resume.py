@@ -19,7 +19,7 @@ import torch
 
 import dreamer
 from tests.tiny import saved
-from training.run_folder import Run, Stopped
+from training.stop import Stopped
 
 ROOT = Path(dreamer.__file__).parent
 

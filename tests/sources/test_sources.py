@@ -10,7 +10,7 @@ import config
 import sources
 from logger import read_metrics
 from tools import UserError
-from training.run_folder import Stopped
+from training.stop import Stopped
 
 ROWS = 251  # of a published episode
 

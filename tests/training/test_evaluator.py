@@ -23,7 +23,7 @@ from envs import EnvSettings, episode_seed, make_env
 from episodes import read_episode
 from logger import read_metrics
 from tools import derive_seed
-from training.run_folder import Stopped
+from training.stop import Stopped
 
 ROOT = Path(dreamer.__file__).parent
 CUDA = torch.cuda.is_available()

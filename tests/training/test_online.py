@@ -276,7 +276,7 @@ def test_dataset_of_prefill_alone_has_the_first_colours(tmp_path, tiny):
 
 @pytest.mark.slow
 def test_offline_episodes_are_learnt_from_beside_the_own(tmp_path, tiny, calling):
-    from training.run_folder import Stopped
+    from training.stop import Stopped
 
     def stop():
         raise Stopped

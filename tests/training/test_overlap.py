@@ -7,7 +7,7 @@ from agents.diswm import Agent
 from envs import VectorEnv
 from logger import read_metrics
 from training import factory, online
-from training.online import Finetuning
+from training.online import OnlineTrainer
 
 NAMES = {"env", "act", "sample", "transfer", "update", "evaluate", "log", "checkpoint", "wait"}
 # No log line, evaluation or checkpoint within the run, which updates would have to come before.
@@ -33,8 +33,8 @@ def events(monkeypatch):
     noting(monkeypatch, noted, VectorEnv, "step_async", "S")
     noting(monkeypatch, noted, VectorEnv, "step_wait", "R")
     noting(monkeypatch, noted, Agent, "update", "U")
-    noting(monkeypatch, noted, Finetuning, "log", "L")
-    noting(monkeypatch, noted, Finetuning, "evaluate", "E")
+    noting(monkeypatch, noted, OnlineTrainer, "log", "L")
+    noting(monkeypatch, noted, OnlineTrainer, "evaluate", "E")
     return noted
 
 

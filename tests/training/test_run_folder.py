@@ -16,7 +16,8 @@ import config
 import npz
 from tests.tiny import events
 from tools import leftovers, move_aside, say, set_bad_aside
-from training.run_folder import Run, Stopped
+from training.run_folder import RunFolder
+from training.stop import Stopped
 
 
 def stop():
@@ -283,13 +284,13 @@ def test_files_are_moved_aside_under_free_names(tmp_path):
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
     """A shell and the system both tell of a terminal that closes, within a millisecond."""
-    run = Run(config.parse(tiny.finetune(tmp_path)))
+    run = RunFolder(config.parse(tiny.finetune(tmp_path)))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         run._on_signal(number, None)
     with pytest.raises(Stopped):
-        run.check_stop()
+        run.stop.check()
     assert run.stop_code == 128 + signal.SIGTERM
-    monkeypatch.setattr("training.run_folder.TWICE", -1.0)
+    monkeypatch.setattr("training.stop.TWICE", -1.0)
     run._on_signal(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
         run._on_signal(signal.SIGINT, None)
@@ -328,7 +329,7 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
 def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, tiny):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    run = Run(config.parse(tiny.finetune(tmp_path)))
+    run = RunFolder(config.parse(tiny.finetune(tmp_path)))
     with run:
         assert signal.getsignal(signal.SIGTERM) == run._on_signal
     # While environments close, a second signal must not end what is being stopped.

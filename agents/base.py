@@ -1,0 +1,171 @@
+"""The contract between the loops and whoever learns and acts.
+
+A loop hands an agent batches and observations and knows nothing else about it. What a method has to
+bring is on this page; docs/add_a_method.md walks through an example, agents/random.py is the
+smallest one. A method that wants compiled and recorded updates, schedules, and updates that are
+skipped where they are not finite inherits them from `agents/learner.py`.
+
+Symbols in shape comments: B batch, T time, N environments, A action, H W C image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from config import Config
+
+Obs = Mapping[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N]
+Batch = dict[str, Tensor]  # image uint8 [B, T, H, W, C], is_first bool [B, T]; see `Learner.learn`
+State = dict[str, Tensor]  # what an agent remembers of N environments, [N, …] each
+Policy = Callable[[Obs, State | None], tuple[np.ndarray, State | None]]  # as `Agent.act`, one mode
+Metrics = dict[str, Tensor]  # 0-d each, on the device
+
+
+class Spaces(NamedTuple):
+    """What an agent sees and how it acts.
+
+    Attributes:
+        image: (H, W, C).
+        action_size: A. Continuous actions lie in [−1, 1]; discrete ones are one-hot vectors.
+        discrete: whether actions are discrete.
+    """
+
+    image: tuple[int, int, int]
+    action_size: int
+    discrete: bool
+
+    @property
+    def kind(self) -> str:
+        """``discrete`` or ``continuous``."""
+        return "discrete" if self.discrete else "continuous"
+
+
+class Update(NamedTuple):
+    """What one update came to.
+
+    Attributes:
+        metrics: numbers to log, on the device: nobody waits for them before the next log line.
+        skipped: above 0 anywhere if a step of the update was not taken because a loss or gradient
+            was not finite; None for a method that does not look.
+    """
+
+    metrics: Metrics
+    skipped: Tensor | None = None
+
+
+class Learner(nn.Module, ABC):
+    """Whoever learns from batches; enough for pretraining.
+
+    Attributes:
+        name: how ``--method_name`` and the run's folder call it.
+        Keys: the dataclass of the method's own configuration keys, made with `config.key`; None
+            if it has none of its own.
+    """
+
+    name: ClassVar[str]
+    Keys: ClassVar[type | None] = None
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Checks what the method needs of a configuration, before anything is made.
+
+        Raises:
+            UserError: one line that names the flag and the mend.
+        """
+
+    @abstractmethod
+    def learn(self, batch: Batch, step: int) -> Update:
+        """One update.
+
+        Args:
+            batch: on the device: ``image`` uint8 [B, T, H, W, C], ``is_first`` bool [B, T] and, for
+                an agent, ``action`` [B, T, A], ``reward`` and ``discount`` [B, T]. Row t holds the
+                image at t, the action that led to it, and what that earned.
+            step: what schedules follow: agent steps; while pretraining, updates.
+        """
+
+    def report(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Pictures of what it has learned, by their tags.
+
+        Args:
+            batch: as for `learn`.
+
+        Returns:
+            Images [H, W, C] and videos [N, T, H, W, C], uint8 or float in 0..1.
+        """
+        return {}
+
+    @abstractmethod
+    def save_state(self) -> dict[str, Any]:
+        """Everything it is: nested dicts and lists of tensors, numbers and strings."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Becomes what `save_state` returned; tensors lie on the CPU.
+
+        Raises:
+            ValueError: it does not fit; the text says what.
+        """
+
+    def export(self, folder: Path, batch: Batch) -> None:
+        """Writes what a second stage starts from, each file whole or not at all; default nothing.
+
+        Args:
+            folder: made if it is not there.
+            batch: one sequence, as for `learn` with B = 1, to draw a picture of what is exported.
+        """
+
+
+class Agent(Learner):
+    """Whoever also acts. Every subclass is built as ``Method(config, runtime, spaces, source)``.
+
+    Args:
+        config: the run's configuration.
+        runtime: device, dtype and what else `accel` has decided.
+        spaces: what it sees and how it acts.
+        source: the folder that `find_source` found; None also where the agent is only to act, as
+            in ``--evaluate``.
+
+    Attributes:
+        pretrainer: what its first stage trains, if it has one.
+        kinds: of actions that it can take, ``continuous`` and ``discrete``.
+    """
+
+    pretrainer: ClassVar[type[Learner] | None] = None
+    kinds: ClassVar[frozenset[str]] = frozenset({"continuous", "discrete"})
+
+    @classmethod
+    def find_source(cls, config: Config) -> Path | None:
+        """The folder of a first stage that the configuration asks to learn from; default None.
+
+        Raises:
+            UserError: it is not there.
+        """
+        return None
+
+    @abstractmethod
+    def act(self, obs: Obs, state: State | None, mode: str) -> tuple[np.ndarray, State | None]:
+        """The next actions.
+
+        Args:
+            obs: ``image`` uint8 [N, H, W, C] and ``is_first`` bool [N], where a new episode has
+                begun and the state is to be forgotten.
+            state: what the last call returned; None at the start.
+            mode: ``train`` explores, ``eval`` does its best.
+
+        Returns:
+            Actions float32 [N, A], and the state; None where nothing is remembered.
+        """
+
+    def sync(self) -> None:
+        """From here on, `act` in ``train`` mode knows of all updates so far.
+
+        A method whose actions always do has nothing to do here.
+        """

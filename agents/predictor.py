@@ -1,0 +1,93 @@
+"""The first stage: a video predictor that learns from frames alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import fast
+from accel.runtime import Runtime
+from agents import reports
+from agents.base import Batch, Metrics
+from agents.learner import GradientLearner
+from agents.optimizer import Optimizer
+from agents.pretrained import save_predictor
+from config import Config
+from models import Terms, VideoPredictor, WorldModel
+from pictures import encode_png, to_rgb
+from tools import atomic_write
+
+
+def log_names(terms: Terms, weights: Terms) -> Metrics:
+    """Each term under its own name, and the weights that move."""
+    names = {"beta_vae": "beta_vae_kl_loss", "distill": "distillation_kl_loss"}
+    metrics = {names.get(name, f"{name}_loss"): term.detach() for name, term in terms.items()}
+    scales = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
+    metrics |= {scales[name]: weights[name] for name in scales if name in terms}
+    return metrics | {name: weights[name] for name in ("kl_balance", "kl_free")}
+
+
+def compile_model(model: VideoPredictor) -> None:
+    """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
+    print("note: the first update compiles its steps, for a minute or more", file=sys.stderr)
+    fast.compile_methods(model, "encode", "image_nll", "kl_term")
+    fast.compile_methods(model.rssm, "filter_steps", "prior_of")
+    if isinstance(model, WorldModel):
+        fast.compile_methods(model, "head_term")
+        if model.teacher is not None:
+            fast.compile_methods(model.teacher, "encode")
+
+
+class Predictor(GradientLearner):
+    """Learns a video predictor from frames alone: the first stage of DisWM.
+
+    Args:
+        config: the run's configuration.
+        runtime: device, dtype and what else `accel` has decided.
+    """
+
+    name = "pretrain"
+
+    def __init__(self, config: Config, runtime: Runtime):
+        super().__init__(config, runtime)
+        self.model = VideoPredictor(config, config.pretrain_action_num).to(self.device)
+        self.optimizers["model"] = Optimizer(
+            "model", self.model.parameters(), config, config.model_lr, config.grad_clip
+        )
+        if runtime.compile:
+            compile_model(self.model)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Says what a predictor without a β-VAE is."""
+        if not config.beta_vae:
+            print(
+                "note: without --beta_vae True the predictor has DreamerV2's CNN", file=sys.stderr
+            )
+
+    def draw_noise(self, batch: int, length: int) -> Terms:
+        return self.model.noise(batch, length)
+
+    def compute(self, data: Terms) -> Metrics:
+        """One update of the predictor."""
+        weights = self._named_weights(data["weights"])
+        with self.autocast():
+            outputs = self.model.terms(data, weights)
+            loss = self.model.loss(outputs.terms, weights)
+        metrics = self.optimizers["model"].step(loss)
+        return metrics | outputs.metrics | log_names(outputs.terms, weights)
+
+    def report(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Videos and pictures by their tag."""
+        data = self.prepare(batch)
+        return reports.draw(self.model, data, traverse=self.config.beta_vae)
+
+    def export(self, folder: Path, batch: Batch) -> None:
+        """encoder.pt, decoder.pt, rssm.pt and, of a β-VAE, the traversal as a PNG."""
+        save_predictor(folder, self.model)
+        traversal = self.report(batch).get("beta_vae_traverse")
+        if traversal is not None:
+            with atomic_write(folder / "traverse.png") as file:
+                file.write(encode_png(to_rgb(traversal)))
