@@ -104,3 +104,9 @@ class Counting:
             assert state[i] == pixel[i, 1] + 1
         self.seen.append(pixel.copy())
         return np.stack([state, -state], 1).astype(np.float32) / 10, state
+
+
+def step(collector, policy):
+    """One whole step of a collector; the episodes that it closed."""
+    collector.send(policy)
+    return collector.receive()

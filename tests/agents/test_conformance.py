@@ -20,6 +20,7 @@ from accel.runtime import Runtime
 from agents.base import Agent, Batch, Spaces
 from agents.registry import AGENTS, agent_class
 from tests.tiny import Tiny, events
+from training.stop import Stopped
 
 ROOT = Path(__file__).parents[2]
 FLAGS: dict[str, dict[str, Any]] = {
@@ -101,8 +102,7 @@ def test_updates_and_actions_have_their_shapes_and_kinds(tiny, method, kind):
         assert (action.dtype, action.shape) == (np.float32, (N, spaces.action_size))
         assert (np.abs(action) <= 1).all()
         if spaces.discrete:
-            assert (action.sum(-1) == 1).all()
-            assert (action.max(-1) == 1).all()
+            np.testing.assert_allclose(np.sort(action)[:, -2:], [[0, 1]] * N, atol=1e-6)
         assert all(len(value) == N for value in (state or {}).values())
     for tag, picture in agent.report(make_batch(spaces)).items():
         assert picture.ndim in (3, 5), tag
@@ -154,13 +154,11 @@ def test_a_run_stops_goes_on_and_is_evaluated(tiny, method, tmp_path, calling, s
     argv = words(tiny, tmp_path / "parts", method)
 
     def stop() -> None:
-        import signal
-
-        signal.raise_signal(signal.SIGTERM)
+        raise Stopped
 
     with calling({("acting", 3): stop}):
         result = tiny.run(argv)
-    assert result.code == 128 + 15, result.err
+    assert result.code == 128, result.err
     process = [sys.executable, "dreamer.py", *argv]
     ended = subprocess.run(process, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

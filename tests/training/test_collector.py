@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from agents.base import Spaces
+from agents.random import RandomPolicy
 from envs import StepResult, VectorEnv, episode_seed
 from episodes import read_episode
 from replay import Replay
-from tests.countdown import SHAPE, Countdown, Counting, Outcome
-from training.collector import Collector, RandomPolicy, first_row, play
+from tests.countdown import SHAPE, Countdown, Counting, Outcome, step
+from training.collector import Collector, first_row
+from training.evaluator import play_episodes
 
 # Whole episodes
 
@@ -16,7 +19,7 @@ from training.collector import Collector, RandomPolicy, first_row, play
 def test_play_gives_every_seed_its_episode_in_order(n):
     seeds = [4, 0, 3, 1, 2]  # of 6, 2, 5, 3, 4 steps
     envs, checks = Countdown(n), []
-    episodes = play(envs, Counting(), seeds, "test", lambda: checks.append(1))
+    episodes = play_episodes(envs, Counting(), seeds, "test", tick=lambda: checks.append(1))
     assert len(episodes) == 5
     for seed, episode in zip(seeds, episodes, strict=True):
         steps = 2 + seed % 5
@@ -39,14 +42,14 @@ def test_play_gives_every_seed_its_episode_in_order(n):
 
 def test_play_starts_seeds_in_order_and_stops_when_the_last_has_ended():
     envs = Countdown(2)
-    play(envs, Counting(), [4, 0, 3], "train")
+    play_episodes(envs, Counting(), [4, 0, 3], "train")
     # 0 ends after 2 steps, 3 after 2 + 5; 4 after 6, and then its environment is idle.
     assert envs.resets == [(0, 4), (1, 0), (1, 3), (0, 4)]
     assert len(envs.actions) == 7
 
 
 def test_play_with_more_environments_than_seeds_gives_each_seed_once():
-    episodes = play(Countdown(6), Counting(), [1, 2], "train")
+    episodes = play_episodes(Countdown(6), Counting(), [1, 2], "train")
     assert [int(episode["image"][0, 0, 0, 0]) for episode in episodes] == [1, 2]
 
 
@@ -59,7 +62,7 @@ def test_play_stops_where_the_check_raises():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        play(envs, Counting(), [4, 4], "train", check)
+        play_episodes(envs, Counting(), [4, 4], "train", tick=check)
     assert len(envs.actions) == 3
 
 
@@ -85,7 +88,7 @@ def test_collector_numbers_episodes_and_asks_for_the_variation_of_each(tmp_path,
         return "test" if collector.steps >= 8 else "train"
 
     collector = collector_of(tmp_path, 2, variation=variation)
-    closed = [episode for _ in range(12) for episode in collector.step(Counting())]
+    closed = [episode for _ in range(12) for episode in step(collector, Counting())]
     # Worker 0 plays 0 (2 steps), 2 (4), 4 (6); worker 1 plays 1 (3), 3 (5), 5 (2), 6 (3).
     assert collector.envs.resets == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4), (1, 5), (1, 6)]
     assert asked == [0, 4, 6, 12, 16, 20]
@@ -99,7 +102,7 @@ def test_collector_numbers_episodes_and_asks_for_the_variation_of_each(tmp_path,
 
 def test_collectors_rows_hold_the_action_that_led_to_them(tmp_path, small_seeds):
     collector = collector_of(tmp_path, 1)
-    [closed] = [episode for _ in range(2) for episode in collector.step(Counting())]
+    [closed] = [episode for _ in range(2) for episode in step(collector, Counting())]
     episode = read_episode(closed.path)
     assert episode["image"][:, 0, 0, 1].tolist() == [0, 1, 2]
     np.testing.assert_allclose(episode["action"], [[0, 0], [0.1, -0.1], [0.2, -0.2]])
@@ -111,7 +114,7 @@ def test_collectors_seeds_follow_from_the_run(tmp_path):
     collector = collector_of(tmp_path, 2, seed=5)
     collector.envs.seed = np.zeros(2, np.int64)
     collector.envs.images = lambda: np.zeros((2, *SHAPE), np.uint8)
-    collector.step(lambda obs, state: (np.zeros((2, 2), np.float32), None))
+    step(collector, lambda obs, state: (np.zeros((2, 2), np.float32), None))
     assert collector.envs.resets == [
         (0, episode_seed(5, "train", 0)),
         (1, episode_seed(5, "train", 1)),
@@ -123,19 +126,19 @@ def test_collectors_seeds_follow_from_the_run(tmp_path):
 def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at, under_way):
     """Between two steps, or between the sending of one and its result."""
     through = collector_of(tmp_path / "a" / "eps", 2)
-    expected = [episode.ret for _ in range(20) for episode in through.step(Counting())]
+    expected = [episode.ret for _ in range(20) for episode in step(through, Counting())]
     first = collector_of(tmp_path / "b" / "eps", 2)
-    found = [episode.ret for _ in range(at) for episode in first.step(Counting())]
+    found = [episode.ret for _ in range(at) for episode in step(first, Counting())]
     if under_way:
         first.send(Counting())
-    state = first.replay.state_dict(), first.state_dict()
+    state = first.replay.state_dict(), first.save_state()
     second = collector_of(tmp_path / "b" / "eps", 2)
     second.replay.load_state_dict(state[0])
-    assert second.load_state_dict(state[1])
+    assert second.load_state(state[1])
     assert second.envs.waiting == under_way
     found += [episode.ret for episode in second.receive()] if under_way else []
     left = range(20 - at - under_way)
-    found += [episode.ret for _ in left for episode in second.step(Counting())]
+    found += [episode.ret for _ in left for episode in step(second, Counting())]
     assert found == expected
     assert second.steps == through.steps
     resets = first.envs.resets + second.envs.resets[int((~first.ended).sum()) :]
@@ -146,37 +149,25 @@ def test_collector_goes_on_from_its_state(tmp_path, small_seeds, at, under_way):
             np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_a_state_of_an_earlier_version_goes_on(tmp_path, small_seeds):
-    """Episodes that were being played knew neither their beginning nor their success."""
-    first = collector_of(tmp_path / "eps", 2)
-    first.step(Counting())
-    replay, state = first.replay.state_dict(), first.state_dict()
-    for entry in state["playing"]:
-        del entry["since"], entry["success"]
-    second = collector_of(tmp_path / "eps", 2)
-    second.replay.load_state_dict(replay)
-    assert second.load_state_dict(state)
-    assert not second.whole_since(1)
-    closed = [episode for _ in range(3) for episode in second.step(Counting())]
-    assert [episode.index for episode in closed] == [0, 1]
-
-
 def test_collector_says_when_the_renderer_draws_differently(tmp_path, small_seeds):
     first = collector_of(tmp_path / "eps", 2)
-    first.step(Counting())
-    state = first.replay.state_dict(), first.state_dict()
+    step(first, Counting())
+    state = first.replay.state_dict(), first.save_state()
     second = collector_of(tmp_path / "eps", 2)
     draw = second.envs.images
     second.envs.images = lambda: draw() + np.uint8(1)
     second.replay.load_state_dict(state[0])
-    assert not second.load_state_dict(state[1])
+    assert not second.load_state(state[1])
 
 
 # The random policy
 
 
 def test_random_policy_is_uniform_seeded_and_resumable():
-    policy, again = RandomPolicy(3, False, seed=1), RandomPolicy(3, False, seed=1)
+    policy, again = (
+        RandomPolicy(Spaces((8, 8, 3), 3, False), seed=1),
+        RandomPolicy(Spaces((8, 8, 3), 3, False), seed=1),
+    )
     obs = {"is_first": np.zeros(2000, bool)}
     actions, state = policy(obs, None)
     assert (actions.shape, actions.dtype, state) == ((2000, 3), np.float32, None)
@@ -185,16 +176,18 @@ def test_random_policy_is_uniform_seeded_and_resumable():
     np.testing.assert_allclose(actions.mean(0), 0, atol=0.05)
     np.testing.assert_allclose(actions.std(0), 3**-0.5, atol=0.05)
     np.testing.assert_array_equal(actions, again(obs, None)[0])
-    assert (actions != RandomPolicy(3, False, seed=2)(obs, None)[0]).any()
-    saved = policy.state_dict()
+    assert (actions != RandomPolicy(Spaces((8, 8, 3), 3, False), seed=2)(obs, None)[0]).any()
+    saved = policy.save_state()
     expected = policy(obs, None)[0]
-    fresh = RandomPolicy(3, False, seed=9)
-    fresh.load_state_dict(saved)
+    fresh = RandomPolicy(Spaces((8, 8, 3), 3, False), seed=9)
+    fresh.load_state(saved)
     np.testing.assert_array_equal(expected, fresh(obs, None)[0])
 
 
 def test_random_policy_of_choices_is_one_hot():
-    actions, _ = RandomPolicy(4, True, seed=1)({"is_first": np.zeros(400, bool)}, None)
+    actions, _ = RandomPolicy(Spaces((8, 8, 3), 4, True), seed=1)(
+        {"is_first": np.zeros(400, bool)}, None
+    )
     assert (actions.sum(1) == 1).all()
     assert set(np.unique(actions)) == {0, 1}
     assert actions.sum(0).min() > 60
@@ -250,14 +243,14 @@ def test_countdown_keeps_the_contract_of_the_real_vector():
 
 def test_play_keeps_success_and_distance_where_they_are_told():
     seeds = [3, 4, 6]
-    episodes = play(Countdown(2, tells=True), Counting(), seeds, "test")
+    episodes = play_episodes(Countdown(2, tells=True), Counting(), seeds, "test")
     for seed, episode in zip(seeds, episodes, strict=True):
         steps = 2 + seed % 5
         succeeds = 1.0 if seed % 3 == 0 else 0.0
         np.testing.assert_array_equal(episode["success"], [np.nan, succeeds] + [0.0] * (steps - 1))
         np.testing.assert_array_equal(episode["distance"], [np.nan, *range(1, steps + 1)])
         assert episode["success"].dtype == episode["distance"].dtype == np.float32
-    untold = play(Countdown(2), Counting(), seeds, "test")
+    untold = play_episodes(Countdown(2), Counting(), seeds, "test")
     assert all(not {"success", "distance"} & set(episode) for episode in untold)
 
 
@@ -267,7 +260,7 @@ def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
     collector = Collector(Countdown(2, tells), replay, 0, lambda: "train")
     policy, closed = Counting(), []
     while len(closed) < 8:
-        closed += collector.step(policy)
+        closed += step(collector, policy)
     seeds = [episode_seed(0, "train", i) for i in range(collector.begun)]
     # Episodes close in the order of their ends: found again by their first reward.
     for episode in closed:
@@ -282,8 +275,8 @@ def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
 
 def test_images_are_kept_of_the_first_episodes_alone():
     seeds = [3, 4, 6, 8, 2]
-    kept = play(Countdown(2), Counting(), seeds, "test", images=2)
-    whole = play(Countdown(2), Counting(), seeds, "test")
+    kept = play_episodes(Countdown(2), Counting(), seeds, "test", images=2)
+    whole = play_episodes(Countdown(2), Counting(), seeds, "test")
     assert ["image" in episode for episode in kept] == [True, True, False, False, False]
     for one, other in zip(kept, whole, strict=True):
         for name in one:
@@ -294,7 +287,7 @@ def test_episodes_begun_before_a_step_are_known(tmp_path, small_seeds):
     collector = collector_of(tmp_path, 2)
     policy, whole = Counting(), []
     for _ in range(10):
-        collector.step(policy)
+        step(collector, policy)
         whole.append(collector.whole_since(5))
     # Of worker 0 episode 2 began at step 4 and ended after 6 rounds, of worker 1 episode 1 did
     # after 3; episode 3 began at step 6.

@@ -9,12 +9,15 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 import numpy as np
 import pytest
 
+from agents.base import Spaces
+from agents.random import RandomPolicy
 from envs import EnvError, VectorEnv, make_vector
 from episodes import read_episode
 from replay import Replay
-from tests.countdown import Countdown, Counting
+from tests.countdown import Countdown, Counting, step
 from tests.envs.crashing import SMALL, TASK, crashing, toy
-from training.collector import Collector, RandomPolicy, play
+from training.collector import Collector
+from training.evaluator import play_episodes
 
 # The collector
 
@@ -47,7 +50,7 @@ def assert_files(folder, other):
 def test_a_broken_episode_is_dropped_and_the_next_begins(tmp_path, small_seeds):
     # Worker 0 plays 0 (2 steps), then 2, which breaks in its third; worker 1 plays 1 (3), 3 (5).
     collector = collector_of(tmp_path, Countdown(2, breaks={(2, 3)}))
-    closed = [collector.step(Counting()) for _ in range(8)]
+    closed = [step(collector, Counting()) for _ in range(8)]
     assert [[episode.length for episode in step] for step in closed] == [
         [], [2], [3], [], [], [], [], [5],
     ]  # fmt: skip
@@ -62,7 +65,7 @@ def test_a_broken_episode_is_dropped_and_the_next_begins(tmp_path, small_seeds):
 
 def test_an_episode_can_break_in_its_first_step_and_in_its_last(tmp_path, small_seeds):
     collector = collector_of(tmp_path, Countdown(1, breaks={(0, 1), (1, 3), (2, 1)}))
-    closed = [episode for _ in range(10) for episode in collector.step(Counting())]
+    closed = [episode for _ in range(10) for episode in step(collector, Counting())]
     # 1 + 3 + 1 steps are lost; then 3 is whole.
     assert [episode.length for episode in closed] == [5]
     assert (collector.dropped, collector.begun, collector.steps) == (3, 4, 10)
@@ -70,16 +73,14 @@ def test_an_episode_can_break_in_its_first_step_and_in_its_last(tmp_path, small_
 
 def test_what_was_dropped_is_remembered(tmp_path, small_seeds):
     first = collector_of(tmp_path, Countdown(2, breaks={(0, 1)}))
-    first.step(Counting())
-    state = first.replay.state_dict(), first.state_dict()
-    for expected in (1, 0):
-        second = collector_of(tmp_path, Countdown(2))
-        second.replay.load_state_dict(state[0])
-        assert second.load_state_dict(state[1])
-        assert second.dropped == expected
-        second.step(Counting())
-        assert second.envs.resets == [(1, 1), (0, 2)]
-        state[1].pop("dropped", None)  # as earlier versions wrote it
+    step(first, Counting())
+    state = first.replay.state_dict(), first.save_state()
+    second = collector_of(tmp_path, Countdown(2))
+    second.replay.load_state_dict(state[0])
+    assert second.load_state(state[1])
+    assert second.dropped == 1
+    step(second, Counting())
+    assert second.envs.resets == [(1, 1), (0, 2)]
 
 
 def test_an_interrupted_episode_that_is_lost_is_dropped_and_changes_no_picture(tmp_path):
@@ -93,17 +94,17 @@ def test_an_interrupted_episode_that_is_lost_is_dropped_and_changes_no_picture(t
 
     with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="none") as vector:
         first = collector_of(tmp_path / "eps", vector)
-        policy = RandomPolicy(1, False, seed=1)
+        policy = RandomPolicy(Spaces((8, 8, 3), 1, False), seed=1)
         for _ in range(2):
-            first.step(policy)
+            step(first, policy)
         second_seed = first.playing[1]["seed"]
-        state = first.replay.state_dict(), first.state_dict()
+        state = first.replay.state_dict(), first.save_state()
     with lost(vector) as vector:
         vector.restarts = 2
         second = collector_of(tmp_path / "eps", vector)
         second.replay.load_state_dict(state[0])
-        assert second.load_state_dict(state[1])
-        closed = [episode for _ in range(8) for episode in second.step(policy)]
+        assert second.load_state(state[1])
+        closed = [episode for _ in range(8) for episode in step(second, policy)]
     assert second.dropped == 1
     assert [episode.length for episode in closed] == [10]
 
@@ -117,24 +118,24 @@ def test_a_worker_killed_while_a_step_overlaps_changes_nothing(tmp_path, when):
         with make_vector(TASK, 2, workers="process", **SMALL) as vector:
             vector.restarts = 1
             collector = collector_of(folder, vector)
-            policy = RandomPolicy(1, False, seed=1)
+            policy = RandomPolicy(Spaces((8, 8, 3), 1, False), seed=1)
             for t in range(14):
                 if t == 13 and kill and when == "send":
                     os.kill(vector._envs.processes[0].pid, signal.SIGKILL)
                 collector.send(policy)
                 if t == 13 and kill and when != "send":
                     os.kill(vector._envs.processes[0].pid, signal.SIGKILL)
-                state = collector.replay.state_dict(), collector.state_dict()
+                state = collector.replay.state_dict(), collector.save_state()
                 if t == 13 and kill and when == "state":
                     collector = collector_of(folder, vector)
                     vector.step_wait()
                     vector.restarts = 2
                     os.kill(vector._envs.processes[1].pid, signal.SIGKILL)
                     collector.replay.load_state_dict(state[0])
-                    assert collector.load_state_dict(state[1])
+                    assert collector.load_state(state[1])
                 collector.receive()
             for _ in range(6):
-                collector.step(policy)
+                step(collector, policy)
             assert vector.restarted == (0 if not kill else 2 if when == "state" else 1)
             return collector
 
@@ -153,9 +154,9 @@ def test_a_worker_killed_while_a_step_overlaps_changes_nothing(tmp_path, when):
 def test_a_broken_evaluation_episode_is_left_out(n):
     seeds, lost = [4, 0, 3, 1], []
     envs = Countdown(n, breaks={(0, 2), (3, 1)})
-    episodes = play(envs, Counting(), seeds, "test", lost=lost.append)
+    episodes = play_episodes(envs, Counting(), seeds, "test", lost=lost.append)
     assert sorted(lost) == [1, 2]
-    whole = play(Countdown(n), Counting(), seeds, "test")
+    whole = play_episodes(Countdown(n), Counting(), seeds, "test")
     assert len(episodes) == 2
     for found, expected in zip(episodes, [whole[0], whole[3]], strict=True):
         for name, value in expected.items():
@@ -171,7 +172,7 @@ def test_an_idle_environment_may_break():
         if len(checks) == 7:
             envs.breaks = {(4, 1)}
 
-    found = play(envs, Counting(), [4, 0, 9], "test", check, lost=lost.append)
+    found = play_episodes(envs, Counting(), [4, 0, 9], "test", tick=check, lost=lost.append)
     assert envs.notes == [{"env": 0, "reason": "it broke"}]
     assert lost == []
     assert [len(episode["reward"]) for episode in found] == [7, 3, 7]
@@ -180,7 +181,7 @@ def test_an_idle_environment_may_break():
 def test_an_evaluation_of_which_nothing_is_left_raises():
     envs = Countdown(2, breaks={(0, 1), (1, 2)})
     with pytest.raises(EnvError, match="no episode could be played to its end: it broke"):
-        play(envs, Counting(), [0, 1], "test")
+        play_episodes(envs, Counting(), [0, 1], "test")
 
 
 def test_an_evaluation_goes_on_in_new_environments(tmp_path):
@@ -192,9 +193,9 @@ def test_an_evaluation_goes_on_in_new_environments(tmp_path):
 
     with VectorEnv(factories, workers="process") as vector:
         vector.restarts = 1
-        found = play(vector, policy, [5, 6, 7], "test")
+        found = play_episodes(vector, policy, [5, 6, 7], "test")
         assert vector.restarted == 1
-        expected = play(vector, policy, [5, 6, 7], "test")
+        expected = play_episodes(vector, policy, [5, 6, 7], "test")
     for one, other in zip(found, expected, strict=True):
         for name, value in other.items():
             np.testing.assert_array_equal(one[name], value)

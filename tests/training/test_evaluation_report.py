@@ -10,7 +10,8 @@ from PIL import Image
 import config
 from training import evaluation_report
 from training.evaluation_report import Played, record, table
-from training.returns import Outcome, outcome
+from training.evaluator import Evaluation
+from training.returns import Outcome, outcome, summarize
 
 
 @pytest.fixture
@@ -18,9 +19,16 @@ def played(tmp_path):
     """Four episodes that an environment with a goal might have given."""
     each = [(1.0, 5, True, 0.5), (2.0, 5, False, 1.5), (4.0, 6, True, 0.25), (9.0, 8, True, 0.75)]
     c = config.parse(["--evaluate", str(tmp_path / "seed_0"), "--eval_colors", "wood"])
-    black = [np.zeros((length + 1, 64, 64, 3), np.uint8) for _, length, _, _ in each]
+    black = [{"image": np.zeros((length + 1, 64, 64, 3), np.uint8)} for _, length, _, _ in each]
     results = [Outcome(*one) for one in each]
-    return Played(c, 40, 7, False, "wood", [11, 12, 13, 14], results, black, 1.5)
+    evaluation = Evaluation("wood", [11, 12, 13, 14], black, results, summarize(results))
+    return Played(c, 40, 7, False, evaluation, 1.5)
+
+
+def of(played, episodes, outcomes, seeds):
+    """The same with other episodes."""
+    evaluation = Evaluation("wood", seeds, episodes, outcomes, summarize(outcomes))
+    return played._replace(evaluation=evaluation)
 
 
 def decoded(path):
@@ -55,14 +63,15 @@ def test_table_has_success_and_distance(played):
     assert ["2", "12", "2.00", "5", "no", "1.5000"] in lines
     assert ["4", "14", "9.00", "8", "yes", "0.7500"] in lines
     assert "success 75%, 3 of 4" in table(played)
-    single = played._replace(outcomes=played.outcomes[:1], seeds=[11])
+    single = of(played, [], played.evaluation.outcomes[:1], [11])
     assert "interval" not in table(single)
     assert record(single)["return_interval95"] is None
     assert record(single)["return_std"] == 0
 
 
 def test_episodes_of_different_lengths_share_a_video(tmp_path, played):
-    for number, video in enumerate(played.videos):
+    for number, episode in enumerate(played.evaluation.episodes):
+        video = episode["image"]
         video[...] = np.linspace(0, 250, len(video)).astype(np.uint8)[:, None, None, None]
         assert video[-1].min() == 250, number
     paths = evaluation_report.write(played, tmp_path)
@@ -84,9 +93,8 @@ def test_foreign_file_in_the_way_stays(tmp_path, played):
 
 
 def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
-    many = played._replace(
-        outcomes=played.outcomes * 6, videos=played.videos * 6, seeds=list(range(24))
-    )
+    one = played.evaluation
+    many = of(played, one.episodes * 6, one.outcomes * 6, list(range(24)))
     paths = evaluation_report.write(many, tmp_path)
     assert paths[2].name == "000000040-wood-24.png"
     assert Image.open(paths[2]).height == 20 * 128
@@ -95,9 +103,8 @@ def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
 
 
 def test_episodes_lost_with_their_environment_are_neither_drawn_nor_missed(tmp_path, played):
-    many = played._replace(
-        outcomes=played.outcomes * 6, videos=played.videos * 4, seeds=list(range(24))
-    )
+    one = played.evaluation
+    many = of(played, one.episodes * 4, one.outcomes * 6, list(range(24)))
     assert Image.open(evaluation_report.write(many, tmp_path)[2]).height == 16 * 128
-    unseen = played._replace(videos=[], frames=50)
+    unseen = of(played._replace(frames=50), [], one.outcomes, one.seeds)
     assert [path.suffix for path in evaluation_report.write(unseen, tmp_path)] == [".json"]

@@ -18,7 +18,9 @@ from ruamel.yaml import YAML
 
 import config
 import dreamer
-from agents.diswm import Agent
+from accel.runtime import Runtime
+from agents.base import Spaces
+from agents.diswm import DisWM
 from envs import EnvSettings, episode_seed, make_env
 from episodes import read_episode
 from logger import read_metrics
@@ -131,7 +133,7 @@ def by_hand(made, colors, count, seed, **settings):
     """Returns of the checkpoint's agent, played without what the evaluation is made of."""
     c = config.load_saved(made / "config.yaml")
     state = torch.load(made / "checkpoint.pt", weights_only=True)
-    agent = Agent(c, 1)
+    agent = DisWM(c, Runtime.resolve(c), Spaces((64, 64, 3), 1, discrete=False))
     weights = state["learner"]["weights"]
     assert any(".teacher." in name for name in weights)
     own = {name: value for name, value in weights.items() if ".teacher." not in name}

@@ -8,35 +8,40 @@ import pytest
 import torch
 
 import config
-from agents import diswm
+from accel.runtime import Runtime
+from agents.base import Spaces, Update
+from agents.diswm import DisWM
+from agents.learner import GradientLearner
 from tests.tiny import events
 from tools import Diverged
-from training.nonfinite import RECORDS, Guard
+from training.nonfinite import RECORDS, NonFinite
 
 
 def test_an_agents_later_steps_are_skipped_with_the_first(tiny):
     given = config.parse(tiny.finetune(tiny.teacher, distillation=False))
     torch.manual_seed(0)
-    learner, rng = diswm.Agent(given, 2), np.random.default_rng(0)
-    batch = {
+    spaces = Spaces((64, 64, 3), 2, discrete=False)
+    learner, rng = DisWM(given, Runtime.resolve(given), spaces), np.random.default_rng(0)
+    arrays = {
         "image": rng.integers(0, 256, (2, 6, 64, 64, 3), dtype=np.uint8),
         "action": rng.uniform(-1, 1, (2, 6, 2)).astype(np.float32),
         "reward": np.full((2, 6), np.nan, np.float32),
         "discount": np.ones((2, 6), np.float32),
         "is_first": np.eye(1, 6, dtype=bool).repeat(2, 0),
     }
+    batch = {name: torch.from_numpy(value) for name, value in arrays.items()}
     before = [p.detach().clone() for p in learner.parameters()]
-    metrics = learner.update(batch)
-    assert [metrics[f"skipped_{name}"].item() for name in ("model", "actor", "value")] == [1, 1, 1]
-    assert torch.isfinite(metrics["actor_loss"])  # it follows from the images alone
+    update = learner.learn(batch, 0)
+    assert update.skipped.tolist() == [1, 1, 1]  # model, actor, value
+    assert torch.isfinite(update.metrics["actor_loss"])  # it follows from the images alone
     assert all(map(torch.equal, learner.parameters(), before))
-    metrics = learner.update(batch | {"reward": np.zeros((2, 6), np.float32)})
-    assert [metrics[f"skipped_{name}"].item() for name in ("model", "actor", "value")] == [0, 0, 0]
+    update = learner.learn(batch | {"reward": torch.zeros(2, 6)}, 0)
+    assert update.skipped.tolist() == [0, 0, 0]
     assert not any(map(torch.equal, learner.world_model.parameters(), before[:3]))
 
 
 class Log:
-    """A run, as far as a guard knows it."""
+    """A run, as far as this knows it."""
 
     last = "its last checkpoint is of frame 40"
 
@@ -46,21 +51,22 @@ class Log:
         self.logger = SimpleNamespace(event=lambda name, **fields: self.events.append(fields))
 
 
-def metrics_of(skipped, value=1.0):
+def update_of(skipped, value=1.0):
     values = {"model_loss": float("nan") if skipped else value, "kl": 2.0}
-    values |= {"skipped_model": float(skipped), "skipped_actor": 0.0}
-    return {name: torch.tensor(v) for name, v in values.items()}
+    metrics = {name: torch.tensor(v) for name, v in values.items()}
+    return Update(metrics, torch.tensor([float(skipped), 0.0]))
 
 
-BATCH = {"image": torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2, 1), "reward": np.ones(3)}
+BATCH = {"image": torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2, 1)}
+BATCH |= {"reward": torch.ones(3)}
 
 
-def test_guard_counts_records_and_keeps_bad_numbers_out_of_the_means(tmp_path):
+def test_it_counts_records_and_keeps_bad_numbers_out_of_the_means(tmp_path):
     log = Log(tmp_path)
-    guard = Guard(log, most=3)
+    nonfinite = NonFinite(log, most=3)
     for number, skipped in enumerate([0, 1, 1, 0, 1], 1):
-        guard.watch(number, BATCH, metrics_of(skipped))
-    assert (guard.bad, guard.in_a_row) == (3, 1)
+        nonfinite.submit(number, BATCH, update_of(skipped))
+    assert (nonfinite.bad, nonfinite.in_a_row) == (3, 1)
     assert [m["model_loss"].item() for m in log.good] == [1.0, 1.0]
     assert all(set(m) == {"model_loss", "kl"} for m in log.good)
     assert [(e["update"], e["what"], e["in_a_row"]) for e in log.events] == [
@@ -77,14 +83,14 @@ def test_guard_counts_records_and_keeps_bad_numbers_out_of_the_means(tmp_path):
     assert record["metrics/kl"] == 2.0
 
 
-def test_guard_stops_after_too_many_in_a_row_also_across_a_restart(tmp_path):
-    guard = Guard(Log(tmp_path), most=3)
+def test_it_stops_after_too_many_in_a_row_also_across_a_restart(tmp_path):
+    nonfinite = NonFinite(Log(tmp_path), most=3)
     for number in (1, 2):
-        guard.watch(number, BATCH, metrics_of(True))
-    resumed = Guard(Log(tmp_path), most=3)
-    resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+        nonfinite.submit(number, BATCH, update_of(True))
+    resumed = NonFinite(Log(tmp_path), most=3)
+    resumed.load_state(json.loads(json.dumps(nonfinite.save_state())))
     with pytest.raises(Diverged) as caught:
-        resumed.watch(3, BATCH, metrics_of(True))
+        resumed.submit(3, BATCH, update_of(True))
     line = str(caught.value)
     assert "\n" not in line
     for words in ("3 updates in a row (--max_bad_updates)", str(tmp_path), "of frame 40", "_lr"):
@@ -92,11 +98,11 @@ def test_guard_stops_after_too_many_in_a_row_also_across_a_restart(tmp_path):
 
 
 def test_records_are_few(tmp_path):
-    guard = Guard(Log(tmp_path), most=1000)
+    nonfinite = NonFinite(Log(tmp_path), most=1000)
     for number in range(RECORDS + 5):
-        guard.watch(number, BATCH, metrics_of(True))
+        nonfinite.submit(number, BATCH, update_of(True))
     assert len(list((tmp_path / "bad_updates").iterdir())) == RECORDS
-    assert guard.bad == RECORDS + 5
+    assert nonfinite.bad == RECORDS + 5
 
 
 class Poisoned:
@@ -118,14 +124,14 @@ class Poisoned:
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
-    Poisoned(monkeypatch, {2, 3, 6}, diswm.Agent, "reward")
+    Poisoned(monkeypatch, {2, 3, 6}, GradientLearner, "reward")
     argv = tiny.finetune(tmp_path, max_bad_updates=3)
     folder = tiny.finish(argv)
     assert [row["update"] for row in events(folder, "bad_update")] == [2, 3, 6]
     assert all("model_loss" in row["what"] for row in events(folder, "bad_update"))
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert state["guard"] == {"bad": 3, "in_a_row": 0}
-    assert state["learner"]["updates"] > 6
+    assert state["nonfinite"] == {"bad": 3, "in_a_row": 0}
+    assert state["updates"] > 6
     weights = state["learner"]["weights"].values()
     assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -143,7 +149,7 @@ def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
 def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
     tmp_path, tiny, monkeypatch
 ):
-    Poisoned(monkeypatch, range(6, 1000), diswm.Agent, "reward")
+    Poisoned(monkeypatch, range(6, 1000), GradientLearner, "reward")
     argv = tiny.finetune(tmp_path, max_bad_updates=4, train_steps=2)
     result = tiny.run(argv)
     assert result.code == 1
@@ -153,14 +159,14 @@ def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
     assert len(events(folder, "bad_update")) == 4
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert f"its last checkpoint is of frame {state['frames']}" in line
-    assert state["guard"]["in_a_row"] < 4
+    assert state["nonfinite"]["in_a_row"] < 4
     weights = state["learner"]["weights"].values()
     assert all(torch.isfinite(w).all() for w in weights if w.is_floating_point())
 
 
 @pytest.mark.slow
 def test_pretraining_skips_a_bad_update_too(tmp_path, tiny, videos, monkeypatch):
-    Poisoned(monkeypatch, {4}, diswm.Pretrainer, "image")
+    Poisoned(monkeypatch, {4}, GradientLearner, "image")
     folder = tiny.finish(tiny.pretrain(tmp_path, videos))
     [row] = events(folder, "bad_update")
     assert row["update"] == 4

@@ -2,11 +2,12 @@
 
 import pytest
 
-import fast
-from agents.diswm import Agent
+from accel.runtime import Runtime
+from agents.diswm import DisWM
 from envs import VectorEnv
 from logger import read_metrics
 from training import factory, online
+from training.evaluator import Evaluator
 from training.online import OnlineTrainer
 
 NAMES = {"env", "act", "sample", "transfer", "update", "evaluate", "log", "checkpoint", "wait"}
@@ -29,10 +30,10 @@ def noting(monkeypatch, events, kind, method, word):
 def events(monkeypatch):
     """What happens in a run, a letter each: Act, Send, Receive, Update, Log, Evaluate."""
     noted = []
-    noting(monkeypatch, noted, Agent, "act", "A")
+    noting(monkeypatch, noted, DisWM, "act", "A")
     noting(monkeypatch, noted, VectorEnv, "step_async", "S")
     noting(monkeypatch, noted, VectorEnv, "step_wait", "R")
-    noting(monkeypatch, noted, Agent, "update", "U")
+    noting(monkeypatch, noted, DisWM, "learn", "U")
     noting(monkeypatch, noted, OnlineTrainer, "log", "L")
     noting(monkeypatch, noted, OnlineTrainer, "evaluate", "E")
     return noted
@@ -73,21 +74,11 @@ def test_an_environment_that_overlaps_has_a_process(tmp_path, tiny, monkeypatch)
         parsed = config.parse(tiny.finetune(tmp_path, overlap=overlap))
         for split in ("train", "eval"):
             with pytest.raises(factory.UserError, match="not made"):
-                factory.make_envs(parsed, 1, split)
+                factory.make_envs(parsed, Runtime.resolve(parsed), 1, split)
     given = config.parse(tiny.finetune(tmp_path, overlap=True, async_env="none"))
     with pytest.raises(factory.UserError, match="not made"):
-        factory.make_envs(given, 1, "train")
+        factory.make_envs(given, Runtime.resolve(given), 1, "train")
     assert [workers for *_, workers in made] == ["process", "auto", "auto", "auto", "none"]
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_overlap_is_on_by_itself_on_a_gpu_alone(tmp_path, tiny, device):
-    import config
-
-    parsed = config.parse(tiny.finetune(tmp_path, device=device))
-    assert fast.overlaps(parsed) == (device == "cuda:0")
-    assert fast.overlaps(parsed.replace(overlap="True"))
-    assert not fast.overlaps(parsed.replace(overlap="False"))
 
 
 def test_every_log_line_says_where_the_time_went(tmp_path, tiny):
@@ -110,14 +101,14 @@ def test_every_log_line_says_where_the_time_went(tmp_path, tiny):
 @pytest.mark.parametrize(("videos", "kept"), [(True, 2), (False, 1)])
 def test_an_evaluation_keeps_the_images_that_are_drawn(tmp_path, tiny, monkeypatch, videos, kept):
     """Of three episodes those of two, and of the random policy's none."""
-    asked, play = [], online.play
+    asked, play = [], Evaluator.play
 
-    def noted(envs, policy, seeds, variation, check, images):
+    def noted(self, policy, steps, *, images):
         asked.append(images)
-        return play(envs, policy, seeds, variation, check, images)
+        return play(self, policy, steps, images=images)
 
-    monkeypatch.setattr(online, "SEEN", 2)
-    monkeypatch.setattr(online, "play", noted)
+    monkeypatch.setattr(online, "PICTURED", 2)
+    monkeypatch.setattr(Evaluator, "play", noted)
     flags = {"eval_episodes": 3, "steps": 60, "distillation": False, "log_videos": videos}
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     assert asked == [0, kept, kept]

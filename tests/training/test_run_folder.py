@@ -286,14 +286,14 @@ def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypa
     """A shell and the system both tell of a terminal that closes, within a millisecond."""
     run = RunFolder(config.parse(tiny.finetune(tmp_path)))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        run._on_signal(number, None)
+        run.stop._note(number, None)
     with pytest.raises(Stopped):
         run.stop.check()
-    assert run.stop_code == 128 + signal.SIGTERM
+    assert run.stop.exit_code == 128 + signal.SIGTERM
     monkeypatch.setattr("training.stop.TWICE", -1.0)
-    run._on_signal(signal.SIGTERM, None)
+    run.stop._note(signal.SIGTERM, None)
     with pytest.raises(KeyboardInterrupt):
-        run._on_signal(signal.SIGINT, None)
+        run.stop._note(signal.SIGINT, None)
     assert capfd.readouterr().err.count("stopping with a checkpoint") == 1
 
 
@@ -331,8 +331,8 @@ def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, t
     before = [signal.getsignal(number) for number in numbers]
     run = RunFolder(config.parse(tiny.finetune(tmp_path)))
     with run:
-        assert signal.getsignal(signal.SIGTERM) == run._on_signal
+        assert signal.getsignal(signal.SIGTERM) == run.stop._note
     # While environments close, a second signal must not end what is being stopped.
-    assert signal.getsignal(signal.SIGTERM) == run._on_signal
+    assert signal.getsignal(signal.SIGTERM) == run.stop._note
     run.close()
     assert [signal.getsignal(number) for number in numbers] == before
