@@ -3,7 +3,6 @@
 # make lint   ruff, as in CI
 # make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
 # make fuzz   a hundred thousand damaged and malicious inputs
-# make soak   a run of 200,000 steps: nothing may grow
 # make export FROM=… TO=…   a pretrained predictor in the authors' format
 # make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
 
@@ -14,7 +13,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format setup gl export faults fuzz soak
+.PHONY: demo test lint format setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -79,9 +78,6 @@ faults: $(VENV)/.dev gl
 
 fuzz: $(VENV)/.dev gl
 	$(PY) -m tests.fuzz
-
-soak: $(VENV)/.dev gl
-	$(PY) -m tests.faults.soak
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
