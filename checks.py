@@ -7,8 +7,8 @@ import sys
 
 import torch
 
+import data
 import fast
-import sources
 from agent import SCHEDULES
 from config import Config
 from device_store import check_device
@@ -179,7 +179,7 @@ def _check_device(config: Config) -> None:
 
 def _check_pretraining(config: Config) -> None:
     if config.pretrain_datasets_path:
-        sources.check(config)
+        data.check(config)
     elif config.offline_traindir:
         _check_folder(config, "offline_traindir")
     else:

@@ -13,6 +13,8 @@ import torch
 from agent import Agent, Pretrainer
 from checkpoint import misfit, scratch_rng
 from config import Config
+from data import FLAG, Source, bar
+from data.caching import cache_root
 from device_store import place
 from episodes import Restored, count_rows
 from feeding import Feeder
@@ -20,8 +22,6 @@ from guard import Guard
 from logger import Rate
 from replay import Replay
 from run import CHECKPOINT, Run
-from sources import FLAG, Source, bar
-from sources.caching import cache_root
 from timing import Stopwatch
 from tools import Diverged, Every, UserError, derive_seed, expand
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import sources
+import data
 from agent import Pretrainer
 from checkpoint import scratch_rng
 from config import Config, load_keys
@@ -32,10 +32,10 @@ class Pretraining(Job):
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
-            given, source = "pretrain_datasets_path", sources.resolve(c)
+            given, source = "pretrain_datasets_path", data.resolve(c)
         else:
             given = "offline_traindir"
-            source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
+            source = data.Source(expand(c.offline_traindir, "offline_traindir"))
         rows = functools.partial(_expected_rows, c, source.folder)
         self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)

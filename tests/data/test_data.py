@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import config
-import sources
+import data
 from logger import read_metrics
 from run import Stopped
 from tools import UserError
@@ -88,9 +88,9 @@ def refused(tiny, argv, *words):
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz"])
 def test_archive_in_the_published_format(tmp_path, tiny, short, suffix):
-    data = published(tmp_path / "made" / "cheetah_run")
+    made = published(tmp_path / "made" / "cheetah_run")
     (tmp_path / "data").mkdir()
-    path = archive(tmp_path / "data" / f"cheetah_run{suffix}", data, "cheetah_run")
+    path = archive(tmp_path / "data" / f"cheetah_run{suffix}", made, "cheetah_run")
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["frames"], found["skipped"]) == (3, 3 * ROWS, 0)
     assert found["folder"] == str(tmp_path / "data" / "cheetah_run")
@@ -101,10 +101,10 @@ def test_archive_in_the_published_format(tmp_path, tiny, short, suffix):
 
 def test_archive_equals_its_folder(tmp_path, tiny, short, same):
     """The same episodes give the same predictor."""
-    data = published(tmp_path / "made" / "walker_walk", rows=20)
-    path = archive(tmp_path / "walker_walk.tar.xz", data, "walker_walk")
+    made = published(tmp_path / "made" / "walker_walk", rows=20)
+    path = archive(tmp_path / "walker_walk.tar.xz", made, "walker_walk")
     one = tiny.finish(short(path, logdir=tmp_path / "one"))
-    other = tiny.finish(short(data, logdir=tmp_path / "other"))
+    other = tiny.finish(short(made, logdir=tmp_path / "other"))
     rows = [
         [{k: v for k, v in row.items() if k not in ("source", "ignored")} for row in r]
         for r in (same.metrics(one), same.metrics(other))
@@ -114,17 +114,17 @@ def test_archive_equals_its_folder(tmp_path, tiny, short, same):
 
 
 def test_scale_takes_a_share_of_an_archive(tmp_path, tiny, short):
-    data = published(tmp_path / "made" / "a", number=8, rows=12)
-    path = archive(tmp_path / "a.tar.gz", data, "a")
+    made = published(tmp_path / "made" / "a", number=8, rows=12)
+    path = archive(tmp_path / "a.tar.gz", made, "a")
     found, _ = dataset(tiny.finish(short(path, pretrain_dataset_scale=0.25)))
     assert (found["episodes"], found["frames"]) == (2, 24)
 
 
 def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, short):
-    data = published(tmp_path / "made" / "a", rows=12)
-    (data / "broken.npz").write_bytes(b"no archive")
-    np.savez(data / "large.npz", image=np.zeros((4, 32, 48, 3), np.uint8))
-    path = archive(tmp_path / "a.tar.xz", data, ".")
+    made = published(tmp_path / "made" / "a", rows=12)
+    (made / "broken.npz").write_bytes(b"no archive")
+    np.savez(made / "large.npz", image=np.zeros((4, 32, 48, 3), np.uint8))
+    path = archive(tmp_path / "a.tar.xz", made, ".")
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["skipped"]) == (3, 2)
     assert set(skipped) == {"broken.npz", "large.npz"}
@@ -133,11 +133,11 @@ def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, sho
 
 
 def test_read_only_folder_is_unpacked_in_the_cache(tmp_path, tiny, short, monkeypatch):
-    data = published(tmp_path / "made" / "a", rows=12)
-    path = archive(tmp_path / "a.tar.xz", data, "a")
+    made = published(tmp_path / "made" / "a", rows=12)
+    path = archive(tmp_path / "a.tar.xz", made, "a")
     parsed = config.parse(short(path))
-    monkeypatch.setattr(sources.os, "access", lambda place, mode: False)  # root may write anywhere
-    assert sources.resolve(parsed).folder == tmp_path / "cache" / "datasets" / "a"
+    monkeypatch.setattr(data.os, "access", lambda place, mode: False)  # root may write anywhere
+    assert data.resolve(parsed).folder == tmp_path / "cache" / "datasets" / "a"
     assert not (tmp_path / "a").exists()
 
 
@@ -150,7 +150,7 @@ def test_video_becomes_episodes(tmp_path, tiny, short):
     assert (found["episodes"], found["frames"], found["skipped"]) == (3, 20, 0)
     assert (found["source"], found["videos"]) == (str(path), 1)
     assert skipped == {}
-    source = sources.resolve(config.parse(argv))
+    source = data.resolve(config.parse(argv))
     assert str(source.folder) == found["folder"]
     assert source.folder.parent == tmp_path / "cache" / "videos"
     images = np.concatenate([np.load(p)["image"] for p in sorted(source.folder.glob("*.npz"))])
@@ -199,9 +199,9 @@ def test_resumes_on_videos(tmp_path, tiny, short, calling, same):
 
 
 def test_episodes_win_over_videos_beside_them(tmp_path, tiny, short):
-    data = published(tmp_path / "data", rows=12)
-    video(data / "clip.mp4")
-    found, skipped = dataset(tiny.finish(short(data)))
+    made = published(tmp_path / "data", rows=12)
+    video(made / "clip.mp4")
+    found, skipped = dataset(tiny.finish(short(made)))
     assert (found["episodes"], found["skipped"]) == (3, 1)
     assert skipped == {"clip.mp4": "a video beside .npz episodes"}
 
@@ -224,13 +224,13 @@ def make(kind, home):
     """A thing that cannot be pretrained on."""
     path = home / "thing"
     if kind in ("truncated", "hostile"):
-        data = published(home / "made" / "a", rows=12)
-        path = archive(home / "a.tar.xz", data, "a")
+        made = published(home / "made" / "a", rows=12)
+        path = archive(home / "a.tar.xz", made, "a")
         if kind == "truncated":
             path.write_bytes(path.read_bytes()[:-2000])
         else:
             with tarfile.open(path, "w:gz") as tar:
-                tar.add(data, "a")
+                tar.add(made, "a")
                 tar.addfile(tarfile.TarInfo("../../x"))
     elif kind == "no_tar":
         path.write_bytes(b"\x1f\x8b\x08 and then nothing of the kind")
@@ -291,7 +291,7 @@ def test_refused_words(tmp_path, tiny, videos, short, flags, words, monkeypatch)
 def test_misspelt_archive_is_named(tmp_path):
     (tmp_path / "cheetah_run.tar.xz").write_bytes(b"")
     with pytest.raises(UserError, match=r"no such folder or file.*'cheetah_run\.tar\.xz'"):
-        sources.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
+        data.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
 
 
 def test_cache_that_cannot_be_made_is_refused(tmp_path, tiny, short):

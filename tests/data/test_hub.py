@@ -16,8 +16,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+from data import hub
 from logger import read_metrics
-from sources import hub
 from tools import UserError
 
 ROOT = Path(hub.__file__).parents[1]
@@ -180,7 +180,7 @@ def test_goes_on_where_the_connection_broke(tmp_path, server):
 DOWNLOAD = """
 import sys
 from pathlib import Path
-from sources import hub
+from data import hub
 hub.download("cheetah_run", Path(sys.argv[1]), sys.argv[2])
 """
 

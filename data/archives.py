@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from sources.caching import building, read_marker, write_marker
-from sources.reading import reading
+from data.caching import building, read_marker, write_marker
+from data.errors import reading
 from tools import UserError
 
 CHUNK = 1 << 20

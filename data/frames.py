@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.errors import Unreadable, reading
 from npz import PASSING
-from sources.reading import Unreadable, reading
 
 # What FFmpeg may open, and how: a playlist that is named like a video must not fetch anything.
 OPEN = {
@@ -63,7 +63,7 @@ def is_video(path: Path) -> bool:
     return known or riff or path.suffix.lower() in SUFFIXES
 
 
-def frames(
+def read_frames(
     path: Path, settings: Settings, tick: Callable[[float], None] = lambda share: None
 ) -> Iterator[np.ndarray]:
     """The images of a video, uint8 [H, W, C]: upright, the middle of the picture, scaled.

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
+from data import archives, frames, hub, videos
+from data.caching import cache_root
+from data.errors import Unreadable, readable, reading, shortened
 from sinks import TerminalSink
-from sources import archives, footage, hub, videos
-from sources.caching import cache_root
-from sources.reading import Unreadable, readable, reading, shortened
 from tools import UserError, expand, nearest
 
 FLAG = "pretrain_datasets_path"
@@ -109,7 +109,7 @@ def _kind_of_file(path: Path) -> str:
         raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
     if archives.is_archive(path):
         return "archive"
-    if footage.is_video(path):
+    if frames.is_video(path):
         return "videos"
     raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
 
@@ -129,7 +129,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _videos_in(folder: Path) -> list[Path]:
     with reading(folder):
-        return [p for p in _files_in(folder) if p.suffix != ".npz" and footage.is_video(p)]
+        return [p for p in _files_in(folder) if p.suffix != ".npz" and frames.is_video(p)]
 
 
 def resolve(config: Config) -> Source:
@@ -182,7 +182,7 @@ def _unpacked(
 
 
 def _decoded(path: Path, config: Config, cache: Path) -> Source:
-    settings = footage.Settings(
+    settings = frames.Settings(
         fps=config.video_fps,
         length=config.video_episode_length,
         size=config.size,

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.errors import Unreadable
 from npz import PASSING
-from sources.reading import Unreadable
 from tools import UserError, atomic_write, expand, leftovers, sync_folder
 
 MARKER = ".source.json"  # in a finished folder: what it was made from

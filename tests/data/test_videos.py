@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from data import frames, videos
+from data.frames import Settings, Unusable, read_frames, resample
 from episodes import read_episode
-from sources import footage, videos
-from sources.footage import Settings, Unusable, frames, resample
 from tools import UserError
 
 ROOT = Path(videos.__file__).parents[1]
@@ -72,7 +72,7 @@ def test_a_title_that_is_not_utf8_is_no_reason_to_leave_a_video_out(tmp_path):
     assert named.count(b"Kafer") == 1
     path.write_bytes(named.replace(b"Kafer", "Käfer".encode("latin-1")))
     assert path.read_bytes() != content
-    assert_shows(list(frames(path, Settings())), range(6))
+    assert_shows(list(read_frames(path, Settings())), range(6))
 
 
 CONTAINERS = [
@@ -88,8 +88,8 @@ CONTAINERS = [
 @pytest.mark.parametrize(("name", "how"), CONTAINERS, ids=[name for name, _ in CONTAINERS])
 def test_every_frame_of_every_container_in_order(tmp_path, name, how):
     path = encode(tmp_path / name, plain(20), **how)
-    assert footage.is_video(path)
-    images = list(frames(path, Settings()))
+    assert frames.is_video(path)
+    images = list(read_frames(path, Settings()))
     assert images[0].shape == (64, 64, 3)
     assert images[0].dtype == np.uint8
     assert_shows(images, range(20))
@@ -100,7 +100,7 @@ def test_every_frame_of_every_container_in_order(tmp_path, name, how):
 def test_resampled_count_and_frames_follow_from_arithmetic(tmp_path, name, how, fps):
     rate = how.get("rate", 30)
     path = encode(tmp_path / name, plain(20), **how)
-    images = list(frames(path, Settings(fps=fps)))
+    images = list(read_frames(path, Settings(fps=fps)))
     count = -(-20 * Fraction(fps) // rate)  # the instants before the end
     shown = [int(k * rate / Fraction(fps)) for k in range(count)]
     assert len(images) == count
@@ -111,10 +111,10 @@ def test_resampled_count_and_frames_follow_from_arithmetic(tmp_path, name, how, 
 def test_variable_frame_rate_goes_by_time_stamps(tmp_path):
     times = [0, 100, 150, 400, 500, 900]
     path = encode(tmp_path / "a.mkv", plain(6), rate=1000, times=times)
-    images = list(frames(path, Settings(fps=10)))
+    images = list(read_frames(path, Settings(fps=10)))
     # At 0, 100, … 900 ms; the last frame lasts for a moment.
     assert_shows(images, [0, 1, 2, 2, 3, 4, 4, 4, 4, 5])
-    assert_shows(list(frames(path, Settings())), range(6))
+    assert_shows(list(read_frames(path, Settings())), range(6))
 
 
 def test_resampling_by_hand():
@@ -139,11 +139,11 @@ def test_middle_of_a_wide_picture_with_area_average(tmp_path):
     picture[:, 64:128] = (200, 30, 30)
     picture[:, 128:192] = (30, 30, 200)
     path = encode(tmp_path / "a.mp4", [picture] * 3)
-    for image in frames(path, Settings()):
+    for image in read_frames(path, Settings()):
         assert np.abs(image[:, 2:30].astype(int) - (200, 30, 30)).max() < 12
         assert np.abs(image[:, 34:62].astype(int) - (30, 30, 200)).max() < 12
     tall = encode(tmp_path / "b.mp4", [picture.transpose(1, 0, 2).copy()] * 3)
-    for image in frames(tall, Settings()):
+    for image in read_frames(tall, Settings()):
         assert np.abs(image[2:30].astype(int) - (200, 30, 30)).max() < 12
         assert np.abs(image[34:62].astype(int) - (30, 30, 200)).max() < 12
 
@@ -152,7 +152,7 @@ def test_fine_stripes_become_grey_and_no_pattern(tmp_path):
     picture = np.zeros((512, 512, 3), np.uint8)
     picture[:, ::2] = 255
     path = encode(tmp_path / "a.mp4", [picture] * 2)
-    for image in frames(path, Settings()):
+    for image in read_frames(path, Settings()):
         assert np.abs(image.astype(int) - 127).max() < 12
 
 
@@ -160,14 +160,14 @@ def test_small_frames_stay_as_they_are(tmp_path):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = encode(tmp_path / "a.mkv", [picture] * 2, codec="ffv1", pixels="bgr0")
-    np.testing.assert_array_equal(next(frames(path, Settings())), picture)
+    np.testing.assert_array_equal(next(read_frames(path, Settings())), picture)
 
 
 def test_other_sizes_and_grey(tmp_path):
     picture = np.zeros((96, 96, 3), np.uint8)
     picture[:] = (200, 100, 50)
     path = encode(tmp_path / "a.mkv", [picture] * 2, codec="ffv1", pixels="bgr0")
-    image = next(frames(path, Settings(size=(32, 48), grayscale=True)))
+    image = next(read_frames(path, Settings(size=(32, 48), grayscale=True)))
     assert image.shape == (32, 48, 1)
     # What Gymnasium's GrayscaleObservation makes of that colour.
     grey = 0.2125 * 200 + 0.7154 * 100 + 0.0721 * 50
@@ -199,9 +199,9 @@ def test_rotation_of_the_file_is_honoured(tmp_path, matrix, corner):
     picture = np.full((64, 64, 3), 30, np.uint8)
     picture[:32, :32] = 220
     path = encode(tmp_path / "a.mp4", [picture] * 2)
-    assert next(frames(path, Settings()))[:28, :28].min() > 200
+    assert next(read_frames(path, Settings()))[:28, :28].min() > 200
     turn(path, matrix)
-    image = next(frames(path, Settings()))
+    image = next(read_frames(path, Settings()))
     assert image[corner].min() > 200
     assert np.median(image) < 40
 
@@ -236,7 +236,7 @@ def test_what_is_no_video_says_why(tmp_path, name, make):
     good = encode(tmp_path / "good.mp4", plain(8))
     (tmp_path / name).write_bytes(make(good.read_bytes()))
     with pytest.raises(Unusable, match="no video") as error:
-        list(frames(tmp_path / name, Settings()))
+        list(read_frames(tmp_path / name, Settings()))
     assert "\n" not in str(error.value)
     assert str(tmp_path) not in str(error.value)
 
@@ -247,11 +247,11 @@ def test_video_cut_short_is_not_taken_for_a_shorter_one(tmp_path, suffix):
     how = {"codec": "mpeg4"} if suffix == "avi" else {}
     how |= {"movflags": "faststart"} if suffix == "mp4" else {}
     path = encode(tmp_path / f"a.{suffix}", list(noise), **how)
-    assert len(list(frames(path, Settings()))) == 60
+    assert len(list(read_frames(path, Settings()))) == 60
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
     with pytest.raises(Unusable, match=r"cut short|damaged"):
-        list(frames(path, Settings()))
+        list(read_frames(path, Settings()))
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from sources import videos
+from data import videos
 videos.WORKERS = 1
 save_episode = videos.save_episode
 def save(path, episode):

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from data.caching import building, read_marker, write_marker
+from data.errors import readable, reading, shortened
+from data.frames import Settings, Unusable, read_frames
 from episodes import save_episode
-from sources.caching import building, read_marker, write_marker
-from sources.footage import Settings, Unusable, frames
-from sources.reading import readable, reading, shortened
 from tools import UserError, atomic_write
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -145,7 +145,7 @@ def _decode_one(
     result: dict[str, Any] = {"name": readable(path.name)}
     try:
         rows = 0
-        for images in pieces(frames(path, settings, tick), settings.length):
+        for images in pieces(read_frames(path, settings, tick), settings.length):
             target = folder / f"{label}-{len(written):05d}-{len(images)}.npz"
             save_episode(target, {"image": images})
             written.append(target)

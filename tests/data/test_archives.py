@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sources import archives, caching
+from data import archives, caching
 from tools import UserError
 
 ROOT = Path(archives.__file__).parents[1]
@@ -242,7 +242,7 @@ SLOW = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from sources import archives
+from data import archives
 def slow(what, done, total):
     print(what, flush=True)
     while what == "unpacking" and not Path({go!r}).exists():
