@@ -34,7 +34,7 @@ ACCEPTED = (
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
-MOST_FPS = 1000  # one frame is repeated so often in a second
+FPS_RANGE = 0.001, 1000  # frames per second that a video may be resampled to
 
 
 @dataclass
@@ -58,9 +58,10 @@ def check(config: Config) -> None:
     Raises:
         UserError: it is not, or a setting of videos makes no sense.
     """
-    if not 0 <= config.video_fps <= MOST_FPS:
+    least, most = FPS_RANGE
+    if config.video_fps != 0 and not least <= config.video_fps <= most:
         raise UserError(
-            f"--video_fps must be 0 or more, and {MOST_FPS} at most, not {config.video_fps}"
+            f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}"
         )
     if config.video_episode_length < 2:
         raise UserError(

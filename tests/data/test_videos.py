@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data import frames, videos
-from data.frames import Settings, Unusable, read_frames, resample
+from data.frames import Settings, Unusable, read_frames
 from episodes import read_episode
 from tools import UserError
 

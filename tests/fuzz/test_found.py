@@ -278,8 +278,8 @@ def _resized(path, size):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([(_named("a\0b.npz", pax_headers={"path": "a\0b.npz"}), b"x")], "a zero in it"),
-        ([(_named("a.npz", pax_headers={"size": "-512"}), b"x" * 512)], "negative size|damaged"),
+        ([(_named("a\0b.npz", pax_headers={"path": "a\0b.npz"}), b"x")], r"no \.npz episode"),
+        ([(_named("a.npz", pax_headers={"size": "-512"}), b"x" * 512)], "damaged"),
         ([(_named("a.npz", pax_headers={"uid": "9" * 5000}), b"x")], None),
         (
             [
@@ -376,8 +376,8 @@ def test_a_record_that_is_damaged_is_made_anew(film, tmp_path, content):
     assert json.loads(record.read_text()) == found
 
 
-@pytest.mark.parametrize("fps", ["-1", "1001", "1e300"])
+@pytest.mark.parametrize("fps", ["-1", "1001", "1e300", "1e-9"])
 def test_a_rate_that_fills_the_disk_is_refused(film, fps):
     chosen = config.parse(["--pretrain_datasets_path", str(film), "--video_fps", fps])
-    with pytest.raises(UserError, match="--video_fps must be 0 or more, and 1000 at most"):
+    with pytest.raises(UserError, match="--video_fps must be 0, or from 0.001 to 1000"):
         data.check(chosen)
