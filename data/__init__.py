@@ -60,9 +60,7 @@ def check(config: Config) -> None:
     """
     least, most = FPS_RANGE
     if config.video_fps != 0 and not least <= config.video_fps <= most:
-        raise UserError(
-            f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}"
-        )
+        raise UserError(f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}")
     if config.video_episode_length < 2:
         raise UserError(
             f"--video_episode_length must be at least 2, not {config.video_episode_length}"

@@ -43,12 +43,15 @@ def write_tar(path, files, more=()):
     return path
 
 
-def encode(path, pictures, rate=30, codec="libx264", pixels="yuv420p", times=None, **options):
+def encode(
+    path, pictures, rate=30, codec="libx264", pixels="yuv420p", times=None, aspect=1, **options
+):
     """A video of RGB pictures; `times` are the frames' beginnings in milliseconds."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels
+        stream.codec_context.sample_aspect_ratio = aspect  # of a pixel's width to its height
         if codec == "libx264":
             stream.options = {"crf": "10", "preset": "ultrafast"}
         for index, picture in enumerate(pictures):

@@ -13,7 +13,7 @@ import data
 from data import archives, caching, frames, videos
 from data.errors import Unreadable, readable, shortened
 from logger import read_metrics
-from tests.data.test_videos import encode, plain
+from tests.data.samples import encode, plain
 from tools import UserError
 
 
