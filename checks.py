@@ -7,8 +7,8 @@ import sys
 
 import torch
 
+import data
 import fast
-import sources
 from agents.learner import SCHEDULES
 from agents.pretrained import find_predictor
 from config import Config
@@ -179,7 +179,7 @@ def _check_device(config: Config) -> None:
 
 def _check_pretraining(config: Config) -> None:
     if config.pretrain_datasets_path:
-        sources.check(config)
+        data.check(config)
     elif config.offline_traindir:
         _check_folder(config, "offline_traindir")
     else:

@@ -13,12 +13,12 @@ from typing import Any
 from accel.runtime import Runtime
 from agents.base import Spaces
 from config import Config
+from data.caching import cache_root
 from device_store import place
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
 from envs.restarts import used_up
 from episodes import count_rows
 from replay import Replay
-from sources.caching import cache_root
 from tools import UserError, derive_seed, expand
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import sources
+import data
 from accel.runtime import Runtime
 from agents.registry import agent_class
 from checkpoint import scratch_rng
@@ -31,10 +31,10 @@ class PretrainTrainer(Trainer):
         c = self.config
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
-            given, source = "pretrain_datasets_path", sources.resolve(c)
+            given, source = "pretrain_datasets_path", data.resolve(c)
         else:
             given = "offline_traindir"
-            source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
+            source = data.Source(expand(c.offline_traindir, "offline_traindir"))
         self.replay = make_replay(
             c, runtime, "pretrain", None, rows=lambda: _expected_rows(c, source.folder)
         )

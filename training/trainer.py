@@ -12,11 +12,11 @@ import torch
 from accel.runtime import Runtime
 from agents.base import Batch, Learner
 from checkpoint import scratch_rng
+from data import FLAG, Source, bar
 from episodes import Restored
 from feeding import Feeder as Prefetcher
 from logger import Rate
 from replay import Replay
-from sources import FLAG, Source, bar
 from timing import Stopwatch
 from tools import Diverged, Every, UserError, derive_seed, expand
 from training.nonfinite import NonFinite

@@ -51,9 +51,7 @@ class _MallInfo(ctypes.Structure):
 def children() -> list[int]:
     """The worker processes of this one, oldest first."""
     found = (Path("/proc/self/task") / str(os.getpid()) / "children").read_text().split()
-    return [
-        int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def held() -> Held:

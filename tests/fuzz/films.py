@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import config
-import sources
+import data
 from episodes import read_episode
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
@@ -86,8 +86,8 @@ def judge_video(given: Path, made: Path) -> None:
     names = {"pretrain_datasets_path": str(given), "cache_dir": str(made)}
     chosen = config.parse([*flags, "--video_episode_length", "4"]).replace(**names)
     try:
-        sources.check(chosen)
-        source = sources.resolve(chosen)
+        data.check(chosen)
+        source = data.resolve(chosen)
     except UserError as error:
         return refusal(error, "--pretrain_datasets_path")
     for _, reason in source.skipped:

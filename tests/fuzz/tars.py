@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from sources import archives
-from sources.caching import MARKER
+from data import archives
+from data.caching import MARKER
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
 from tests.fuzz.mutate import changed, pick

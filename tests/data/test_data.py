@@ -1,62 +1,34 @@
 """What --pretrain_datasets_path takes, through the real command line; what it refuses."""
 
-import tarfile
+from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 import config
-import sources
+import data
 from logger import read_metrics
+from tests.data.samples import encode, episodes, everything, write_tar
 from tools import UserError
 from training.stop import Stopped
 
 ROWS = 251  # of a published episode
 
 
-def published(folder, number=3, rows=ROWS):
-    """Episodes with the keys of the published ones."""
+def published(folder, number=3, rows=12):
+    """A folder of episodes as the published ones are."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index in range(number):
-        np.savez_compressed(
-            folder / f"20240101T00000{index}-{rows}.npz",
-            # Long runs of one value, so that it is packed fast.
-            image=np.repeat(rng.integers(0, 256, (rows, 64, 1, 3), dtype=np.uint8), 64, axis=2),
-            action=rng.uniform(-1, 1, (rows, 6)).astype(np.float32),
-            logprob=np.zeros(rows, np.float32),
-            reward=rng.uniform(0, 1, rows).astype(np.float32),
-            discount=np.ones(rows, np.float32),
-            is_terminal=np.zeros(rows, bool),
-        )
+    for name, content in episodes("a", number, rows).items():
+        (folder / Path(name).name).write_bytes(content)
     return folder
 
 
-def archive(path, folder, name):
-    fast = {"compresslevel": 1} if path.suffix == ".gz" else {"preset": 0}
-    with tarfile.open(path, f"w:{path.suffix[1:]}", **fast) as tar:
-        tar.add(folder, name)
-    return path
-
-
-def video(path, count=40, height=72, width=128):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=20)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(count):
-            picture = np.zeros((height, width, 3), np.uint8)
-            picture[:, 28 + index : 38 + index] = 220  # a bar that moves to the right
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
-
-
-def everything(folder):
-    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+def video(path, count=40):
+    """A bar that moves to the right, 128 columns wide and 72 high."""
+    pictures = np.zeros((count, 72, 128, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        picture[:, 28 + index : 38 + index] = 220
+    return encode(path, list(pictures), rate=20)
 
 
 def dataset(folder):
@@ -88,12 +60,10 @@ def refused(tiny, argv, *words):
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz"])
 def test_archive_in_the_published_format(tmp_path, tiny, short, suffix):
-    data = published(tmp_path / "made" / "cheetah_run")
-    (tmp_path / "data").mkdir()
-    path = archive(tmp_path / "data" / f"cheetah_run{suffix}", data, "cheetah_run")
+    path = write_tar(tmp_path / f"cheetah_run{suffix}", episodes("cheetah_run", rows=ROWS))
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["frames"], found["skipped"]) == (3, 3 * ROWS, 0)
-    assert found["folder"] == str(tmp_path / "data" / "cheetah_run")
+    assert found["folder"] == str(tmp_path / "cheetah_run")
     assert (found["source"], found["ignored"]) == (str(path), 0)
     assert skipped == {}
     assert not (tmp_path / "cache").exists()
@@ -101,10 +71,10 @@ def test_archive_in_the_published_format(tmp_path, tiny, short, suffix):
 
 def test_archive_equals_its_folder(tmp_path, tiny, short, same):
     """The same episodes give the same predictor."""
-    data = published(tmp_path / "made" / "walker_walk", rows=20)
-    path = archive(tmp_path / "walker_walk.tar.xz", data, "walker_walk")
+    path = write_tar(tmp_path / "walker_walk.tar.xz", episodes("walker_walk", rows=20))
+    folder = published(tmp_path / "made", rows=20)
     one = tiny.finish(short(path, logdir=tmp_path / "one"))
-    other = tiny.finish(short(data, logdir=tmp_path / "other"))
+    other = tiny.finish(short(folder, logdir=tmp_path / "other"))
     rows = [
         [{k: v for k, v in row.items() if k not in ("source", "ignored")} for row in r]
         for r in (same.metrics(one), same.metrics(other))
@@ -114,17 +84,15 @@ def test_archive_equals_its_folder(tmp_path, tiny, short, same):
 
 
 def test_scale_takes_a_share_of_an_archive(tmp_path, tiny, short):
-    data = published(tmp_path / "made" / "a", number=8, rows=12)
-    path = archive(tmp_path / "a.tar.gz", data, "a")
+    path = write_tar(tmp_path / "a.tar.gz", episodes("a", number=8, rows=12))
     found, _ = dataset(tiny.finish(short(path, pretrain_dataset_scale=0.25)))
     assert (found["episodes"], found["frames"]) == (2, 24)
 
 
 def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, short):
-    data = published(tmp_path / "made" / "a", rows=12)
-    (data / "broken.npz").write_bytes(b"no archive")
-    np.savez(data / "large.npz", image=np.zeros((4, 32, 48, 3), np.uint8))
-    path = archive(tmp_path / "a.tar.xz", data, ".")
+    np.savez(tmp_path / "large.npz", image=np.zeros((4, 32, 48, 3), np.uint8))
+    files = {"broken.npz": b"no archive", "large.npz": (tmp_path / "large.npz").read_bytes()}
+    path = write_tar(tmp_path / "a.tar.xz", episodes(".", rows=12) | files)
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["skipped"]) == (3, 2)
     assert set(skipped) == {"broken.npz", "large.npz"}
@@ -132,12 +100,18 @@ def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, sho
     assert "[4, 64, 64, 3]" in skipped["large.npz"]
 
 
-def test_read_only_folder_is_unpacked_in_the_cache(tmp_path, tiny, short, monkeypatch):
-    data = published(tmp_path / "made" / "a", rows=12)
-    path = archive(tmp_path / "a.tar.xz", data, "a")
-    parsed = config.parse(short(path))
-    monkeypatch.setattr(sources.os, "access", lambda place, mode: False)  # root may write anywhere
-    assert sources.resolve(parsed).folder == tmp_path / "cache" / "datasets" / "a"
+def test_what_an_archive_would_write_elsewhere_is_counted_and_left_out(tmp_path, tiny, short):
+    path = write_tar(tmp_path / "a.tar.gz", episodes("a", rows=12) | {"../../x.npz": b""})
+    found, _ = dataset(tiny.finish(short(path)))
+    assert (found["episodes"], found["ignored"]) == (3, 1)
+    assert not list(tmp_path.parent.rglob("x.npz"))
+
+
+def test_read_only_folder_is_unpacked_in_the_cache(tmp_path, short, monkeypatch):
+    path = write_tar(tmp_path / "a.tar.xz", episodes("a", rows=12))
+    monkeypatch.setattr(data.os, "access", lambda place, mode: False)  # root may write anywhere
+    found = data.resolve(config.parse(short(path)))
+    assert found.folder == tmp_path / "cache" / "datasets" / "a"
     assert not (tmp_path / "a").exists()
 
 
@@ -150,7 +124,7 @@ def test_video_becomes_episodes(tmp_path, tiny, short):
     assert (found["episodes"], found["frames"], found["skipped"]) == (3, 20, 0)
     assert (found["source"], found["videos"]) == (str(path), 1)
     assert skipped == {}
-    source = sources.resolve(config.parse(argv))
+    source = data.resolve(config.parse(argv))
     assert str(source.folder) == found["folder"]
     assert source.folder.parent == tmp_path / "cache" / "videos"
     images = np.concatenate([np.load(p)["image"] for p in sorted(source.folder.glob("*.npz"))])
@@ -199,76 +173,79 @@ def test_resumes_on_videos(tmp_path, tiny, short, calling, same):
 
 
 def test_episodes_win_over_videos_beside_them(tmp_path, tiny, short):
-    data = published(tmp_path / "data", rows=12)
-    video(data / "clip.mp4")
-    found, skipped = dataset(tiny.finish(short(data)))
+    made = published(tmp_path / "data")
+    video(made / "clip.mp4")
+    found, skipped = dataset(tiny.finish(short(made)))
     assert (found["episodes"], found["skipped"]) == (3, 1)
     assert skipped == {"clip.mp4": "a video beside .npz episodes"}
 
 
-REFUSED = {
-    "truncated": ["damaged or cut short"],
-    "hostile": ["'../../x'", "nothing was unpacked"],
-    "no_tar": ["damaged or cut short"],
-    "text": ["neither an archive nor a video", "hf:<name>"],
-    "text_video": ["no usable video", "text.mp4", "no video, or damaged"],
-    "no_frame": ["no usable video", "less than two frames"],
-    "one_episode": ["single episode", "give its folder"],
-    "archives": ["no .npz", "did you mean", "a.tar.xz"],
-    "other_size": ["no usable .npz", "[4, 96, 96, 3]", "[4, 64, 64, 3]", "videos"],
-    "only_bad": ["no usable .npz", "broken.npz"],
-}
+def _episode_of_another_size(home):
+    (home / "thing").mkdir()
+    np.savez(home / "thing" / "a.npz", image=np.zeros((4, 96, 96, 3), np.uint8))
+    return home / "thing"
 
 
-def make(kind, home):
-    """A thing that cannot be pretrained on."""
-    path = home / "thing"
-    if kind in ("truncated", "hostile"):
-        data = published(home / "made" / "a", rows=12)
-        path = archive(home / "a.tar.xz", data, "a")
-        if kind == "truncated":
-            path.write_bytes(path.read_bytes()[:-2000])
-        else:
-            with tarfile.open(path, "w:gz") as tar:
-                tar.add(data, "a")
-                tar.addfile(tarfile.TarInfo("../../x"))
-    elif kind == "no_tar":
-        path.write_bytes(b"\x1f\x8b\x08 and then nothing of the kind")
-    elif kind in ("text", "text_video"):
-        path = path if kind == "text" else home / "text.mp4"
-        path.write_text("hello")
-    elif kind == "no_frame":
-        path = video(home / "one.mp4", count=1)
-    elif kind == "one_episode":
-        path = next(published(home / "made", number=1, rows=12).iterdir())
-    elif kind == "archives":
-        archive(published(home / "made", rows=12).parent / "a.tar.xz", home / "made", "a")
-        path.mkdir()
-        (home / "a.tar.xz").rename(path / "a.tar.xz")
-    elif kind == "other_size":
-        path.mkdir()
-        np.savez(path / "a.npz", image=np.zeros((4, 96, 96, 3), np.uint8))
-    else:
-        path = home / "bad.tar.gz"
-        with tarfile.open(path, "w:gz") as tar:
-            member = tarfile.TarInfo("broken.npz")
-            tar.addfile(member)
+def _folder_of_archives(home):
+    (home / "thing").mkdir()
+    write_tar(home / "thing" / "a.tar.xz", episodes("a"))
+    return home / "thing"
+
+
+def _written(name, content):
+    def write(home):
+        (home / name).write_bytes(content)
+        return home / name
+
+    return write
+
+
+def _truncated(home):
+    path = write_tar(home / "a.tar.xz", episodes("a"))
+    path.write_bytes(path.read_bytes()[:-2000])
     return path
 
 
-@pytest.mark.parametrize(("kind", "words"), REFUSED.items(), ids=REFUSED)
-def test_refused_in_one_line_before_a_run_begins(tmp_path, tiny, short, kind, words):
+REFUSED = {  # what cannot be pretrained on, made in a folder; and words of its refusal
+    "truncated": (_truncated, ["damaged or cut short"]),
+    "no tar": (_written("thing", b"\x1f\x8b\x08 and then nothing"), ["damaged or cut short"]),
+    "text": (
+        _written("thing", b"hello"),
+        ["--pretrain_datasets_path", "neither an archive nor a video", "hf:<name>"],
+    ),
+    "text video": (
+        _written("text.mp4", b"hello"),
+        ["no usable video", "text.mp4", "no video, or damaged"],
+    ),
+    "no frame": (
+        lambda home: video(home / "one.mp4", count=1),
+        ["no usable video", "less than two frames"],
+    ),
+    "one episode": (_written("a.npz", b""), ["single episode", "give its folder"]),
+    "archives": (_folder_of_archives, ["no .npz", "did you mean", "a.tar.xz"]),
+    "other size": (
+        _episode_of_another_size,
+        ["no usable .npz", "[4, 96, 96, 3]", "[4, 64, 64, 3]", "videos"],
+    ),
+    "only bad": (
+        lambda home: write_tar(home / "bad.tar.gz", {"broken.npz": b""}),
+        ["no usable .npz", "broken.npz"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused_in_one_line_before_a_run_begins(tmp_path, tiny, short, make, words):
     home = tmp_path / "deep" / "home"
     home.mkdir(parents=True)
-    path = make(kind, home)
+    path = make(home)
     before = everything(tmp_path)
-    refused(tiny, short(path), "--pretrain_datasets_path" if kind == "text" else "", *words)
+    refused(tiny, short(path), *words)
     after = everything(tmp_path)
-    if kind == "only_bad":  # a sound archive was unpacked before its episode turned out to be bad
-        after = {k: v for k, v in after.items() if not k.startswith(str(home / "bad"))}
-        before = {k: v for k, v in before.items() if not k.startswith(str(home / "bad"))}
-    after.pop(str(tmp_path / "cache"), None)
-    after.pop(str(tmp_path / "cache" / "videos"), None)
+    # A sound archive was unpacked before its episode turned out to be bad.
+    extra = (home / "bad", *(home / "bad").glob("*"), tmp_path / "cache", tmp_path / "cache/videos")
+    for made in extra:
+        after.pop(str(made), None)
     assert after == before
 
 
@@ -278,7 +255,7 @@ def test_refused_in_one_line_before_a_run_begins(tmp_path, tiny, short, kind, wo
         ({"pretrain_datasets_path": "hf:walker_wlak"}, ["did you mean 'hf:walker_walk'"]),
         ({"pretrain_datasets_path": "hf:"}, ["hf:cheetah_run"]),
         ({"pretrain_datasets_path": "walker_walk"}, ["did you mean 'hf:walker_walk'"]),
-        ({"video_fps": -1}, ["--video_fps", "0 or more"]),
+        ({"video_fps": -1}, ["--video_fps", "from 0.001"]),
         ({"video_episode_length": 1}, ["--video_episode_length", "at least 2"]),
     ],
 )
@@ -291,7 +268,7 @@ def test_refused_words(tmp_path, tiny, videos, short, flags, words, monkeypatch)
 def test_misspelt_archive_is_named(tmp_path):
     (tmp_path / "cheetah_run.tar.xz").write_bytes(b"")
     with pytest.raises(UserError, match=r"no such folder or file.*'cheetah_run\.tar\.xz'"):
-        sources.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
+        data.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
 
 
 def test_cache_that_cannot_be_made_is_refused(tmp_path, tiny, short):

@@ -8,20 +8,20 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.caching import building, read_marker, write_marker
+from data.errors import readable, reading, shortened
+from data.frames import Settings, Unusable, read_frames
 from episodes import save_episode
-from sources.caching import building, read_marker, write_marker
-from sources.footage import Settings, Unusable, frames
-from sources.reading import readable, reading, shortened
 from tools import UserError, atomic_write
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-LAYOUT = 1  # of the cache: another number decodes everything anew
+LAYOUT = 2  # of the cache: another number decodes everything anew
 WORKERS = min(8, os.cpu_count() or 1)
 
 
@@ -97,32 +97,33 @@ def _decode_all(
     settings: Settings,
     progress: Callable[[str, int, int], None],
 ) -> list[dict[str, Any]]:
-    """Decodes in threads (PyAV, Pillow and zlib let go of the interpreter); a record per video."""
+    """Decodes in threads (PyAV and zlib let go of the interpreter); a record per video."""
     sizes = {path: path.stat().st_size for path in paths}
     done = dict.fromkeys(paths, 0.0)  # share of each video
     stop = threading.Event()
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        futures: list[Future] = []
-        for path in paths:
 
-            def tick(share: float, path: Path = path) -> None:
-                done[path] = share
-                if stop.is_set():
-                    raise _Cancelled
+    def decode_one(path: Path) -> dict[str, Any]:
+        def tick(share: float) -> None:
+            done[path] = share
+            if stop.is_set():
+                raise _Cancelled
 
-            futures.append(pool.submit(_decode_one, path, folder, settings, tick))
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()  # an error that is not the video's ends all
-            amount = sum(int(sizes[path] * share) for path, share in list(done.items()))
-            progress("decoding", amount, sum(sizes.values()))
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-    return [future.result() for future in futures]
+        return _decode_one(path, folder, settings, tick)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            futures = [pool.submit(decode_one, path) for path in paths]
+            waiting = set(futures)
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()  # an error that is not the video's ends all
+                amount = sum(int(sizes[path] * share) for path, share in list(done.items()))
+                progress("decoding", amount, sum(sizes.values()))
+            return [future.result() for future in futures]
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _decode_one(
@@ -145,7 +146,7 @@ def _decode_one(
     result: dict[str, Any] = {"name": readable(path.name)}
     try:
         rows = 0
-        for images in pieces(frames(path, settings, tick), settings.length):
+        for images in pieces(read_frames(path, settings, tick), settings.length):
             target = folder / f"{label}-{len(written):05d}-{len(images)}.npz"
             save_episode(target, {"image": images})
             written.append(target)

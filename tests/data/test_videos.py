@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -12,42 +13,14 @@ import av
 import numpy as np
 import pytest
 
+from data import frames, videos
+from data.frames import Settings, Unusable, read_frames
 from episodes import read_episode
-from sources import footage, videos
-from sources.footage import Settings, Unusable, frames, resample
+from tests.data.samples import encode, level, plain
 from tools import UserError
 
 ROOT = Path(videos.__file__).parents[1]
 TOLERANCE = 6  # levels of 255 that a codec may be off in a plain area
-
-
-def level(index):
-    """The grey of a frame, far from its neighbours'."""
-    return 20 + (index * 37) % 210
-
-
-def encode(path, pictures, rate=30, codec="libx264", pixels="yuv420p", times=None, **options):
-    """A video of RGB pictures; `times` are the frames' beginnings in milliseconds."""
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = pixels
-        if codec == "libx264":
-            stream.options = {"crf": "10", "preset": "ultrafast"}
-        for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
-
-
-def plain(count, height=64, width=64):
-    """Pictures of one grey each, which tells which one it is."""
-    return [np.full((height, width, 3), level(index), np.uint8) for index in range(count)]
 
 
 def assert_shows(images, numbers):
@@ -72,7 +45,7 @@ def test_a_title_that_is_not_utf8_is_no_reason_to_leave_a_video_out(tmp_path):
     assert named.count(b"Kafer") == 1
     path.write_bytes(named.replace(b"Kafer", "Käfer".encode("latin-1")))
     assert path.read_bytes() != content
-    assert_shows(list(frames(path, Settings())), range(6))
+    assert_shows(list(read_frames(path, Settings())), range(6))
 
 
 CONTAINERS = [
@@ -86,88 +59,97 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("name", "how"), CONTAINERS, ids=[name for name, _ in CONTAINERS])
-def test_every_frame_of_every_container_in_order(tmp_path, name, how):
+def test_every_frame_of_every_container_in_order_and_resampled_as_arithmetic_says(
+    tmp_path, name, how
+):
     path = encode(tmp_path / name, plain(20), **how)
-    assert footage.is_video(path)
-    images = list(frames(path, Settings()))
+    assert frames.is_video(path)
+    images = list(read_frames(path, Settings()))
     assert images[0].shape == (64, 64, 3)
     assert images[0].dtype == np.uint8
     assert_shows(images, range(20))
-
-
-@pytest.mark.parametrize(("name", "how"), CONTAINERS, ids=[name for name, _ in CONTAINERS])
-@pytest.mark.parametrize("fps", [5, 60, 12.5])
-def test_resampled_count_and_frames_follow_from_arithmetic(tmp_path, name, how, fps):
     rate = how.get("rate", 30)
-    path = encode(tmp_path / name, plain(20), **how)
-    images = list(frames(path, Settings(fps=fps)))
-    count = -(-20 * Fraction(fps) // rate)  # the instants before the end
-    shown = [int(k * rate / Fraction(fps)) for k in range(count)]
-    assert len(images) == count
-    if rate % fps == 0 or fps % rate == 0:  # else instants fall beside rounded time stamps
-        assert_shows(images, shown)
+    for fps in (5, 60, 12.5):
+        images = list(read_frames(path, Settings(fps=fps)))
+        count = -(-20 * Fraction(fps) // rate)  # the instants before the end
+        assert len(images) == count
+        if rate % fps == 0 or fps % rate == 0:  # else instants fall beside rounded time stamps
+            assert_shows(images, [int(k * rate / Fraction(fps)) for k in range(count)])
 
 
 def test_variable_frame_rate_goes_by_time_stamps(tmp_path):
     times = [0, 100, 150, 400, 500, 900]
     path = encode(tmp_path / "a.mkv", plain(6), rate=1000, times=times)
-    images = list(frames(path, Settings(fps=10)))
+    images = list(read_frames(path, Settings(fps=10)))
     # At 0, 100, … 900 ms; the last frame lasts for a moment.
     assert_shows(images, [0, 1, 2, 2, 3, 4, 4, 4, 4, 5])
-    assert_shows(list(frames(path, Settings())), range(6))
+    assert_shows(list(read_frames(path, Settings())), range(6))
 
 
-def test_resampling_by_hand():
-    starts = {"a": Fraction(5), "b": Fraction(6), "c": Fraction(8)}
-    timed = [(name, start, start + 1) for name, start in starts.items()]
-    assert "".join(resample(timed, Fraction(0))) == "abc"
-    assert "".join(resample(timed, Fraction(1))) == "abbc"
-    assert "".join(resample(timed, Fraction(2))) == "aabbbbcc"
-    assert "".join(resample(timed, Fraction(1, 2))) == "ab"
-    late = [("a", Fraction(0), Fraction(1)), ("b", Fraction(1001, 1000), Fraction(2))]
-    assert "".join(resample(late, Fraction(1))) == "aa"
-    assert "".join(resample(late, Fraction(1), Fraction(1, 500))) == "ab"
-    jump = [("a", Fraction(0), Fraction(1)), ("b", Fraction(10**6), Fraction(10**6 + 1))]
-    with pytest.raises(Unusable, match="jump"):
-        list(resample(jump, Fraction(1)))
-    assert list(resample([], Fraction(1))) == []
+def test_time_stamps_that_jump_fill_no_disk(tmp_path):
+    path = encode(tmp_path / "a.mkv", plain(3), rate=1000, times=[0, 100, 700_000])
+    assert_shows(list(read_frames(path, Settings())), range(3))
+    with pytest.raises(Unusable, match="its time stamps jump by 7"):
+        list(read_frames(path, Settings(fps=1)))
 
 
-def test_middle_of_a_wide_picture_with_area_average(tmp_path):
+def test_pictures_that_change_their_size_within_a_video(tmp_path):
+    """Two films in one stream, as a broadcast has them."""
+    parts = [encode(tmp_path / f"{n}.ts", plain(4, n, n), rate=25) for n in (32, 96)]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    images = list(read_frames(path, Settings()))
+    assert {image.shape for image in images} == {(64, 64, 3)}
+    assert_shows(images, [0, 1, 2, 3, 0, 1, 2, 3])
+
+
+def test_middle_of_a_wide_and_of_a_tall_picture(tmp_path):
     """Red on the left of the middle square, blue on its right, white beside it."""
     picture = np.full((128, 256, 3), 255, np.uint8)
     picture[:, 64:128] = (200, 30, 30)
     picture[:, 128:192] = (30, 30, 200)
-    path = encode(tmp_path / "a.mp4", [picture] * 3)
-    for image in frames(path, Settings()):
-        assert np.abs(image[:, 2:30].astype(int) - (200, 30, 30)).max() < 12
-        assert np.abs(image[:, 34:62].astype(int) - (30, 30, 200)).max() < 12
+    wide = encode(tmp_path / "a.mp4", [picture] * 3)
     tall = encode(tmp_path / "b.mp4", [picture.transpose(1, 0, 2).copy()] * 3)
-    for image in frames(tall, Settings()):
-        assert np.abs(image[2:30].astype(int) - (200, 30, 30)).max() < 12
-        assert np.abs(image[34:62].astype(int) - (30, 30, 200)).max() < 12
+    for images in (
+        list(read_frames(wide, Settings())),
+        [image.transpose(1, 0, 2) for image in read_frames(tall, Settings())],
+    ):
+        assert len(images) == 3
+        for image in images:
+            assert np.abs(image[:, 2:30].astype(int) - (200, 30, 30)).max() < 12
+            assert np.abs(image[:, 34:62].astype(int) - (30, 30, 200)).max() < 12
+
+
+def test_pixels_that_are_no_squares(tmp_path):
+    """128 columns of half a width are a square of 64."""
+    picture = np.full((64, 128, 3), 30, np.uint8)
+    picture[:, 64:] = 200
+    path = encode(tmp_path / "a.mp4", [picture] * 2, aspect=Fraction(1, 2))
+    image = next(read_frames(path, Settings()))
+    assert np.abs(image[:, :30].astype(int) - 30).max() < TOLERANCE
+    assert np.abs(image[:, 34:].astype(int) - 200).max() < TOLERANCE
 
 
 def test_fine_stripes_become_grey_and_no_pattern(tmp_path):
     picture = np.zeros((512, 512, 3), np.uint8)
     picture[:, ::2] = 255
     path = encode(tmp_path / "a.mp4", [picture] * 2)
-    for image in frames(path, Settings()):
-        assert np.abs(image.astype(int) - 127).max() < 12
+    for image in read_frames(path, Settings()):
+        assert np.abs(image.astype(int) - 127).max() < 16
 
 
 def test_small_frames_stay_as_they_are(tmp_path):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = encode(tmp_path / "a.mkv", [picture] * 2, codec="ffv1", pixels="bgr0")
-    np.testing.assert_array_equal(next(frames(path, Settings())), picture)
+    np.testing.assert_array_equal(next(read_frames(path, Settings())), picture)
 
 
 def test_other_sizes_and_grey(tmp_path):
     picture = np.zeros((96, 96, 3), np.uint8)
     picture[:] = (200, 100, 50)
     path = encode(tmp_path / "a.mkv", [picture] * 2, codec="ffv1", pixels="bgr0")
-    image = next(frames(path, Settings(size=(32, 48), grayscale=True)))
+    image = next(read_frames(path, Settings(size=(32, 48), grayscale=True)))
     assert image.shape == (32, 48, 1)
     # What Gymnasium's GrayscaleObservation makes of that colour.
     grey = 0.2125 * 200 + 0.7154 * 100 + 0.0721 * 50
@@ -179,55 +161,53 @@ def turn(path, matrix):
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40
     assert struct.unpack_from(">9i", content, at)[:5] == (1 << 16, 0, 0, 0, 1 << 16)
-    struct.pack_into(">9i", content, at, *matrix)
+    a, b, c, d = (n << 16 for n in matrix)
+    struct.pack_into(">9i", content, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
 
 
-ONE = 1 << 16
-TURNS = {  # a matrix of the file, and where the first row's left corner is to be seen
-    "clockwise": ((0, ONE, 0, -ONE, 0, 0, 64 * ONE, 0, 1 << 30), (slice(0, 28), slice(36, 64))),
-    "half": (
-        (-ONE, 0, 0, 0, -ONE, 0, 64 * ONE, 64 * ONE, 1 << 30),
-        (slice(36, 64), slice(36, 64)),
-    ),
-    "counter": ((0, -ONE, 0, ONE, 0, 0, 0, 64 * ONE, 1 << 30), (slice(36, 64), slice(0, 28))),
+TURNS = {  # the matrix's a, b, c, d: x' = ax + cy, y' = bx + dy; and the same done to a picture
+    "as it is": ((1, 0, 0, 1), lambda p: p),
+    "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    "head over": ((1, 0, 0, -1), lambda p: p[::-1]),
+    "half": ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
+    "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    "counter": ((0, -1, 1, 0), lambda p: np.rot90(p)),
+    "clockwise, mirrored": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+    "counter, mirrored": ((0, -1, -1, 0), lambda p: p[::-1, ::-1].swapaxes(0, 1)),
 }
 
 
-@pytest.mark.parametrize(("matrix", "corner"), TURNS.values(), ids=TURNS)
-def test_rotation_of_the_file_is_honoured(tmp_path, matrix, corner):
-    picture = np.full((64, 64, 3), 30, np.uint8)
-    picture[:32, :32] = 220
+@pytest.mark.parametrize(("matrix", "same"), TURNS.values(), ids=TURNS)
+def test_turned_and_mirrored_videos_are_seen_upright(tmp_path, matrix, same):
+    picture = np.full((96, 96, 3), 30, np.uint8)
+    picture[:48, :48], picture[:48, 48:] = (220, 220, 220), (120, 120, 120)
     path = encode(tmp_path / "a.mp4", [picture] * 2)
-    assert next(frames(path, Settings()))[:28, :28].min() > 200
     turn(path, matrix)
-    image = next(frames(path, Settings()))
-    assert image[corner].min() > 200
-    assert np.median(image) < 40
+    expected = same(picture)[12::24, 12::24].astype(int)
+    for size in ((64, 64), (32, 64)):
+        image = next(read_frames(path, Settings(size=size)))
+        assert image.shape == (*size, 3)
+        middle = expected if size[0] == 64 else expected[1:3]
+        seen = image[8::16, 8::16].astype(int)
+        assert np.abs(seen - middle).max() < TOLERANCE
 
 
 def test_pieces():
     images = [np.full((2, 2, 3), n, np.uint8) for n in range(8)]
-
-    def lengths(count, length):
+    wanted = {(8, 4): [4, 4], (7, 4): [4, 3], (6, 4): [4, 2], (3, 4): [3], (0, 4): []}
+    wanted |= {(5, 4): [4], (1, 4): []}  # one image is no episode
+    for (count, length), lengths in wanted.items():
         cut = list(videos.pieces(images[:count], length))
-        np.testing.assert_array_equal(np.concatenate(cut)[:, 0, 0, 0], range(sum(map(len, cut))))
-        return [len(piece) for piece in cut]
-
-    assert lengths(8, 4) == [4, 4]
-    assert lengths(7, 4) == [4, 3]
-    assert lengths(6, 4) == [4, 2]
-    assert lengths(5, 4) == [4]  # one image is no episode
-    assert lengths(3, 4) == [3]
-    assert list(videos.pieces(images[:1], 4)) == []
-    assert list(videos.pieces([], 4)) == []
+        assert [len(piece) for piece in cut] == lengths
+        shown = [image[0, 0, 0] for piece in cut for image in piece]
+        assert shown == list(range(sum(lengths)))
 
 
 BAD = {
     "text.mp4": lambda good: b"this is a text\n" * 100,
     "cut.mp4": lambda good: good[: len(good) // 2],  # its index was at the end
     "empty.avi": lambda good: b"",
-    "list.mp4": lambda good: b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n",
 }
 
 
@@ -236,9 +216,32 @@ def test_what_is_no_video_says_why(tmp_path, name, make):
     good = encode(tmp_path / "good.mp4", plain(8))
     (tmp_path / name).write_bytes(make(good.read_bytes()))
     with pytest.raises(Unusable, match="no video") as error:
-        list(frames(tmp_path / name, Settings()))
+        list(read_frames(tmp_path / name, Settings()))
     assert "\n" not in str(error.value)
     assert str(tmp_path) not in str(error.value)
+
+
+LISTS = {
+    "list.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n",
+    "list.avi": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n",
+    "list.mkv": "ffconcat version 1.0\nfile other.ts\n",
+    "list.webm": "v=0\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n",
+    "list.mov": "<?xml version='1.0'?><MPD><BaseURL>{url}</BaseURL></MPD>",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), LISTS.items(), ids=LISTS)
+def test_lists_that_are_named_like_videos_open_no_other_file_and_no_address(tmp_path, name, text):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        port = server.getsockname()[1]
+        encode(tmp_path / "other.ts", plain(4))
+        places = {"path": tmp_path / "other.ts", "url": f"http://127.0.0.1:{port}/a.ts"}
+        (tmp_path / name).write_text(text.format(port=port, **places))
+        with pytest.raises(Unusable, match="no video"):
+            list(read_frames(tmp_path / name, Settings()))
+        with pytest.raises(BlockingIOError):  # nobody asked
+            server.accept()
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
@@ -247,11 +250,11 @@ def test_video_cut_short_is_not_taken_for_a_shorter_one(tmp_path, suffix):
     how = {"codec": "mpeg4"} if suffix == "avi" else {}
     how |= {"movflags": "faststart"} if suffix == "mp4" else {}
     path = encode(tmp_path / f"a.{suffix}", list(noise), **how)
-    assert len(list(frames(path, Settings()))) == 60
+    assert len(list(read_frames(path, Settings()))) == 60
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
     with pytest.raises(Unusable, match=r"cut short|damaged"):
-        list(frames(path, Settings()))
+        list(read_frames(path, Settings()))
 
 
 @pytest.fixture
@@ -355,7 +358,7 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from sources import videos
+from data import videos
 videos.WORKERS = 1
 save_episode = videos.save_episode
 def save(path, episode):

@@ -9,11 +9,11 @@ import av
 import pytest
 
 import config
-import sources
+import data
+from data import archives, caching, frames, videos
+from data.errors import Unreadable, readable, shortened
 from logger import read_metrics
-from sources import archives, caching, footage, videos
-from sources.reading import Unreadable, readable, shortened
-from tests.sources.test_videos import encode, plain
+from tests.data.samples import encode, plain
 from tools import UserError
 
 
@@ -33,7 +33,7 @@ def resolve(tmp_path, tiny):
 
     def run(source):
         flags = {"cache_dir": tmp_path / "cache", "video_episode_length": 4}
-        return sources.resolve(config.parse(tiny.pretrain(tmp_path / "runs", source, **flags)))
+        return data.resolve(config.parse(tiny.pretrain(tmp_path / "runs", source, **flags)))
 
     return run
 
@@ -56,16 +56,16 @@ def failing(function, code, name):
     [
         ((av, "open"), errno.EMFILE),
         ((av, "open"), errno.ESTALE),
-        ((footage.Path, "open"), errno.EACCES),
-        ((footage.Path, "open"), errno.EPERM),
-        ((footage.Path, "open"), errno.ENOENT),  # its disk went away
+        ((frames.Path, "open"), errno.EACCES),
+        ((frames.Path, "open"), errno.EPERM),
+        ((frames.Path, "open"), errno.ENOENT),  # its disk went away
     ],
 )
 def test_a_video_that_cannot_be_opened_now_is_tried_again(
     tmp_path, clips, resolve, monkeypatch, where, code
 ):
     monkeypatch.setattr(videos, "WORKERS", 1)
-    monkeypatch.setattr(footage, "is_video", lambda path: True)  # it was still well when looked for
+    monkeypatch.setattr(frames, "is_video", lambda path: True)  # it was still well when looked for
     place, name = where
     with monkeypatch.context() as patch:
         patch.setattr(place, name, failing(getattr(place, name), code, "b.mp4"))
@@ -87,10 +87,10 @@ def test_a_damaged_video_of_which_ffmpeg_says_eperm_is_left_out(clips, resolve, 
 
 
 def test_a_file_that_cannot_be_looked_at_is_named(clips, monkeypatch):
-    failed = failing(footage.Path.open, errno.EACCES, "b.mp4")
-    monkeypatch.setattr(footage.Path, "open", failed)
+    failed = failing(frames.Path.open, errno.EACCES, "b.mp4")
+    monkeypatch.setattr(frames.Path, "open", failed)
     with pytest.raises(UserError, match=r"b\.mp4 cannot be read \(Permission denied\): mend"):
-        sources.kind_of(str(clips))
+        data.kind_of(str(clips))
 
 
 def test_an_archive_that_cannot_be_read_now_is_not_called_damaged(tmp_path):
@@ -167,9 +167,9 @@ def test_names_are_cut_between_characters():
 
 def test_a_user_that_is_not_there(tmp_path, tiny, clips):
     with pytest.raises(UserError, match="--pretrain_datasets_path ~nosuchuser/x: its home is not"):
-        sources.kind_of("~nosuchuser/x")
+        data.kind_of("~nosuchuser/x")
     flags = {"cache_dir": "~nosuchuser/x"}
     given = config.parse(tiny.pretrain(tmp_path / "runs", clips, **flags))
-    for use in (sources.check, sources.resolve):
+    for use in (data.check, data.resolve):
         with pytest.raises(UserError, match="--cache_dir ~nosuchuser/x: its home is not known"):
             use(given)

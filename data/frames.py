@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from data.errors import Unreadable, reading
 from npz import PASSING
-from sources.reading import Unreadable, reading
 
 # What FFmpeg may open, and how: a playlist that is named like a video must not fetch anything.
 OPEN = {
@@ -29,8 +28,10 @@ MAX_PIXELS = 1 << 26  # of a frame, 8192×8192: a few bytes can claim any number
 MISSING = Fraction(1, 10)  # share of its promised length that a video may lack, at most a second
 # FFmpeg says EPERM and ENOMEM of damaged videos; one that may not be opened is told before.
 MACHINE = frozenset(PASSING) - {errno.EPERM, errno.ENOMEM}
-# Red, green, blue and a constant: what Gymnasium's grey observations are made of.
-LUMA = (0.2125, 0.7154, 0.0721, 0.0)
+LUMA = np.array([0.2125, 0.7154, 0.0721])  # of Gymnasium's grey observations
+# Antialiased, and the same on every machine.
+SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+MICROSECOND = Fraction(1, 1_000_000)
 
 
 class Unusable(Exception):
@@ -63,7 +64,7 @@ def is_video(path: Path) -> bool:
     return known or riff or path.suffix.lower() in SUFFIXES
 
 
-def frames(
+def read_frames(
     path: Path, settings: Settings, tick: Callable[[float], None] = lambda share: None
 ) -> Iterator[np.ndarray]:
     """The images of a video, uint8 [H, W, C]: upright, the middle of the picture, scaled.
@@ -92,15 +93,9 @@ def frames(
             if stream.codec_context is None:
                 raise Unusable("no decoder for it")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            fps, slack = Fraction(str(settings.fps)), Fraction(0)
-            if fps:  # time stamps are rounded to the stream's unit
-                slack = min(Fraction(stream.time_base or 0) / 2, 1 / fps / 4)
-            timed = _timed(container, stream, tick)
-            last, image = None, None
-            for frame in resample(timed, fps, slack):
-                if frame is not last:  # a frame may be asked for again and again
-                    last, image = frame, _image(frame, stream.sample_aspect_ratio, settings)
-                yield image
+            frames = _timed(container, stream, Fraction(settings.fps), tick)
+            frames = _resampled(frames, settings.fps) if settings.fps else frames
+            yield from _images(frames, stream.sample_aspect_ratio, settings)
     except (av.FFmpegError, OSError) as error:
         if error.errno in MACHINE:
             raise Unreadable(path, error) from error
@@ -109,82 +104,97 @@ def frames(
 
 
 def _timed(
-    container: Any, stream: Any, tick: Callable[[float], None]
-) -> Iterator[tuple[Any, Fraction, Fraction]]:
-    """Each frame, with the seconds from its beginning to its end.
+    container: Any, stream: Any, fps: Fraction, tick: Callable[[float], None]
+) -> Iterator[Any]:
+    """Each frame, timed in microseconds from the first one.
 
     Raises:
-        Unusable: the video ends long before it should.
+        Unusable: the video ends long before it should, or a frame lasts for ever.
     """
     unit, step = stream.time_base or Fraction(0), 1 / Fraction(stream.average_rate or 25)
+    slack = min(unit / 2, 1 / fps / 4) if fps else 0  # time stamps are rounded to the unit
     promised = (stream.duration or 0) * unit
     if not promised and container.duration and len(container.streams) == 1:
-        promised = Fraction(container.duration, 1_000_000)
+        promised = container.duration * MICROSECOND
     first, end = None, Fraction(0)
     for frame in container.decode(stream):
         start = end if frame.pts is None else frame.pts * unit
-        first = start if first is None else first
+        first, before = (start, start) if first is None else (first, end)
         end = start + (frame.duration * unit if frame.duration else step)
-        yield frame, start, end
+        if fps and end - before > MAX_GAP:
+            raise Unusable(f"its time stamps jump by {float(end - before):.0f} seconds")
+        begin, until = (max(0, (t - first - slack) // MICROSECOND) for t in (start, end))
+        frame.time_base, frame.pts, frame.duration = MICROSECOND, begin, max(0, until - begin)
+        yield frame
         tick(min(float((end - first) / promised), 1.0) if promised else 0.0)
     if first is not None and promised - (end - first) > min(MISSING * promised, 1):
         raise Unusable(f"cut short: {float(end - first):.1f} of {float(promised):.1f} seconds")
 
 
-def resample(
-    timed: Iterable[tuple[Any, Fraction, Fraction]], fps: Fraction, slack: Fraction = Fraction(0)
-) -> Iterator[Any]:
-    """The frame that is to be seen at 0, 1/fps, 2/fps, … seconds after the first.
-
-    Args:
-        timed: frame, beginning and end in seconds, in the order of their beginnings.
-        fps: frames per second to yield; 0 yields each frame once.
-        slack: how much too late a time stamp may be, in seconds.
-
-    Raises:
-        Unusable: one frame lasts for longer than ten minutes, as after a jump of the time stamps.
-    """
-    held, count, origin, end = None, 0, Fraction(0), Fraction(0)
-    for frame, start, until in timed:
-        if not fps:
-            yield frame
-            continue
-        if held is None:
-            origin = start
-        elif start - end > MAX_GAP:
-            raise Unusable(f"its time stamps jump by {float(start - end):.0f} seconds")
-        while held is not None and count / fps + slack < start - origin:
-            yield held
-            count += 1
-        held, end = frame, max(until, start)
-    while held is not None and count / fps + slack < end - origin:
-        yield held
-        count += 1
+def _resampled(frames: Iterable[Any], fps: float) -> Iterator[Any]:
+    """The frame that is to be seen at 0, 1/fps, 2/fps, … seconds."""
+    graph = None
+    for frame in frames:
+        graph = graph or _graph(_buffer(frame), ("fps", f"{fps}:round=up"))
+        yield from _through(graph, frame)
+    if graph is not None:
+        yield from _through(graph, None)
 
 
-def _image(frame: Any, aspect: Fraction | None, settings: Settings) -> np.ndarray:
-    """A frame's middle, scaled with antialiasing and turned upright, uint8 [H, W, C]."""
-    height, width = settings.size
-    turns = round(frame.rotation / 90) % 4  # quarters, counter-clockwise
-    if turns % 2:
-        height, width = width, height
-    aspect = Fraction(aspect) if aspect else Fraction(1)  # width of a pixel to its height
-    # The largest box of the target's proportions, in pixels of the frame.
-    box_height = min(Fraction(frame.height), frame.width * aspect * height / width)
-    box_width = box_height * width / height / aspect
-    left, top = (frame.width - box_width) / 2, (frame.height - box_height) / 2
-    box = tuple(float(edge) for edge in (left, top, left + box_width, top + box_height))
-    picture = frame.to_image()
-    if settings.grayscale:
-        picture = picture.convert("L", LUMA)
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
-    if turns:
-        picture = picture.transpose(
-            (
-                Image.Transpose.ROTATE_90,
-                Image.Transpose.ROTATE_180,
-                Image.Transpose.ROTATE_270,
-            )[turns - 1]
-        )
-    image = np.asarray(picture)
-    return image[:, :, None] if image.ndim == 2 else image
+def _images(
+    frames: Iterable[Any], aspect: Fraction | None, settings: Settings
+) -> Iterator[np.ndarray]:
+    """The middle of each frame, scaled and turned upright, uint8 [H, W, C]."""
+    graph = form = None
+    for frame in frames:
+        turn = _turn(frame)
+        if (found := [_buffer(frame, aspect), *turn]) != form:
+            form = found
+            lies = any(name == "transpose" for name, _ in turn)  # on its side, until it is turned
+            height, width = settings.size[::-1] if lies else settings.size
+            box = f"min(iw,ih/sar*{width}/{height}):min(ih,iw*sar*{height}/{width}):exact=1"
+            scale = f"{width}:{height}:flags={SCALING}"
+            graph = _graph(form[0], ("crop", box), ("scale", scale), ("format", "rgb24"), *turn)
+        for scaled in _through(graph, frame):
+            image = scaled.to_ndarray()
+            yield (image @ LUMA).astype(np.uint8)[:, :, None] if settings.grayscale else image
+
+
+def _turn(frame: Any) -> list[tuple[str, str]]:
+    """The filters that turn a frame upright, and mirror it, as its display matrix says."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return []
+    a, b, _, c, d, *_ = np.frombuffer(found, np.int32).tolist()  # of x' = ax + cy, y' = bx + dy
+    if abs(b) > abs(a):
+        return [("transpose", str(2 * (b < 0) + (c < 0)))]
+    return [(name, "") for name, mirrored in (("hflip", a < 0), ("vflip", d < 0)) if mirrored]
+
+
+def _buffer(frame: Any, aspect: Fraction | None = None) -> tuple[str, str]:
+    """What FFmpeg's filters have to know of the frames that come in."""
+    return "buffer", (
+        f"width={frame.width}:height={frame.height}:pix_fmt={frame.format.name}:"
+        f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}:"
+        f"time_base={MICROSECOND}:pixel_aspect={aspect or 1}"
+    )
+
+
+def _graph(*filters: tuple[str, str]) -> Any:
+    """A chain of FFmpeg's filters, of which the first is a buffer."""
+    import av.filter
+
+    graph = av.filter.Graph()
+    nodes = [graph.add(name, options) for name, options in (*filters, ("buffersink", ""))]
+    graph.link_nodes(*nodes).configure()
+    return graph
+
+
+def _through(graph: Any, frame: Any) -> Iterator[Any]:
+    """The frames that filters give for another one, or once there are no more (None)."""
+    graph.push(frame)
+    while True:
+        try:
+            yield graph.pull()
+        except (BlockingIOError, EOFError):
+            return

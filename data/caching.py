@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.errors import Unreadable
 from npz import PASSING
-from sources.reading import Unreadable
 from tools import UserError, atomic_write, expand, leftovers, sync_folder
 
 MARKER = ".source.json"  # in a finished folder: what it was made from
@@ -79,8 +79,8 @@ def building(target: Path, keep: bool = False) -> Iterator[Path | None]:
         yield None
         return
     try:
-        if not keep:
-            _empty(partial)
+        for path in () if keep else partial.iterdir():
+            path.unlink()
         yield partial
         for path in leftovers(partial):  # of a start that was killed while it wrote
             path.unlink()
@@ -123,11 +123,3 @@ def _wait(lock: int, target: Path) -> None:
     except OSError as error:
         # So it is on some network file systems; two first starts at once would disturb each other.
         print(f"note: {target.parent} has no locks ({error.strerror})", file=sys.stderr)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
+from data import archives, frames, hub, videos
+from data.caching import cache_root
+from data.errors import Unreadable, readable, reading, shortened
 from sinks import TerminalSink
-from sources import archives, footage, hub, videos
-from sources.caching import cache_root
-from sources.reading import Unreadable, readable, reading, shortened
 from tools import UserError, expand, nearest
 
 FLAG = "pretrain_datasets_path"
@@ -34,7 +34,7 @@ ACCEPTED = (
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
-MOST_FPS = 1000  # one frame is repeated so often in a second
+FPS_RANGE = 0.001, 1000  # frames per second that a video may be resampled to
 
 
 @dataclass
@@ -58,10 +58,9 @@ def check(config: Config) -> None:
     Raises:
         UserError: it is not, or a setting of videos makes no sense.
     """
-    if not 0 <= config.video_fps <= MOST_FPS:
-        raise UserError(
-            f"--video_fps must be 0 or more, and {MOST_FPS} at most, not {config.video_fps}"
-        )
+    least, most = FPS_RANGE
+    if config.video_fps != 0 and not least <= config.video_fps <= most:
+        raise UserError(f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}")
     if config.video_episode_length < 2:
         raise UserError(
             f"--video_episode_length must be at least 2, not {config.video_episode_length}"
@@ -109,7 +108,7 @@ def _kind_of_file(path: Path) -> str:
         raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
     if archives.is_archive(path):
         return "archive"
-    if footage.is_video(path):
+    if frames.is_video(path):
         return "videos"
     raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
 
@@ -129,7 +128,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _videos_in(folder: Path) -> list[Path]:
     with reading(folder):
-        return [p for p in _files_in(folder) if p.suffix != ".npz" and footage.is_video(p)]
+        return [p for p in _files_in(folder) if p.suffix != ".npz" and frames.is_video(p)]
 
 
 def resolve(config: Config) -> Source:
@@ -182,7 +181,7 @@ def _unpacked(
 
 
 def _decoded(path: Path, config: Config, cache: Path) -> Source:
-    settings = footage.Settings(
+    settings = frames.Settings(
         fps=config.video_fps,
         length=config.video_episode_length,
         size=config.size,

@@ -1,51 +1,26 @@
 """The published datasets, from a server on this machine that speaks as the Hub does."""
 
 import hashlib
-import io
 import os
 import re
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 
+from data import hub
 from logger import read_metrics
-from sources import hub
+from tests.data.samples import episodes, write_tar
 from tools import UserError
 
 ROOT = Path(hub.__file__).parents[1]
 COMMIT = "a" * 40
 PLACE = f"/datasets/{hub.REPOSITORY}/resolve/main/"
-
-
-def dataset(number=4, rows=12):
-    """The bytes of a .tar.xz of episodes in the published format."""
-    rng = np.random.default_rng(0)
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:xz") as tar:
-        for index in range(number):
-            content = io.BytesIO()
-            np.savez_compressed(
-                content,
-                image=rng.integers(0, 256, (rows, 64, 64, 3), dtype=np.uint8),
-                action=np.zeros((rows, 6), np.float32),
-                logprob=np.zeros(rows, np.float32),
-                reward=np.zeros(rows, np.float32),
-                discount=np.ones(rows, np.float32),
-                is_terminal=np.zeros(rows, bool),
-            )
-            member = tarfile.TarInfo(f"cheetah_run/{index}.npz")
-            member.size = len(content.getvalue())
-            content.seek(0)
-            tar.addfile(member, content)
-    return file.getvalue()
 
 
 class Hub(ThreadingHTTPServer):
@@ -75,53 +50,51 @@ class Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
-        self.answer(body=False)
+        self.do_GET()
 
     def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
         given = self.headers.get("Range")
         self.server.requests.append((self.command, self.path, given))
         content = self.server.files.get(self.path.removeprefix(PLACE))
         if content is None:
-            self.send_response(404)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.head(404, {"X-Error-Code": "EntryNotFound", "Content-Length": 0})
             return
-        start = int(re.fullmatch(r"bytes=(\d+)-", given)[1]) if given else 0
-        self.send_response(206 if given else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - start))
-        if given:
-            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.send_header("Content-Range", span)
+        start, whole = int(re.fullmatch(r"bytes=(\d+)-", given)[1]) if given else 0, len(content)
+        fields = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        fields |= {"Content-Length": whole - start}
+        fields |= {"Content-Range": f"bytes {start}-{whole - 1}/{whole}"} if given else {}
+        self.head(206 if given else 200, fields)
+        if self.command == "GET":
+            self.body(content, start)
+
+    def head(self, code, fields):
+        self.send_response(code)
+        for name, value in ({"X-Repo-Commit": COMMIT} | fields).items():
+            self.send_header(name, str(value))
         self.end_headers()
-        if not body:
-            return
+
+    def body(self, content, start):
         if self.server.breaks:
             self.server.breaks -= 1
-            self.wfile.write(content[start : start + (len(content) - start) // 2])
+            self.wfile.write(content[start : (start + len(content)) // 2])
             self.wfile.flush()
             if self.server.holds:
                 self.server.held.wait(60)
             self.close_connection = True
-        else:
-            if self.server.spoils:
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            self.wfile.write(content[start:])
+            return
+        if self.server.spoils:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self.wfile.write(content[start:])
 
     def log_message(self, *args):
         """Says nothing: what was asked is in `requests`."""
 
 
 @pytest.fixture(scope="session")
-def archive():
-    return dataset()
+def archive(tmp_path_factory):
+    """The bytes of a .tar.xz of episodes in the published format."""
+    path = tmp_path_factory.mktemp("hub") / "cheetah_run.tar.xz"
+    return write_tar(path, episodes("cheetah_run", number=4, rows=12)).read_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +120,7 @@ def downloads(server):
 
 def test_a_download_of_another_content_is_refused_and_made_again(tmp_path, server, archive):
     server.spoils = True
-    with pytest.raises(UserError, match="does not have the Hub's checksum"):
-        hub.download("cheetah_run", tmp_path, server.address)
+    refused(server, tmp_path, "cheetah_run", "does not have the Hub's checksum")
     server.spoils = False
     assert hub.download("cheetah_run", tmp_path, server.address).read_bytes() == archive
     assert len(downloads(server)) == 2
@@ -180,7 +152,7 @@ def test_goes_on_where_the_connection_broke(tmp_path, server):
 DOWNLOAD = """
 import sys
 from pathlib import Path
-from sources import hub
+from data import hub
 hub.download("cheetah_run", Path(sys.argv[1]), sys.argv[2])
 """
 
@@ -203,29 +175,28 @@ def test_goes_on_where_a_killed_process_stopped(tmp_path, server):
     assert downloads(server) == [None, f"bytes={10 << 20}-"]
 
 
+def refused(server, folder, name, *words):
+    with pytest.raises(UserError) as refusal:
+        hub.download(name, folder, server.address)
+    for text in (*words, f"{server.address}{PLACE}{name}.tar.xz", "by hand", "give the path"):
+        assert text in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
 def test_gives_up_in_the_end(tmp_path, server, monkeypatch):
     server.breaks = 99
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with pytest.raises(UserError, match="goes on where it stopped") as refusal:
-        hub.download("cheetah_run", tmp_path, server.address)
-    assert "\n" not in str(refusal.value)
+    refused(server, tmp_path, "cheetah_run", "goes on where it stopped")
     assert len(downloads(server)) == hub.ATTEMPTS
 
 
 def test_file_that_the_hub_does_not_have(tmp_path, server):
-    with pytest.raises(UserError, match=r"hf:walker_walk: the Hub has no such file") as refusal:
-        hub.download("walker_walk", tmp_path, server.address)
-    assert f"{server.address}{PLACE}walker_walk.tar.xz" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    refused(server, tmp_path, "walker_walk", "hf:walker_walk: the Hub has no such file")
 
 
 def test_no_network_and_nothing_in_the_cache(tmp_path, server):
     server.stop()
-    with pytest.raises(UserError, match="not in the cache and the Hub cannot") as refusal:
-        hub.download("cheetah_run", tmp_path, server.address)
-    for words in ("by hand", f"{PLACE}cheetah_run.tar.xz", "give the path"):
-        assert words in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    refused(server, tmp_path, "cheetah_run", "not in the cache and the Hub cannot")
 
 
 def test_cache_that_cannot_be_made_is_not_taken_for_the_network(tmp_path, server):
