@@ -23,7 +23,7 @@ from agents.pretrained import export_predictor
 from config import Config
 from envs import UnknownTask
 from envs.rendering import RenderingError
-from tools import Diverged, UserError, derive_seed, say
+from tools import Diverged, UserError, derive_seed, print_safe
 from training import evaluate
 from training.failures import RunFailed, describe, is_environment_failure
 from training.online import OnlineTrainer
@@ -38,18 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_command(sys.argv[1:] if argv is None else argv)
     except (UserError, UnknownTask, RenderingError) as error:
-        say(f"dreamer.py: {error}")
+        print_safe(f"dreamer.py: {error}")
         return 2
     except (Diverged, RunFailed) as error:
-        say(f"dreamer.py: {error}")
+        print_safe(f"dreamer.py: {error}")
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_environment_failure(error):
             raise
-        say(f"dreamer.py: {describe(error)}")
+        print_safe(f"dreamer.py: {describe(error)}")
         return 1
     except KeyboardInterrupt:
-        say("dreamer.py: stopped without a checkpoint")
+        print_safe("dreamer.py: stopped without a checkpoint")
         return 130
 
 
@@ -98,7 +98,7 @@ def train(run: RunFolder, runtime: Runtime) -> int:
     """
     kind: type[Trainer] = PretrainTrainer if run.config.beta_vae_pretrain else OnlineTrainer
     if run.finished:
-        say(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
+        print_safe(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
         return 0
     try:
         with kind(run, runtime) as trainer, run:
@@ -108,7 +108,7 @@ def train(run: RunFolder, runtime: Runtime) -> int:
                 trainer.save()
                 run.logger.event("stopped", resume="the same command goes on from here")
                 return run.stop.exit_code
-            say(kind.next_step(run), sys.stdout)
+            print_safe(kind.next_step(run), sys.stdout)
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_environment_failure(error):
             raise

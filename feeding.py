@@ -30,11 +30,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from logger.timing import Stopwatch
 from torch import Tensor
 
 from replay import Replay
 from storage import buffers
-from timing import Stopwatch
 from tools import is_on
 
 Batch = dict[str, Tensor]

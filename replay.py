@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from fileio import atomic, npz
 
-import npz
 import tools
 from episodes import (
     DTYPES,
@@ -339,7 +339,7 @@ class Replay:
         if self._save:
             for path, reason in restored.lost:
                 if path.parent == own and path.exists():
-                    restored.bad.append(tools.set_bad_aside(path, own.parent / "bad", reason))
+                    restored.bad.append(atomic.quarantine(path, own.parent / "bad", reason))
             restored.stale += set_aside(own, self._index, self.tag)
         return restored
 

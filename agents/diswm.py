@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fileio.checkpoints import misfit
 from torch import Tensor
 
 import fast
@@ -21,7 +22,6 @@ from agents.policy import RecurrentPolicy
 from agents.predictor import Predictor, compile_model, log_names
 from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, frozen
-from checkpoint import misfit
 from config import Config
 from models import Terms, WorldModel
 from networks import ActionHead

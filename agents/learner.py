@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from fileio.checkpoints import misfit
 from torch import Tensor
 
 import fast
 from accel.runtime import Runtime
 from agents.base import Batch, Learner, Metrics, Update
 from agents.optimizer import SKIPPED, Optimizer
-from checkpoint import misfit
 from config import Config
 from models import Terms
 from tools import schedule

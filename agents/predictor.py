@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from fileio.atomic import atomic_write
+from logger.pictures import encode_png, to_rgb
 
 import fast
 from accel.runtime import Runtime
@@ -16,8 +18,6 @@ from agents.optimizer import Optimizer
 from agents.pretrained import save_predictor
 from config import Config
 from models import Terms, VideoPredictor, WorldModel
-from pictures import encode_png, to_rgb
-from tools import atomic_write
 
 
 def log_names(terms: Terms, weights: Terms) -> Metrics:

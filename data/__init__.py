@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from logger.terminal import TerminalSink
+
 from config import Config
 from data import archives, frames, hub, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
-from sinks import TerminalSink
-from tools import UserError, expand, nearest
+from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -78,7 +79,7 @@ def kind_of(given: str) -> str:
     if given.startswith(hub.PREFIX):
         hub.check_name(given)
         return "hub"
-    path = expand(given, FLAG)
+    path = expand_path(given, FLAG)
     try:
         with reading(path):
             if path.is_dir():
@@ -140,7 +141,7 @@ def resolve(config: Config) -> Source:
         UserError: there is nothing usable, or no place for it; one line.
     """
     given, cache = config[FLAG], cache_root(config.cache_dir)
-    path = expand(given, FLAG)
+    path = expand_path(given, FLAG)
     try:
         kind = kind_of(given)
         if kind == "episodes":

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from fileio import npz
 
-import npz
 from episodes import read_episode, save_episode, set_aside
 from replay import Replay
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logger.timing import Stopwatch
 
 from feeding import Feeder
 from replay import Replay
-from timing import Stopwatch
 from tools import UserError
 
 SHAPE, CPU = (2, 2, 3), torch.device("cpu")

@@ -1,9 +1,9 @@
 """The journal: which lines of a log count after restarts and kills, and which logs are refused."""
 
 import pytest
+from logger.jsonl import JSONLSink
 
-from journal import read_metrics
-from logger import JSONLSink, Logger, make_sinks
+from logger import Logger, make_sinks, read_metrics
 from tests.logs import Clock, steps
 
 # Restarts

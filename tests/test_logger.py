@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
+from logger.jsonl import JSONLSink
+from logger.sink import Sink
 
-from logger import (
-    JSONLSink,
-    Logger,
-    MeanMeter,
-    Rate,
-    Sink,
-    read_metrics,
-)
+from logger import Logger, MeanMeter, Rate, read_metrics
 from tests.logs import Clock
 
 

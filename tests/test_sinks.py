@@ -8,17 +8,13 @@ import types
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from logger.jsonl import JSONLSink
+from logger.tensorboard import TensorBoardSink
+from logger.terminal import TerminalSink
+from logger.wandb import WandbSink
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logger import (
-    JSONLSink,
-    Logger,
-    TensorBoardSink,
-    TerminalSink,
-    WandbSink,
-    make_sinks,
-    read_metrics,
-)
+from logger import Logger, make_sinks, read_metrics
 from tests.logs import Clock, steps
 
 

@@ -9,11 +9,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from fileio import atomic
+from fileio.atomic import atomic_write
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tools
-from tools import Every, UserError, atomic_write, derive_seed, is_zero, nearest, schedule
+from tools import Every, UserError, derive_seed, is_zero, nearest, schedule
 
 finite = st.floats(-1e3, 1e3, allow_subnormal=False)
 counts = st.integers(1, 10**6)
@@ -213,10 +215,10 @@ def test_a_file_system_that_cannot_sync_a_folder(tmp_path, monkeypatch, number):
 
 
 def test_homes():
-    assert tools.expand("~/runs", "logdir") == Path.home() / "runs"
-    assert tools.expand("runs~", "logdir") == Path("runs~")
+    assert tools.expand_path("~/runs", "logdir") == Path.home() / "runs"
+    assert tools.expand_path("runs~", "logdir") == Path("runs~")
     with pytest.raises(UserError, match=r"^--logdir ~nobody-here/runs: its home is not known"):
-        tools.expand("~nobody-here/runs", "logdir")
+        tools.expand_path("~nobody-here/runs", "logdir")
 
 
 def test_files_are_moved_to_another_disk(tmp_path, monkeypatch):
@@ -228,7 +230,7 @@ def test_files_are_moved_to_another_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", refuse)
     for content in (b"one", b"two"):
         (tmp_path / "a.npz").write_bytes(content)
-        tools.move_aside(tmp_path / "a.npz", tmp_path / "bad")
+        atomic.move_aside(tmp_path / "a.npz", tmp_path / "bad")
     monkeypatch.setattr(Path, "rename", rename)
     assert {p.name: p.read_bytes() for p in (tmp_path / "bad").iterdir()} == {
         "a.npz": b"one",

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fileio import checkpoints
 from tqdm import tqdm
 
-import checkpoint
 from accel.runtime import Runtime
 from agents.base import Agent, Spaces
 from agents.registry import agent_class
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, parse_task
-from tools import UserError, expand, nearest, say
+from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator
 from training.factory import make_envs, spaces_of
@@ -49,7 +49,7 @@ def configure(given: Config) -> Config:
     Raises:
         UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``.
     """
-    folder = expand(given.evaluate, "evaluate")
+    folder = expand_path(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
         saved = load_saved(folder / CONFIG)
@@ -66,7 +66,7 @@ def configure(given: Config) -> Config:
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
             "environment"
         )
-    if not checkpoint.find(folder):
+    if not checkpoints.find(folder):
         raise UserError(
             f"--evaluate {folder} has no {CHECKPOINT} yet: its run writes one every "
             f"{saved.checkpoint_every} frames (--checkpoint_every) and when it stops"
@@ -119,12 +119,12 @@ def evaluate(config: Config, runtime: Runtime) -> None:
     Raises:
         UserError: the checkpoint cannot be used, or the folder not be written to.
     """
-    folder = expand(config.evaluate, "evaluate")
+    folder = expand_path(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
     played = play(config, runtime)
     paths = write(played, folder / FOLDER)
-    say("\n".join([table(played), *map(str, paths)]), sys.stdout)
+    print_safe("\n".join([table(played), *map(str, paths)]), sys.stdout)
 
 
 def play(config: Config, runtime: Runtime) -> Played:
@@ -138,7 +138,7 @@ def play(config: Config, runtime: Runtime) -> Played:
     Raises:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
-    path = expand(config.evaluate, "evaluate") / CHECKPOINT
+    path = expand_path(config.evaluate, "evaluate") / CHECKPOINT
     saved, state = load_saved(path.parent / CONFIG), _load(path.parent)
     steps, start = state["collector"]["steps"], time.monotonic()
     longest = -(-config.time_limit // config.action_repeat)
@@ -182,7 +182,7 @@ def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Eva
 def _load(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finetuning, read once: its run may replace it at any time."""
     try:
-        state, damaged = checkpoint.load_newest(folder, PARTS | {"collector"})
+        state, damaged = checkpoints.load_newest(folder, PARTS | {"collector"})
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     for _, reason in damaged:

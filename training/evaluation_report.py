@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from fileio.atomic import atomic_write
+from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 
 from config import Config
 from envs.rendering import choose_backend
-from pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
-from tools import atomic_write, expand
+from tools import expand_path
 from training.evaluator import Evaluation
 from training.returns import Summary, interval
 from training.run_folder import FPS
@@ -103,7 +104,7 @@ def record(played: Played) -> dict[str, Any]:
     half = float(interval(whole.std, len(played.evaluation.outcomes)))
     spread = [whole.mean - half, whole.mean + half] if len(played.evaluation.outcomes) > 1 else None
     return {
-        "run": str(expand(c.evaluate, "evaluate").absolute()),
+        "run": str(expand_path(c.evaluate, "evaluate").absolute()),
         "task": c.task,
         "method": c.method_name,
         "frames": played.frames,

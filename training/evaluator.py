@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from fileio.checkpoints import scratch_rng
 
 from accel.runtime import Runtime
 from agents.base import Policy
-from checkpoint import scratch_rng
 from config import Config
 from envs import EnvError, VectorEnv, episode_seed
 from tools import derive_seed

@@ -19,7 +19,7 @@ from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, var
 from envs.restarts import used_up
 from episodes import count_rows
 from replay import Replay
-from tools import UserError, derive_seed, expand
+from tools import UserError, derive_seed, expand_path
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
@@ -145,7 +145,7 @@ def expected_rows(config: Config) -> int:
     length = -(-config.time_limit // config.action_repeat)
     rows = steps + steps // length + config.envs * (length + 1)
     if config.offline_traindir:
-        rows += count_rows(expand(config.offline_traindir, "offline_traindir"))
+        rows += count_rows(expand_path(config.offline_traindir, "offline_traindir"))
     return rows_kept(config, rows)
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fileio.checkpoints import to_arrays, to_device
 
 from accel.runtime import Runtime
 from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
-from checkpoint import to_arrays, to_device
 from config import Config
 from envs import has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
-from tools import Every, UserError, derive_seed, expand
+from tools import Every, UserError, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
@@ -100,7 +100,9 @@ class OnlineTrainer(Trainer):
         """
         for flag in ("traindir", "evaldir"):
             if config[flag]:
-                check_writable(expand(config[flag], flag).absolute(), f"--{flag}", "choose another")
+                check_writable(
+                    expand_path(config[flag], flag).absolute(), f"--{flag}", "choose another"
+                )
 
     def _clear_the_way(self) -> None:
         """Sets aside what an earlier start left that never came to a checkpoint."""
@@ -144,7 +146,7 @@ class OnlineTrainer(Trainer):
     def own_folder(self, split: str) -> Path:
         """The folder of this run's episodes."""
         given = self.config.traindir if split == "train" else self.config.evaldir
-        return expand(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
+        return expand_path(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
 
     @property
     def eval_tag(self) -> str:

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fileio.checkpoints import scratch_rng
+
 import data
 from accel.runtime import Runtime
 from agents.registry import agent_class
-from checkpoint import scratch_rng
 from config import Config, load_keys
 from episodes import count_rows
 from replay import Replay
-from tools import Every, UserError, derive_seed, expand
+from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
@@ -34,7 +35,7 @@ class PretrainTrainer(Trainer):
             given, source = "pretrain_datasets_path", data.resolve(c)
         else:
             given = "offline_traindir"
-            source = data.Source(expand(c.offline_traindir, "offline_traindir"))
+            source = data.Source(expand_path(c.offline_traindir, "offline_traindir"))
         self.replay = make_replay(
             c, runtime, "pretrain", None, rows=lambda: _expected_rows(c, source.folder)
         )

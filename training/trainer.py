@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from fileio.checkpoints import scratch_rng
+from logger.timing import Stopwatch
 
 from accel.runtime import Runtime
 from agents.base import Batch, Learner
-from checkpoint import scratch_rng
 from data import FLAG, Source, bar
 from episodes import Restored
 from feeding import Feeder as Prefetcher
 from logger import Rate
 from replay import Replay
-from timing import Stopwatch
-from tools import Diverged, Every, UserError, derive_seed, expand
+from tools import Diverged, Every, UserError, derive_seed, expand_path
 from training.nonfinite import NonFinite
 from training.run_folder import CHECKPOINT, RunFolder
 
@@ -214,7 +214,7 @@ def load_episodes(
     Raises:
         UserError: it has no episode that can be used.
     """
-    source = source or Source(expand(run.config[flag], flag))
+    source = source or Source(expand_path(run.config[flag], flag))
     before = replay.episodes
     with bar(unit=1) as progress:
         found = replay.load(

@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
+from fileio import checkpoints
 
-import checkpoint
 import checks
 import config
 from agents import pretrained
@@ -102,7 +102,7 @@ def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     for number, actions in (("100", 3), ("90", 2), ("last", 1)):
         written(run / below / number, actions)
     (run / below / "200").mkdir()
-    checkpoint.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
+    checkpoints.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
         assert pretrained.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
@@ -121,11 +121,11 @@ def test_a_missing_and_a_superfluous_tensor(tmp_path):
     model = written(tmp_path)
     state = model.rssm.state_dict()
     kept = {name: tensor for name, tensor in state.items() if name != "cell.norm.weight"}
-    checkpoint.save(tmp_path / "rssm.pt", kept)
+    checkpoints.save(tmp_path / "rssm.pt", kept)
     line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "has no tensor 'cell.norm.weight'" in line
     assert "--dyn_deter" in line
-    checkpoint.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
+    checkpoints.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
     line = refusal(pretrained.load_predictor, make_config(tmp_path))
     assert "has a tensor 'cell.norm.scale' too many" in line
     written(tmp_path, beta_vae=False)
