@@ -16,7 +16,7 @@ from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
 from predictors import find_predictor
 from run import check_writable
-from tools import UserError, expand, nearest, schedule
+from tools import UserError, expand_path, nearest, schedule
 
 _POSITIVE = (
     "action_repeat time_limit envs eval_episodes eval_envs batch_size train_every dyn_hidden "
@@ -209,13 +209,13 @@ def _check_method(config: Config) -> None:
         raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
     if config.distillation:
         given = config.pretrain_checkpoint_path
-        if (folder := find_predictor(given)) != expand(given, "pretrain_checkpoint_path"):
+        if (folder := find_predictor(given)) != expand_path(given, "pretrain_checkpoint_path"):
             print(f"note: {given} has no encoder.pt; its newest is {folder}'s", file=sys.stderr)
     _check_folder(config, "offline_traindir")
     _check_backgrounds(config)
     for flag in ("traindir", "evaldir"):
         if config[flag]:
-            folder = expand(config[flag], flag).absolute()
+            folder = expand_path(config[flag], flag).absolute()
             check_writable(folder, f"--{flag}", "choose another")
     _note_unread(config)
     if config.method_name == "diswm" and not (config.beta_vae or config.distillation):
@@ -248,7 +248,7 @@ def _check_backgrounds(config: Config) -> None:
 def _check_folder(config: Config, flag: str, content: str = "*.npz") -> None:
     if not config[flag]:
         return
-    folder = expand(config[flag], flag)
+    folder = expand_path(config[flag], flag)
     if not folder.is_dir():
         raise UserError(
             f"--{flag} {folder}: there is no such folder; give one that holds {content}"

@@ -14,10 +14,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-import documents
-from documents import shown
+from fileio import yaml_files
+from fileio.atomic import atomic_write
+from fileio.yaml_files import printable
 from keys import CONFIGS, Key, load_keys
-from tools import UserError, atomic_write, nearest
+from tools import UserError, nearest
 
 # Flags of the authors' code that have no use here, and what to do instead.
 RETIRED = {
@@ -161,7 +162,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
         UserError: an unknown block or flag, or a value of the wrong type; one line.
         SystemExit: after ``--help``.
     """
-    keys, document = load_keys(path), documents.load(path)
+    keys, document = load_keys(path), yaml_files.load(path)
     parser = _Parser(prog="dreamer.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--configs", nargs="+", default=["defaults"])
     parser.add_argument("-h", "--help", action="store_true")
@@ -179,8 +180,8 @@ def parse(argv: Sequence[str], path: Path = CONFIGS) -> Config:
     for block in blocks:
         if block not in document:
             raise UserError(
-                f"configs.yaml has no block '{shown(block)}'{nearest(block, document)}; "
-                f"it has {', '.join(map(shown, document))}"
+                f"configs.yaml has no block '{printable(block)}'{nearest(block, document)}; "
+                f"it has {', '.join(map(printable, document))}"
             )
         if block != "defaults":
             values.update(_parse_block(document[block], keys, block))
@@ -195,12 +196,12 @@ def load_saved(path: Path) -> Config:
     Raises:
         UserError: the file is missing or no run's configuration, or has a key not known here.
     """
-    saved, keys = documents.load(path), load_keys()
+    saved, keys = yaml_files.load(path), load_keys()
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a run's configuration")
     if unknown := sorted(map(str, set(saved) - set(keys))):
         raise UserError(
-            f"{path} has a key '{shown(unknown[0])}' that this version of the code lacks"
+            f"{path} has a key '{printable(unknown[0])}' that this version of the code lacks"
         )
     try:
         return _defaults().replace(**{name: keys[name].parse(v) for name, v in saved.items()})
@@ -223,7 +224,7 @@ def _parse_block(block: Any, keys: Mapping[str, Key], where: str) -> dict[str, A
     for name, value in block.items():
         if name not in keys:
             raise UserError(
-                f"configs.yaml, block {where}: unknown key '{shown(name)}'{nearest(name, keys)}"
+                f"configs.yaml, block {where}: unknown key '{printable(name)}'{nearest(name, keys)}"
             )
         values[name] = keys[name].parse(value)
     return values
@@ -232,11 +233,13 @@ def _parse_block(block: Any, keys: Mapping[str, Key], where: str) -> dict[str, A
 def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
     name = argument.lstrip("-").split("=")[0]
     if not argument.startswith("--"):
-        word = shown(argument)
+        word = printable(argument)
         return UserError(f"'{word}' belongs to no flag; flags look like --task dmc_walker_walk")
     if name in RETIRED:
         return UserError(f"--{name} is not used here: {RETIRED[name]}")
-    return UserError(f"unknown flag --{shown(name)}{nearest(name, keys)}; --help lists them all")
+    return UserError(
+        f"unknown flag --{printable(name)}{nearest(name, keys)}; --help lists them all"
+    )
 
 
 # What may change between two starts of one run: where it runs and how it is watched.
@@ -270,7 +273,7 @@ def check_same(config: Config, saved: Path) -> None:
         UserError: another configuration made it; the line shows the difference.
     """
     try:
-        before = documents.load(saved)
+        before = yaml_files.load(saved)
     except UserError as error:
         raise UserError(f"{error}; choose another --logdir") from None
     if not isinstance(before, dict):
@@ -283,7 +286,7 @@ def check_same(config: Config, saved: Path) -> None:
     changed = [n for n in names if before.get(n, "absent") != config.get(n, "absent")]
     if changed:
         listed = ", ".join(
-            f"{shown(n)}: {shown(before.get(n))} there, {shown(config.get(n))} now"
+            f"{printable(n)}: {printable(before.get(n))} there, {printable(config.get(n))} now"
             for n in changed[:4]
         )
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""

@@ -29,7 +29,7 @@ from finetuning import Finetuning
 from predictors import export_predictor
 from pretraining import Pretraining
 from run import Run, Stopped
-from tools import Diverged, UserError, derive_seed, say
+from tools import Diverged, UserError, derive_seed, print_safe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,18 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.closing(Run(config)) as run:
             return train(run)
     except (UserError, UnknownTask, RenderingError) as error:
-        say(f"dreamer.py: {error}")
+        print_safe(f"dreamer.py: {error}")
         return 2
     except (Diverged, Broken) as error:
-        say(f"dreamer.py: {error}")
+        print_safe(f"dreamer.py: {error}")
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_the_machines(error):
             raise
-        say(f"dreamer.py: {in_words(error)}")
+        print_safe(f"dreamer.py: {in_words(error)}")
         return 1
     except KeyboardInterrupt:
-        say("dreamer.py: stopped without a checkpoint")
+        print_safe("dreamer.py: stopped without a checkpoint")
         return 130
 
 
@@ -73,7 +73,7 @@ def train(run: Run) -> int:
     """
     kind = Pretraining if run.config.beta_vae_pretrain else Finetuning
     if run.finished:
-        say(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
+        print_safe(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
         return 0
     try:
         with kind(run) as job, run:
@@ -83,7 +83,7 @@ def train(run: Run) -> int:
                 job.save()
                 run.logger.event("stopped", resume="the same command goes on from here")
                 return run.stop_code
-            say(kind.next_step(run), sys.stdout)
+            print_safe(kind.next_step(run), sys.stdout)
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_the_machines(error):
             raise

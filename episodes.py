@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-import npz
-import tools
+from fileio import npz
+from fileio.atomic import TEMPORARY, atomic_write, move_aside
 
 DTYPES = {
     "image": np.uint8,
@@ -173,7 +173,7 @@ def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
         ValueError: `check_episode` refuses it.
     """
     episode = check_episode(episode)
-    with tools.atomic_write(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, **episode)
 
 
@@ -257,7 +257,7 @@ def set_aside(directory: Path, since: int, tag: str) -> list[Path]:
     """
     stale = Path(directory).parent / "stale"
     paths = sorted(Path(directory).glob(f"*-{glob.escape(tag)}-*.npz"))
-    return [tools.move_aside(path, stale) for path in paths if index_of(path) >= since]
+    return [move_aside(path, stale) for path in paths if index_of(path) >= since]
 
 
 def clear_halves(directory: Path, tag: str) -> None:
@@ -265,8 +265,8 @@ def clear_halves(directory: Path, tag: str) -> None:
 
     Other processes may be writing there, so that what is younger than an hour stays.
     """
-    ours = re.compile(rf"\.\d+-{re.escape(tag)}-\d+\.npz\.\w{{8}}{re.escape(tools.TEMPORARY)}")
-    for path in Path(directory).glob(f".*{tools.TEMPORARY}"):
+    ours = re.compile(rf"\.\d+-{re.escape(tag)}-\d+\.npz\.\w{{8}}{re.escape(TEMPORARY)}")
+    for path in Path(directory).glob(f".*{TEMPORARY}"):
         with contextlib.suppress(FileNotFoundError):
             if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > 3600:
                 path.unlink()

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoint
 from agent import Agent
 from arenas import make_envs, variation_at
 from checks import check_actor
 from collect import Policy, play
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_task
+from fileio import checkpoints
+from logger.pictures import to_rgb
 from outcomes import outcome
-from pictures import to_rgb
 from run import CHECKPOINT, CONFIG, PARTS, check_writable
 from scoresheet import ROWS, Played, table, write
-from tools import UserError, derive_seed, expand, nearest, say
+from tools import UserError, derive_seed, expand_path, nearest, print_safe
 
 FOLDER = "evaluations"
 
@@ -50,7 +50,7 @@ def configure(given: Config) -> Config:
     Raises:
         UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``.
     """
-    folder = expand(given.evaluate, "evaluate")
+    folder = expand_path(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
         saved = load_saved(folder / CONFIG)
@@ -67,7 +67,7 @@ def configure(given: Config) -> Config:
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
             "environment"
         )
-    if not checkpoint.find(folder):
+    if not checkpoints.find(folder):
         raise UserError(
             f"--evaluate {folder} has no {CHECKPOINT} yet: its run writes one every "
             f"{saved.checkpoint_every} frames (--checkpoint_every) and when it stops"
@@ -120,12 +120,12 @@ def evaluate(config: Config) -> None:
     Raises:
         UserError: the checkpoint cannot be used, or the folder not be written to.
     """
-    folder = expand(config.evaluate, "evaluate")
+    folder = expand_path(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
     played = play_episodes(config)
     paths = write(played, folder / FOLDER)
-    say("\n".join([table(played), *map(str, paths)]), sys.stdout)
+    print_safe("\n".join([table(played), *map(str, paths)]), sys.stdout)
 
 
 def play_episodes(config: Config) -> Played:
@@ -139,7 +139,7 @@ def play_episodes(config: Config) -> Played:
     Raises:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
-    path = expand(config.evaluate, "evaluate") / CHECKPOINT
+    path = expand_path(config.evaluate, "evaluate") / CHECKPOINT
     saved = load_saved(path.parent / CONFIG)
     state = _load(path.parent)
     steps, learner = state["collector"]["steps"], state["learner"]
@@ -159,7 +159,7 @@ def play_episodes(config: Config) -> Played:
         longest = -(-config.time_limit // config.action_repeat)
         rounds = -(-config.eval_episodes // envs.n) * longest
         seed = derive_seed(config.seed, "evaluation", steps)
-        with checkpoint.scratch_rng(seed, agent.device), tqdm(total=rounds, disable=None) as bar:
+        with checkpoints.scratch_rng(seed, agent.device), tqdm(total=rounds, disable=None) as bar:
             episodes = _play(envs, policy, seeds, colors, bar, lost)
     return Played(
         config,
@@ -195,7 +195,7 @@ def _play(
 def _load(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finetuning, read once: its run may replace it at any time."""
     try:
-        state, damaged = checkpoint.load_newest(folder, PARTS | {"collector"})
+        state, damaged = checkpoints.load_newest(folder, PARTS | {"collector"})
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     for _, reason in damaged:
@@ -220,7 +220,7 @@ def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -
     agent = Agent(config, envs.action_size, None)
     agent.optimizers.clear()
     taught = {k: v for k, v in weights.items() if not k.startswith("world_model.teacher.")}
-    if wrong := checkpoint.misfit(taught, agent.state_dict()["weights"]):
+    if wrong := checkpoints.misfit(taught, agent.state_dict()["weights"]):
         given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
         mend = f"leave out {given}" if given else "evaluate with the code that made the run"
         raise UserError(f"{path}: {wrong}: {mend}")

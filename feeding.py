@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logger.timing import Stopwatch
 from replay import Replay
 from storage import buffers
-from timing import Stopwatch
 from tools import is_on
 
 Batch = dict[str, Tensor]

@@ -16,17 +16,17 @@ import checks
 import fast
 from agent import Agent
 from arenas import make_envs, make_more_envs, variation_at
-from checkpoint import misfit, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
 from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
+from fileio.checkpoints import misfit, scratch_rng, to_arrays, to_device
 from job import Job, expected_rows, load_episodes, new_replay, note_restored, note_stale
 from models import VideoPredictor
 from outcomes import outcome, summarize
 from predictors import load_predictor
 from run import Run
-from tools import Every, UserError, derive_seed, expand
+from tools import Every, UserError, derive_seed, expand_path
 
 SEEN = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 
@@ -146,7 +146,7 @@ class Finetuning(Job):
     def own_folder(self, split: str) -> Path:
         """The folder of this run's episodes."""
         given = self.config.traindir if split == "train" else self.config.evaldir
-        return expand(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
+        return expand_path(given, f"{split}dir") if given else self.run.folder / f"{split}_eps"
 
     @property
     def eval_tag(self) -> str:

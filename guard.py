@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fileio.atomic import atomic_write
 from optimizer import SKIPPED, Metrics
 from run import Run
-from tools import Diverged, atomic_write
+from tools import Diverged
 
 FOLDER = "bad_updates"
 RECORDS = 20  # of bad updates that a run's folder takes; a batch is megabytes

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 
 from agent import Agent, Pretrainer
-from checkpoint import misfit, scratch_rng
 from config import Config
 from device_store import place
 from episodes import Restored, count_rows
 from feeding import Feeder
+from fileio.checkpoints import misfit, scratch_rng
 from guard import Guard
 from logger import Rate
+from logger.timing import Stopwatch
 from replay import Replay
 from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
-from timing import Stopwatch
-from tools import Diverged, Every, UserError, derive_seed, expand
+from tools import Diverged, Every, UserError, derive_seed, expand_path
 
 
 class Job:
@@ -180,7 +180,7 @@ def load_episodes(
     Raises:
         UserError: it has no episode that can be used.
     """
-    source = source or Source(expand(run.config[flag], flag))
+    source = source or Source(expand_path(run.config[flag], flag))
     before = replay.episodes
     with bar(unit=1) as progress:
         found = replay.load(
@@ -271,7 +271,7 @@ def expected_rows(config: Config) -> int:
     length = -(-config.time_limit // config.action_repeat)
     rows = steps + steps // length + config.envs * (length + 1)
     if config.offline_traindir:
-        rows += count_rows(expand(config.offline_traindir, "offline_traindir"))
+        rows += count_rows(expand_path(config.offline_traindir, "offline_traindir"))
     return rows_kept(config, rows)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import documents
-from documents import is_plain, shown
+from fileio import yaml_files
+from fileio.yaml_files import is_plain, printable
 from tools import UserError, nearest
 
 CONFIGS = Path(__file__).parent / "configs.yaml"
@@ -71,7 +71,7 @@ class Key:
             raise self._wrong(value, _WITHIN[kind]) from None
 
     def _wrong(self, value: Any, wanted: str, hint: str = "") -> UserError:
-        return UserError(f"--{self.name} takes {wanted}, not '{shown(value)}'{hint}")
+        return UserError(f"--{self.name} takes {wanted}, not '{printable(value)}'{hint}")
 
 
 def _to_int(value: str | int | float) -> int:
@@ -117,28 +117,28 @@ _WITHIN = {int: "a whole number of up to 18 digits", float: "a finite number"}
 
 def load_keys(path: Path = CONFIGS) -> dict[str, Key]:
     """The keys of the ``defaults`` block, in its order."""
-    document = documents.load(path)
+    document = yaml_files.load(path)
     defaults = document.get("defaults") if isinstance(document, dict) else None
     if not isinstance(defaults, dict) or not defaults:
         raise UserError(f"{path} has no block 'defaults' with keys: restore the project's file")
     try:
-        return dict(_keys_in(documents.read(path)))
+        return dict(_keys_in(yaml_files.read(path)))
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from None
 
 
 @functools.lru_cache(maxsize=2)
 def _keys_in(text: str) -> dict[str, Key]:
-    defaults, keys, group = documents.parse(text)["defaults"], {}, ""
+    defaults, keys, group = yaml_files.parse(text)["defaults"], {}, ""
     for line in text.splitlines():
         if match := _GROUP.match(line):
             group = match[1]
         elif (match := _LINE.match(line)) and match[1] in defaults and match[1] not in keys:
             name, _, kind, choices, remark = match.groups()
             keys[name] = _make_key(name, group, defaults[name], kind, choices, remark)
-    missing = sorted(map(shown, set(defaults) - set(keys)))
+    missing = sorted(map(printable, set(defaults) - set(keys)))
     if missing:
-        raise UserError(f"keys without a remark behind them: {shown(missing)}")
+        raise UserError(f"keys without a remark behind them: {printable(missing)}")
     return keys
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 import interchange
-from checkpoint import load, save
 from config import Config, load_saved
+from fileio.atomic import atomic_write
+from fileio.checkpoints import load, save
 from models import VideoPredictor
-from tools import UserError, atomic_write, expand
+from tools import UserError, expand_path
 
 PREDICTOR_FILES = {"encoder": "encoder.pt", "decoder": "decoder.pt", "rssm": "rssm.pt"}
 
@@ -35,7 +36,7 @@ def find_predictor(given: str) -> Path:
     Raises:
         UserError: there is no such folder, or no encoder.pt in it.
     """
-    folder = expand(given, "pretrain_checkpoint_path")
+    folder = expand_path(given, "pretrain_checkpoint_path")
     mend = "pretrain first (--beta_vae_pretrain True), or give the folder that pretraining named"
     if not folder.is_dir():
         raise UserError(f"--pretrain_checkpoint_path {folder}: there is no such folder; {mend}")
@@ -195,7 +196,7 @@ def export_predictor(config: Config) -> tuple[Path, list[Path]]:
         UserError: what :func:`load_predictor` raises; the predictor has no counterpart in the
             authors' code; a file of other content is there; the folder cannot be written.
     """
-    folder = expand(config.export_checkpoint, "export_checkpoint")
+    folder = expand_path(config.export_checkpoint, "export_checkpoint")
     source = find_predictor(config.pretrain_checkpoint_path)
     states = _read_predictor(source)
     config = _as_pretrained(config, source)

@@ -12,14 +12,15 @@ import numpy as np
 
 import sources
 from agent import Pretrainer
-from checkpoint import scratch_rng
 from config import Config, load_keys
 from episodes import count_rows
+from fileio.atomic import atomic_write
+from fileio.checkpoints import scratch_rng
 from job import Job, load_episodes, new_replay, rows_kept
-from pictures import encode_png, to_rgb
+from logger.pictures import encode_png, to_rgb
 from predictors import save_predictor
 from run import Run
-from tools import Every, UserError, atomic_write, derive_seed, expand
+from tools import Every, UserError, derive_seed, expand_path
 
 PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
@@ -35,7 +36,7 @@ class Pretraining(Job):
             given, source = "pretrain_datasets_path", sources.resolve(c)
         else:
             given = "offline_traindir"
-            source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
+            source = sources.Source(expand_path(c.offline_traindir, "offline_traindir"))
         rows = functools.partial(_expected_rows, c, source.folder)
         self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-import npz
-import tools
 from episodes import (
     DTYPES,
     STORED,
@@ -36,8 +34,11 @@ from episodes import (
     name_of,
     set_aside,
 )
+from fileio import npz
+from fileio.atomic import quarantine
 from ongoing import Ongoing
 from storage import Ring, make_store
+from tools import UserError
 from windows import Windows
 
 
@@ -339,7 +340,7 @@ class Replay:
         if self._save:
             for path, reason in restored.lost:
                 if path.parent == own and path.exists():
-                    restored.bad.append(tools.set_bad_aside(path, own.parent / "bad", reason))
+                    restored.bad.append(quarantine(path, own.parent / "bad", reason))
             restored.stale += set_aside(own, self._index, self.tag)
         return restored
 
@@ -388,9 +389,7 @@ class Replay:
             yield
 
 
-def _unreadable(path: Path, error: Exception) -> tools.UserError:
+def _unreadable(path: Path, error: Exception) -> UserError:
     memory = isinstance(error, MemoryError)
     reason = "there is too little memory" if memory else npz.reason(error)
-    return tools.UserError(
-        f"{path} cannot be read ({reason}): mend that, then the same command goes on"
-    )
+    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

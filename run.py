@@ -18,13 +18,14 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-import checkpoint
 from config import Config, check_same
+from fileio import checkpoints
+from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
-from pictures import encode_gif, encode_png, to_rgb
-from tools import UserError, atomic_write, expand, leftovers, set_bad_aside
+from logger.pictures import encode_gif, encode_png, to_rgb
+from tools import UserError, expand_path
 
-CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
+CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoints.NEWEST, "lock"
 PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
 FPS = 20  # of videos, in pictures
 TWICE = 1.0  # seconds after the first signal from which on Ctrl-C is another wish
@@ -37,7 +38,7 @@ class Stopped(Exception):
 def folder_of(config: Config) -> Path:
     """``<logdir>/<task>/<method>/seed_<n>``, the method being ``pretrain`` while pretraining."""
     method = "pretrain" if config.beta_vae_pretrain else config.method_name
-    root = expand(config.logdir or "runs", "logdir")
+    root = expand_path(config.logdir or "runs", "logdir")
     return root / config.task / method / f"seed_{config.seed}"
 
 
@@ -71,7 +72,7 @@ class Run:
         self.known = (self.folder / CONFIG).exists()
         if self.known:
             check_same(config, self.folder / CONFIG)
-        elif checkpoint.find(self.folder):
+        elif checkpoints.find(self.folder):
             raise UserError(
                 f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
                 "another --logdir"
@@ -79,7 +80,7 @@ class Run:
         if self.folder.exists():
             self._take_lock()
         try:
-            self.resumed, self._damaged = checkpoint.load_newest(self.folder, PARTS)
+            self.resumed, self._damaged = checkpoints.load_newest(self.folder, PARTS)
         except UserError as error:
             self.close()
             raise UserError(f"{error}, or choose another --logdir") from None
@@ -166,7 +167,7 @@ class Run:
         if not self.known:
             self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
-            moved = set_bad_aside(path, self.folder / "bad", reason)
+            moved = quarantine(path, self.folder / "bad", reason)
             text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
             self.note("warning", message=text)
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -251,15 +252,15 @@ class Run:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoint.rng_state(torch.device(self.config.device)),
+            "rng": checkpoints.rng_state(torch.device(self.config.device)),
             **state,
         }
-        checkpoint.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
+        checkpoints.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
         self.saved = frames
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoint.set_rng_state(self.resumed["rng"], torch.device(self.config.device))
+        checkpoints.set_rng_state(self.resumed["rng"], torch.device(self.config.device))
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""

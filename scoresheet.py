@@ -14,10 +14,11 @@ import numpy as np
 
 from config import Config
 from envs.rendering import choose_backend
+from fileio.atomic import atomic_write
+from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge
 from outcomes import Outcome, Summary, interval, summarize
-from pictures import contact_sheet, encode_mp4, encode_png, enlarge
 from run import FPS
-from tools import atomic_write, expand
+from tools import expand_path
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")
@@ -94,7 +95,7 @@ def record(played: Played) -> dict[str, Any]:
     half = float(interval(whole.std, len(played.outcomes)))
     spread = [whole.mean - half, whole.mean + half] if len(played.outcomes) > 1 else None
     return {
-        "run": str(expand(c.evaluate, "evaluate").absolute()),
+        "run": str(expand_path(c.evaluate, "evaluate").absolute()),
         "task": c.task,
         "method": c.method_name,
         "frames": played.frames,

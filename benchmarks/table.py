@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools import atomic_write
+from fileio.atomic import atomic_write
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

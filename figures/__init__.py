@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools import atomic_write
+from fileio.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

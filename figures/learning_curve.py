@@ -19,12 +19,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-import documents
 from envs import UnknownTask, has_switch
 from figures import save
+from fileio import yaml_files
+from fileio.atomic import atomic_write
 from logger import read_metrics
 from outcomes import interval
-from tools import UserError, atomic_write
+from tools import UserError
 
 # What a curve needs to know of its run's configuration.
 KEYS = frozenset({"task", "method_name", "seed", "steps", "color_distractor"})
@@ -55,7 +56,7 @@ def read_config(folder: Path) -> dict:
     path = folder / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder} is no run's folder: it has no config.yaml")
-    config = documents.load(path)
+    config = yaml_files.load(path)
     if not isinstance(config, dict) or not config.keys() >= KEYS:
         raise UserError(f"{path} is not a run's configuration; name another run")
     return config

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from sinks import TerminalSink
+from logger.terminal import TerminalSink
 from sources import archives, footage, hub, videos
 from sources.caching import cache_root
 from sources.reading import Unreadable, readable, reading, shortened
-from tools import UserError, expand, nearest
+from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -79,7 +79,7 @@ def kind_of(given: str) -> str:
     if given.startswith(hub.PREFIX):
         hub.check_name(given)
         return "hub"
-    path = expand(given, FLAG)
+    path = expand_path(given, FLAG)
     try:
         with reading(path):
             if path.is_dir():
@@ -141,7 +141,7 @@ def resolve(config: Config) -> Source:
         UserError: there is nothing usable, or no place for it; one line.
     """
     given, cache = config[FLAG], cache_root(config.cache_dir)
-    path = expand(given, FLAG)
+    path = expand_path(given, FLAG)
     try:
         kind = kind_of(given)
         if kind == "episodes":

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from npz import PASSING
+from fileio.atomic import atomic_write, leftovers, sync_folder
+from fileio.npz import PASSING
 from sources.reading import Unreadable
-from tools import UserError, atomic_write, expand, leftovers, sync_folder
+from tools import UserError, expand_path
 
 MARKER = ".source.json"  # in a finished folder: what it was made from
 
@@ -28,9 +29,9 @@ def cache_root(given: str | None) -> Path:
         UserError: there is no such home folder.
     """
     if given:
-        return expand(given, "cache_dir").absolute()
+        return expand_path(given, "cache_dir").absolute()
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else expand("~/.cache", "cache_dir")) / "diswm"
+    return (Path(cache) if cache else expand_path("~/.cache", "cache_dir")) / "diswm"
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from npz import PASSING
+from fileio.npz import PASSING
 from sources.reading import Unreadable, reading
 
 # What FFmpeg may open, and how: a playlist that is named like a video must not fetch anything.

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from episodes import save_episode
+from fileio.atomic import atomic_write
 from sources.caching import building, read_marker, write_marker
 from sources.footage import Settings, Unusable, frames
 from sources.reading import readable, reading, shortened
-from tools import UserError, atomic_write
+from tools import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LAYOUT = 1  # of the cache: another number decodes everything anew

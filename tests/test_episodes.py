@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import npz
 from episodes import read_episode, save_episode, set_aside
+from fileio import npz
 from replay import Replay
 
 SHAPE = (2, 2, 3)

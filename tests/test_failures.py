@@ -7,12 +7,11 @@ import pytest
 import torch
 
 import arenas
-import checkpoint
 import config
-import npz
 import predictors
 from collect import Collector
 from envs import EnvError
+from fileio import checkpoints, npz
 from models import VideoPredictor
 from replay import Replay
 from tests.tiny import events
@@ -177,11 +176,11 @@ def test_a_teacher_may_move(tmp_path, tiny, taught, same):
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path, tiny, taught):
     path = tiny.folder(taught()) / "checkpoint.pt"
-    state = checkpoint.load(path)
+    state = checkpoints.load(path)
     weights = state["learner"]["weights"]
     name = next(name for name in weights if name.startswith("world_model.reward."))
     shape = tuple(weights.pop(name).shape)
-    checkpoint.save(path, state)
+    checkpoints.save(path, state)
     line = last_line(tiny.run(taught()))
     assert f"{path}: tensor '{name}' has shape None, not {shape}" in line
     assert "begin again in another --logdir" in line

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeding import Feeder
+from logger.timing import Stopwatch
 from replay import Replay
-from timing import Stopwatch
 from tools import UserError
 
 SHAPE, CPU = (2, 2, 3), torch.device("cpu")

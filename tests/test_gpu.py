@@ -14,7 +14,7 @@ import torch
 import config
 import fast
 from agent import Agent, Pretrainer
-from checkpoint import load, rng_state, save, set_rng_state
+from fileio.checkpoints import load, rng_state, save, set_rng_state
 from models import VideoPredictor
 
 pytestmark = pytest.mark.gpu

@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
-import checkpoint
 import checks
 import config
 import predictors
+from fileio import checkpoints
 from models import VideoPredictor
 from tests.tiny import refusal
 
@@ -102,7 +102,7 @@ def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     for number, actions in (("100", 3), ("90", 2), ("last", 1)):
         pretrained(run / below / number, actions)
     (run / below / "200").mkdir()
-    checkpoint.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
+    checkpoints.save(run / below / "200" / "encoder.pt", {})  # the rest is yet to be written
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
         assert predictors.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
@@ -121,11 +121,11 @@ def test_a_missing_and_a_superfluous_tensor(tmp_path):
     model = pretrained(tmp_path)
     state = model.rssm.state_dict()
     kept = {name: tensor for name, tensor in state.items() if name != "cell.norm.weight"}
-    checkpoint.save(tmp_path / "rssm.pt", kept)
+    checkpoints.save(tmp_path / "rssm.pt", kept)
     line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert "has no tensor 'cell.norm.weight'" in line
     assert "--dyn_deter" in line
-    checkpoint.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
+    checkpoints.save(tmp_path / "rssm.pt", {**state, "cell.norm.scale": torch.ones(1)})
     line = refusal(predictors.load_predictor, make_config(tmp_path))
     assert "has a tensor 'cell.norm.scale' too many" in line
     pretrained(tmp_path, beta_vae=False)

@@ -7,7 +7,7 @@ import torch
 import config
 import reports
 from agent import Agent, Pretrainer
-from checkpoint import scratch_rng
+from fileio.checkpoints import scratch_rng
 from models import VideoPredictor, WorldModel
 
 B, T, A, Z = 7, 9, 2, 3

@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-import checkpoint
 import config
-import npz
+from fileio import checkpoints, npz
+from fileio.atomic import leftovers
 from run import Run, Stopped
 from tests.tiny import events
-from tools import leftovers, move_aside, say, set_bad_aside
+from tools import print_safe
 
 
 def stop():
@@ -30,7 +30,7 @@ def stopped(tmp_path_factory, tiny, calling):
     with calling({("acting", 40): stop}):
         assert tiny.run(argv).code == 128
     folder = tiny.folder(argv)
-    assert len(checkpoint.find(folder)) == 3
+    assert len(checkpoints.find(folder)) == 3
     return folder
 
 
@@ -92,8 +92,8 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(again, tiny, sa
     newest = folder / "checkpoint.pt"
     damaged = newest.read_bytes()[:-1000]
     newest.write_bytes(damaged)
-    frames = checkpoint.load(folder / "checkpoint.1.pt")["frames"]
-    assert frames < checkpoint.load(stopped / "checkpoint.pt")["frames"]
+    frames = checkpoints.load(folder / "checkpoint.1.pt")["frames"]
+    assert frames < checkpoints.load(stopped / "checkpoint.pt")["frames"]
     tiny.finish(argv)
     [resumed] = events(folder, "resume")[-1:]
     assert resumed["frames"] == frames
@@ -105,7 +105,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(again, tiny, sa
 
 def test_damaged_checkpoints_alone_are_refused_in_one_line_and_stay(again, tiny):
     argv, folder = again
-    for path in checkpoint.find(folder):
+    for path in checkpoints.find(folder):
         path.write_bytes(path.read_bytes()[:1000])
     before = listing(folder)
     line = refused(tiny.run(argv), 2)
@@ -178,13 +178,13 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
     again, tiny, monkeypatch, number, mend
 ):
     argv, folder = again
-    frames = checkpoint.load(folder / "checkpoint.pt")["frames"]
+    frames = checkpoints.load(folder / "checkpoint.pt")["frames"]
 
     def fail(path, state, keep):
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", fail)
+        patch.setattr(checkpoints, "save", fail)
         line = refused(tiny.run(argv), 1)
     for words in (str(folder / "checkpoint.pt"), os.strerror(number), mend, f"of frame {frames}"):
         assert words in line
@@ -259,26 +259,14 @@ def test_an_episode_that_cannot_be_read_now_is_not_taken_for_damaged(again, tiny
 def test_a_line_for_nobody_goes_nowhere():
     read, end = os.pipe()
     stream = os.fdopen(end, "w", buffering=1)
-    say("heard", stream)
+    print_safe("heard", stream)
     assert os.read(read, 100) == b"heard\n"
     os.close(read)
     for _ in range(3):
-        say("unheard", stream)
+        print_safe("unheard", stream)
     print("neither", file=stream, flush=True)
     stream.close()
-    say("closed", stream)
-
-
-def test_files_are_moved_aside_under_free_names(tmp_path):
-    moved = []
-    for content in ("first", "second", "third"):
-        (tmp_path / "a.npz").write_text(content)
-        moved.append(set_bad_aside(tmp_path / "a.npz", tmp_path / "bad", f"why {content}"))
-    assert [path.name for path in moved] == ["a.npz", "a.1.npz", "a.2.npz"]
-    assert [path.read_text() for path in moved] == ["first", "second", "third"]
-    assert (tmp_path / "bad" / "a.1.npz.txt").read_text() == "why second\n"
-    (tmp_path / "b").write_text("b")
-    assert move_aside(tmp_path / "b", tmp_path / "bad").name == "b"
+    print_safe("closed", stream)
 
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):

@@ -139,14 +139,14 @@ def refusal(function: Callable[..., Any], *args: Any) -> str:
 
 def events(folder: Path, *names: str) -> list[dict[str, Any]]:
     """The rows that count in a run's log and tell of such events."""
-    from journal import read_metrics
+    from logger import read_metrics
 
     return [r for r in read_metrics(folder / "metrics.jsonl") if r.get("event") in names]
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's log that a restart must not change."""
-    from journal import read_metrics
+    from logger import read_metrics
 
     rows = read_metrics(folder / "metrics.jsonl")
     rows = [row for row in rows if row.get("event") not in RESTARTS]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-import checkpoint
 import config
 import predictors
+from fileio import checkpoints
 from models import VideoPredictor
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
@@ -41,7 +41,7 @@ def dumped(state: Any, legacy: bool = False) -> bytes:
 def saved(state: Mapping[str, Any]) -> bytes:
     """The bytes of a checkpoint of ours."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder, "x"), state)
+        checkpoints.save(Path(folder, "x"), state)
         return Path(folder, "x").read_bytes()
 
 
@@ -144,7 +144,7 @@ def judge_checkpoint(given: Path, made: Path) -> None:
     """A checkpoint gives data alone, or is refused in one line that names the file."""
     path = given / "checkpoint.pt"
     try:
-        _check_plain(checkpoint.load(path))
+        _check_plain(checkpoints.load(path))
     except UserError as error:
         refusal(error, str(path))
     _check_canary(given)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import config
-import documents
-import npz
 import sources
 from episodes import check_episode, count_rows, read_episode
-from journal import read_metrics
-from sinks import JSONLSink
+from fileio import npz, yaml_files
+from logger import read_metrics
+from logger.jsonl import JSONLSink
 from sources import archives, caching, footage, videos
 from tests.fuzz import films
 from tests.fuzz.packed import fields
@@ -89,7 +88,7 @@ def test_a_long_word_is_looked_through_once():
         ("task: [a]", "--task takes"),
         ("task: null", "--task takes"),
         ("3: 4", "a key '3'"),
-        ("x: " + "y" * documents.LARGEST, "128 KiB"),
+        ("x: " + "y" * yaml_files.LARGEST, "128 KiB"),
     ],
     ids=lambda text: text[:20],
 )
@@ -106,9 +105,9 @@ def test_saved_configurations_that_no_run_wrote_are_refused(tmp_path, text, reas
 def test_documents_are_files(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(UserError, match="it is no file"):
-        documents.load(tmp_path / "config.yaml")
+        yaml_files.load(tmp_path / "config.yaml")
     with pytest.raises(UserError, match="No such file"):
-        documents.load(tmp_path / "x.yaml")
+        yaml_files.load(tmp_path / "x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import checks
 import config
 from agent import SCHEDULES
 from config import Config
-from journal import read_metrics
-from sinks import JSONLSink
+from logger import read_metrics
+from logger.jsonl import JSONLSink
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
 from tests.fuzz.mutate import changed, one_line, pick

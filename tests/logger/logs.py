@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from journal import read_metrics
+from logger import read_metrics
 
 
 class Clock:

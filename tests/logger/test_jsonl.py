@@ -2,9 +2,9 @@
 
 import pytest
 
-from journal import read_metrics
-from logger import JSONLSink, Logger, make_sinks
-from tests.logs import Clock, steps
+from logger import Logger, make_sinks, read_metrics
+from logger.jsonl import JSONLSink
+from tests.logger.logs import Clock, steps
 
 # Restarts
 

@@ -5,7 +5,7 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timing import Stopwatch
+from logger.timing import Stopwatch
 
 
 class Clock:

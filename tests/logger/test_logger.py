@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from logger import (
-    JSONLSink,
-    Logger,
-    MeanMeter,
-    Rate,
-    Sink,
-    read_metrics,
-)
-from tests.logs import Clock
+from logger import Logger, MeanMeter, Rate, read_metrics
+from logger.jsonl import JSONLSink
+from logger.sink import Sink
+from tests.logger.logs import Clock
 
 
 def test_pictures_of_a_wrong_kind_are_refused_and_nans_are_black(tmp_path):
