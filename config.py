@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from fileio import yaml_files
 from fileio.atomic import atomic_write
 from fileio.yaml_files import printable
-from ruamel.yaml import YAML
-
 from keys import CONFIGS, Key, load_keys
 from tools import UserError, nearest
 

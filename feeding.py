@@ -30,9 +30,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from logger.timing import Stopwatch
 from torch import Tensor
 
+from logger.timing import Stopwatch
 from replay import Replay
 from storage import buffers
 from tools import is_on

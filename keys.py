@@ -16,7 +16,6 @@ from typing import Any
 
 from fileio import yaml_files
 from fileio.yaml_files import is_plain, printable
-
 from tools import UserError, nearest
 
 CONFIGS = Path(__file__).parent / "configs.yaml"

@@ -18,9 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from fileio import atomic, npz
 
-import tools
 from episodes import (
     DTYPES,
     STORED,
@@ -36,8 +34,10 @@ from episodes import (
     name_of,
     set_aside,
 )
+from fileio import atomic, npz
 from ongoing import Ongoing
 from storage import Ring, make_store
+from tools import UserError
 from windows import Windows
 
 
@@ -388,9 +388,7 @@ class Replay:
             yield
 
 
-def _unreadable(path: Path, error: Exception) -> tools.UserError:
+def _unreadable(path: Path, error: Exception) -> UserError:
     memory = isinstance(error, MemoryError)
     reason = "there is too little memory" if memory else npz.reason(error)
-    return tools.UserError(
-        f"{path} cannot be read ({reason}): mend that, then the same command goes on"
-    )
+    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

@@ -1,29 +1,20 @@
-"""Small things that belong to nobody: schedules, clocks, seeds, atomic writes, near names."""
+"""What everything stands on: errors for the user, schedules, clocks, seeds, near names."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import hashlib
 import math
 import os
 import re
-import shutil
 import sys
-import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 import numpy as np
-
-TEMPORARY = ".tmp"  # how the name of a file ends that is being written
-
-# It can only be read by setting it, which is for the whole process: once, before there are threads.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
 
 
 class UserError(Exception):
@@ -51,7 +42,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
 
 
-def expand(given: str | os.PathLike, flag: str) -> Path:
+def expand_path(given: str | os.PathLike, flag: str) -> Path:
     """The path that a flag gave, with the home folder in the place of ``~`` or ``~user``.
 
     Raises:
@@ -77,108 +68,7 @@ def sha256(file: BinaryIO, count: int = -1) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def atomic_write(
-    path: str | os.PathLike, new: bool = False, before: Callable[[], None] | None = None
-) -> Iterator[BinaryIO]:
-    """Yields a binary file that takes its place at ``path`` whole, or not at all.
-
-    The bytes go to a temporary file in the same folder, reach the disk (fsync), and are renamed
-    over ``path``. After an exception the temporary file is gone and ``path`` is as it was.
-
-    Args:
-        path: where the file is to be.
-        new: there must be none yet.
-        before: called once the bytes are on the disk, right before the renaming.
-
-    Raises:
-        FileExistsError: ``path`` was to be a ``new`` file, and there is one.
-        OSError: it cannot be written; the error names ``path``.
-    """
-    path = Path(path)
-    with naming(path):
-        yield from _written(path, new, before)
-
-
-def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY
-    )
-    try:
-        # mkstemp makes private files; what is written here is as readable as any other file.
-        os.fchmod(descriptor, 0o666 & ~_UMASK)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            before()
-        (_take if new else os.replace)(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder reach the disk: a renaming is durable only then."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError inside names the file that it is about; writing alone would not."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename is not None and not str(error.filename).endswith(TEMPORARY)
-        if error.errno is None or named:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """The temporary files that processes killed in :func:`atomic_write` left below a folder."""
-    ours = re.compile(r"\..+\.\w{8}" + re.escape(TEMPORARY))
-    return sorted(path for path in folder.rglob(f".*{TEMPORARY}") if ours.fullmatch(path.name))
-
-
-def move_aside(path: Path, folder: Path) -> Path:
-    """Moves a file into a folder, under a number where its name is taken; returns where to."""
-    folder.mkdir(exist_ok=True)
-    target, number = folder / path.name, 0
-    while target.exists():
-        number += 1
-        target = folder / f"{path.stem}.{number}{path.suffix}"
-    try:
-        path.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with path.open("rb") as source, atomic_write(target, new=True) as file:  # another disk
-            shutil.copyfileobj(source, file)
-        path.unlink()
-    return target
-
-
-def set_bad_aside(path: Path, folder: Path, reason: str) -> Path:
-    """Moves a damaged file into a folder, with a text beside it that says why."""
-    target = move_aside(path, folder)
-    with atomic_write(target.with_name(f"{target.name}.txt")) as file:
-        file.write(f"{reason}\n".encode())
-    return target
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
+def print_safe(text: str, stream: TextIO | None = None) -> None:
     """Prints a line, to stderr by default; once nobody reads there any more, to nowhere.
 
     A run outlives the terminal that it was started from.
@@ -194,20 +84,6 @@ def hush(stream: TextIO) -> None:
     """From here on, what is written to a stream goes nowhere."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def _take(temporary: str, path: Path) -> None:
-    """Gives a file a name that no other file has; one process of several gets it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise FileExistsError(f"{path} exists") from None
-        os.replace(temporary, path)
-    else:
-        os.unlink(temporary)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:

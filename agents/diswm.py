@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fileio.checkpoints import misfit
 from torch import Tensor
 
 import fast
@@ -23,6 +22,7 @@ from agents.predictor import Predictor, compile_model, log_names
 from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, frozen
 from config import Config
+from fileio.checkpoints import misfit
 from models import Terms, WorldModel
 from networks import ActionHead
 from tools import UserError

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from fileio.checkpoints import misfit
 from torch import Tensor
 
 import fast
@@ -21,6 +20,7 @@ from accel.runtime import Runtime
 from agents.base import Batch, Learner, Metrics, Update
 from agents.optimizer import SKIPPED, Optimizer
 from config import Config
+from fileio.checkpoints import misfit
 from models import Terms
 from tools import schedule
 

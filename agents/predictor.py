@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from fileio.atomic import atomic_write
-from logger.pictures import encode_png, to_rgb
 
 import fast
 from accel.runtime import Runtime
@@ -17,6 +15,8 @@ from agents.learner import GradientLearner
 from agents.optimizer import Optimizer
 from agents.pretrained import save_predictor
 from config import Config
+from fileio.atomic import atomic_write
+from logger.pictures import encode_png, to_rgb
 from models import Terms, VideoPredictor, WorldModel
 
 

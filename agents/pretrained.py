@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fileio.atomic import atomic_write
-from fileio.checkpoints import load, save
 
 from agents import authors_names
 from config import Config, load_saved
+from fileio.atomic import atomic_write
+from fileio.checkpoints import load, save
 from models import VideoPredictor
 from tools import UserError, expand_path
 

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from logger.terminal import TerminalSink
-
 from config import Config
 from data import archives, frames, hub, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
+from logger.terminal import TerminalSink
 from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.errors import Unreadable
 from fileio.atomic import atomic_write, leftovers, sync_folder
 from fileio.npz import PASSING
-
-from data.errors import Unreadable
 from tools import UserError, expand_path
 
 MARKER = ".source.json"  # in a finished folder: what it was made from

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fileio.npz import PASSING
 
 from data.errors import Unreadable, reading
+from fileio.npz import PASSING
 
 # What FFmpeg may open, and how: a playlist that is named like a video must not fetch anything.
 OPEN = {

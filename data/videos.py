@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fileio.atomic import atomic_write
 
 from data.caching import building, read_marker, write_marker
 from data.errors import readable, reading, shortened
 from data.frames import Settings, Unusable, read_frames
 from episodes import save_episode
+from fileio.atomic import atomic_write
 from tools import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

@@ -18,11 +18,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from fileio import yaml_files
-from fileio.atomic import atomic_write
 
 from envs import UnknownTask, has_switch
 from figures import save
+from fileio import yaml_files
+from fileio.atomic import atomic_write
 from logger import read_metrics
 from tools import UserError
 from training.returns import interval

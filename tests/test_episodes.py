@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fileio import npz
 
 from episodes import read_episode, save_episode, set_aside
+from fileio import npz
 from replay import Replay
 
 SHAPE = (2, 2, 3)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logger.timing import Stopwatch
 
 from feeding import Feeder
+from logger.timing import Stopwatch
 from replay import Replay
 from tools import UserError
 

@@ -10,10 +10,10 @@ import gc
 import numpy as np
 import pytest
 import torch
-from fileio.checkpoints import load, rng_state, save, set_rng_state
 
 import config
 import fast
+from fileio.checkpoints import load, rng_state, save, set_rng_state
 from models import VideoPredictor
 
 pytestmark = pytest.mark.gpu

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fileio import checkpoints
 from tqdm import tqdm
 
 from accel.runtime import Runtime
@@ -25,6 +24,7 @@ from agents.base import Agent, Spaces
 from agents.registry import agent_class
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, parse_task
+from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator

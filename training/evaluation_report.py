@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from fileio.atomic import atomic_write
-from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 
 from config import Config
 from envs.rendering import choose_backend
+from fileio.atomic import atomic_write
+from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import expand_path
 from training.evaluator import Evaluation
 from training.returns import Summary, interval

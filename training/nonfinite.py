@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from fileio.atomic import atomic_write
 from torch import Tensor
 
 from agents.base import Batch, Metrics, Update
+from fileio.atomic import atomic_write
 from tools import Diverged
 from training.run_folder import RunFolder
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fileio.checkpoints import to_arrays, to_device
 
 from accel.runtime import Runtime
 from agents.base import Agent, Obs, Policy, State
@@ -21,6 +20,7 @@ from config import Config
 from envs import has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
+from fileio.checkpoints import to_arrays, to_device
 from tools import Every, UserError, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fileio.checkpoints import scratch_rng
-
 import data
 from accel.runtime import Runtime
 from agents.registry import agent_class
 from config import Config, load_keys
 from episodes import count_rows
+from fileio.checkpoints import scratch_rng
 from replay import Replay
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fileio import checkpoints
-from fileio.atomic import atomic_write, leftovers, quarantine
-from logger.pictures import encode_gif, encode_png, to_rgb
 
 from config import Config, check_same
+from fileio import checkpoints
+from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
+from logger.pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, expand_path
 from training.lock import FolderLock
 from training.stop import StopSignal

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from fileio.checkpoints import scratch_rng
-from logger.timing import Stopwatch
 
 from accel.runtime import Runtime
 from agents.base import Batch, Learner
 from data import FLAG, Source, bar
 from episodes import Restored
 from feeding import Feeder as Prefetcher
+from fileio.checkpoints import scratch_rng
 from logger import Rate
+from logger.timing import Stopwatch
 from replay import Replay
 from tools import Diverged, Every, UserError, derive_seed, expand_path
 from training.nonfinite import NonFinite

@@ -4,11 +4,11 @@ import os
 
 import pytest
 import torch
-from fileio import checkpoints
 
 import checks
 import config
 from agents import pretrained
+from fileio import checkpoints
 from models import VideoPredictor
 from tests.tiny import refusal
 

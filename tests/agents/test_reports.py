@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from fileio.checkpoints import scratch_rng
 
 import config
 from agents import reports
+from fileio.checkpoints import scratch_rng
 from models import VideoPredictor, WorldModel
 
 B, T, A, Z = 7, 9, 2, 3

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fileio import checkpoints
 from hypothesis import strategies as st
 
 import config
 from agents import pretrained
+from fileio import checkpoints
 from models import VideoPredictor
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target

@@ -10,14 +10,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from fileio import npz, yaml_files
-from logger.jsonl import JSONLSink
 
 import config
 import data
 from data import archives, caching, frames, videos
 from episodes import check_episode, count_rows, read_episode
+from fileio import npz, yaml_files
 from logger import read_metrics
+from logger.jsonl import JSONLSink
 from tests.fuzz import films
 from tests.fuzz.packed import fields
 from tests.fuzz.packed import npz as npz_of

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from logger.jsonl import JSONLSink
 
 import checks
 import config
 from agents.diswm import SCHEDULES
 from config import Config
 from logger import read_metrics
+from logger.jsonl import JSONLSink
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
 from tests.fuzz.mutate import changed, one_line, pick

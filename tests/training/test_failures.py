@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from fileio import checkpoints, npz
 
 import config
 from agents import pretrained
 from envs import EnvError
+from fileio import checkpoints, npz
 from models import VideoPredictor
 from replay import Replay
 from tests.tiny import events

@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from fileio import checkpoints, npz
-from fileio.atomic import leftovers, move_aside, quarantine
 
 import config
+from fileio import checkpoints, npz
+from fileio.atomic import leftovers, move_aside, quarantine
 from tests.tiny import events
 from tools import print_safe
 from training.run_folder import RunFolder

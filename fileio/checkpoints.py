@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from tools import UserError, atomic_write, sha256
+from fileio.atomic import atomic_write
+from tools import UserError, sha256
 
 NEWEST = "checkpoint.pt"  # and checkpoint.1.pt, checkpoint.2.pt, …, the ones before it
 

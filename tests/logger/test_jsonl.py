@@ -1,10 +1,10 @@
 """The journal: which lines of a log count after restarts and kills, and which logs are refused."""
 
 import pytest
-from logger.jsonl import JSONLSink
 
 from logger import Logger, make_sinks, read_metrics
-from tests.logs import Clock, steps
+from logger.jsonl import JSONLSink
+from tests.logger.logs import Clock, steps
 
 # Restarts
 

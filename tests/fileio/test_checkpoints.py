@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fileio import checkpoints
 
+from fileio import checkpoints
 from tests.tiny import refusal
 from tools import UserError
 

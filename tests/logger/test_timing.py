@@ -4,6 +4,7 @@ import contextlib
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from logger.timing import Stopwatch
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from logger.jsonl import JSONLSink
-from logger.sink import Sink
 
 from logger import Logger, MeanMeter, Rate, read_metrics
-from tests.logs import Clock
+from logger.jsonl import JSONLSink
+from logger.sink import Sink
+from tests.logger.logs import Clock
 
 
 def test_pictures_of_a_wrong_kind_are_refused_and_nans_are_black(tmp_path):

@@ -8,14 +8,14 @@ import types
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from logger import Logger, make_sinks, read_metrics
 from logger.jsonl import JSONLSink
 from logger.tensorboard import TensorBoardSink
 from logger.terminal import TerminalSink
 from logger.wandb import WandbSink
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from logger import Logger, make_sinks, read_metrics
-from tests.logs import Clock, steps
+from tests.logger.logs import Clock, steps
 
 
 class Terminal(io.StringIO):
@@ -179,7 +179,9 @@ def test_tensorboard_reads_files_in_their_order_when_the_clock_was_set_back(
     (tmp_path / "events.out.tfevents.other").touch()
     starts = ((None, {10: 1, 20: 1, 30: 1}), (20, {30: 2}), (30, {40: 3}))
     for index, (resume_step, values) in enumerate(starts):
-        monkeypatch.setattr("sinks.time.time", lambda index=index: now - 86_400 * index)
+        monkeypatch.setattr(
+            "logger.tensorboard.time.time", lambda index=index: now - 86_400 * index
+        )
         with Logger(make_sinks(tmp_path, resume_step=resume_step, terminal=False)) as logger:
             for step, value in values.items():
                 logger.scalar("a", value)

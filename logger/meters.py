@@ -1,0 +1,60 @@
+"""Means of metrics over many updates, and rates of counters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class MeanMeter:
+    """Means of named values over many updates; only `flush` looks at a value.
+
+    Values may be tensors on a device: `add` computes sums there and waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add one value per name; names may differ from call to call."""
+        for name, value in values.items():
+            # 0 + value is a new tensor even the first time: a captured CUDA graph reuses its own.
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def flush(self) -> dict[str, float]:
+        """The means since the last flush, {} if nothing was added."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Sums and counts so far, so that a resumed run logs the same means."""
+        sums = {name: float(total) for name, total in self._sums.items()}
+        return {"sums": sums, "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Goes on from what `state_dict` returned."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+
+class Rate:
+    """How fast a counter moves.
+
+    Args:
+        count: where the counter stands now (a resumed run does not start at 0).
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, count: float = 0, clock: Callable[[], float] = time.monotonic):
+        self._count, self._clock = count, clock
+        self._time = clock()
+
+    def __call__(self, count: float) -> float:
+        """Counts per second since the last call (at first: since construction); 0 for no time."""
+        now = self._clock()
+        passed, moved = now - self._time, count - self._count
+        self._time, self._count = now, count
+        return moved / passed if passed > 0 else 0.0

@@ -1,0 +1,102 @@
+"""Records to TensorBoard's event files."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from logger.pictures import encode_gif, encode_png
+from logger.sink import Record, Sink
+
+
+class TensorBoardSink(Sink):
+    """TensorBoard event files, in TensorBoard's own format.
+
+    Its usual writer has a thread, which on a full disk prints a traceback of its own.
+
+    Scalars go under `scalars/<name>` unless the name has a '/', videos are animated GIFs under
+    IMAGES, texts are under TEXT.
+
+    Args:
+        dir: folder of the event files.
+        purge_step: on resume; TensorBoard hides what was logged at this step and later.
+        fps: frames per second of videos.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, dir: Path, purge_step: int | None = None, fps: int = 20):
+        self._dir, self._purge_step, self._fps = Path(dir), purge_step, fps
+        self._writer: Any = None
+
+    def open(self) -> None:
+        """Start an event file; with `purge_step` a session that begins there."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._dir.mkdir(parents=True, exist_ok=True)
+        # Later files have greater names, even if the clock was set back: TensorBoard reads them
+        # in that order.
+        begun = max([time.time(), *(earlier + 1 for earlier in _begun(self._dir))])
+        name = f"events.out.tfevents.{begun:017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter((self._dir / name).open("xb"))
+        self._add(file_version="brain.Event:2")
+        if self._purge_step is not None:
+            log = SessionLog(status=SessionLog.START)
+            self._add(step=self._purge_step, session_log=log)
+
+    def _add(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._writer.flush()
+
+    def write(self, step: int, record: Record) -> None:
+        """Add one event with all values."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name if "/" in name else f"scalars/{name}", simple_value=value)
+            for name, value in record.scalars.items()
+        ]
+        for name, image in record.images.items():
+            values.append(_picture_value(name, image, encode_png(image)))
+        for name, video in record.videos.items():
+            values.append(_picture_value(name, video[0], encode_gif(video, self._fps)))
+        values += [_text_value(name, text) for name, text in record.texts.items()]
+        self._add(step=int(step), summary=Summary(value=values))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+def _begun(dir: Path) -> list[float]:
+    """The times in the names of a folder's event files."""
+    times = (re.match(r"events\.out\.tfevents\.(\d+(\.\d+)?)", name) for name in os.listdir(dir))
+    return [float(found[1]) for found in times if found]
+
+
+def _picture_value(name: str, image: np.ndarray, encoded: bytes) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    size = dict(zip(("height", "width", "colorspace"), image.shape, strict=True))
+    return Summary.Value(tag=name, image=Summary.Image(encoded_image_string=encoded, **size))
+
+
+def _text_value(name: str, text: str) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.plugins.text.metadata import create_summary_metadata
+
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=shape)
+    metadata = create_summary_metadata(display_name="", description="")
+    return Summary.Value(tag=name, metadata=metadata, tensor=tensor)
