@@ -6,17 +6,63 @@ Symbols in shape comments: H horizon, N imagined trajectories, A action, F featu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-import networks
-from config import Config
-from models import Terms, WorldModel
+from models import LossScales, WorldModel
+from networks import ActionHead, ActorConfig, DenseHead, HeadConfig
 from rssm import STRIDE, FirstWeights, State
-from tools import is_zero
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorConfig:
+    """An actor and a critic, and how they learn.
+
+    Attributes:
+        actor: the actor's head; ``value`` the critic's.
+        horizon: H, imagined steps.
+        discount: γ, where the world model has no head for it.
+        discount_lambda: λ of the λ-return.
+        gradient: ``dynamics``, ``reinforce`` or ``both``: how the actor learns.
+        sample: imagined states are samples, not modes.
+        stop_grad: no gradient through the states into which the actor looks.
+        future_entropy: entropies count as reward.
+        state_entropy: the imagined states' entropy is rewarded, too.
+        value_decay: weight of the critic's predictions as a loss: pushes them down.
+        slow_value_target: the critic learns from its slow copy; ``slow_actor_target`` the actor.
+        slow_fraction: how far a move of the slow copy goes; 1 copies.
+    """
+
+    actor: ActorConfig
+    value: HeadConfig
+    horizon: int = 15
+    discount: float = 0.99
+    discount_lambda: float = 0.95
+    gradient: str = "dynamics"
+    sample: bool = True
+    stop_grad: bool = True
+    future_entropy: bool = False
+    state_entropy: bool = False
+    value_decay: float = 0.0
+    slow_value_target: bool = True
+    slow_actor_target: bool = True
+    slow_fraction: float = 1.0
+
+
+class ImagineNoise(NamedTuple):
+    """What H imagined steps from N starts draw with.
+
+    Attributes:
+        action: as `ActionHead.draw_noise` makes it, [H, N, A].
+        latent: as `RSSM.draw_noise` makes it, [H, N, S, …].
+    """
+
+    action: Tensor
+    latent: Tensor
 
 
 @contextlib.contextmanager
@@ -69,60 +115,33 @@ class Imagination(NamedTuple):
 class ActorCritic(nn.Module):
     """DreamerV2's behaviour: an actor and a critic that learn in imagination."""
 
-    def __init__(self, config: Config, feat_size: int, actions: int):
+    def __init__(self, config: BehaviorConfig, feat_size: int, action_size: int):
         super().__init__()
         self.config = config
-        self.rewards_state_entropy = not is_zero(config.actor_state_entropy)
-        act = networks.activation(config.act)
-        self.actor = networks.ActionHead(
-            feat_size,
-            actions,
-            config.actor_layers,
-            config.units,
-            act,
-            config.actor_dist,
-            config.actor_init_std,
-            config.actor_min_std,
-            config.actor_temp,
-            config.actor_outscale,
-        )
-        self.value = self._critic(feat_size, act)
-        self.slow_value = self._critic(feat_size, act).requires_grad_(False)
+        self.actor = ActionHead(feat_size, action_size, config.actor)
+        self.value = DenseHead(feat_size, config.value)
+        self.slow_value = DenseHead(feat_size, config.value).requires_grad_(False)
         self.slow_value.load_state_dict(self.value.state_dict())
-
-    def _critic(self, feat_size: int, act: type[nn.Module]) -> networks.DenseHead:
-        c = self.config
-        return networks.DenseHead(feat_size, c.value_layers, c.units, act, c.value_head)
 
     @torch.no_grad()
     def update_slow_target(self) -> None:
-        """Moves the slow critic towards the critic by ``slow_target_fraction`` (1 copies it)."""
+        """Moves the slow critic towards the critic by ``slow_fraction`` (1 copies it)."""
         for slow, fast in zip(self.slow_value.parameters(), self.value.parameters(), strict=True):
-            slow.lerp_(fast, self.config.slow_target_fraction)
+            slow.lerp_(fast, self.config.slow_fraction)
 
-    def noise(self, world_model: WorldModel, starts: int) -> Terms:
-        """What so many dreams draw with, all steps at once: ``choice_noise``, ``dream_noise``."""
-        lead = self.config.imag_horizon, starts
-        return {
-            "choice_noise": self.actor.noise(*lead),
-            "dream_noise": world_model.rssm.noise(*lead),
-        }
+    def draw_noise(self, world_model: WorldModel, starts: int) -> ImagineNoise:
+        """What rollouts from so many starts draw with, all steps at once."""
+        lead = self.config.horizon, starts
+        return ImagineNoise(self.actor.draw_noise(*lead), world_model.rssm.draw_noise(*lead))
 
-    def imagine(
-        self, world_model: WorldModel, start: State, noise: Terms | None = None
-    ) -> Imagination:
-        """Follows the actor for ``imag_horizon`` steps from every state of ``start`` [N, …].
-
-        ``noise`` is what :meth:`noise` gives; it is drawn here by default.
-        """
+    def rollout(self, world_model: WorldModel, start: State, noise: ImagineNoise) -> Imagination:
+        """Follows the actor for H steps from every state of ``start`` [N, …]."""
         rssm = world_model.rssm
-        if noise is None:
-            noise = self.noise(world_model, len(rssm.get_feat(start)))
         first = rssm.first_weights()
-        drawn = (noise[name].split(STRIDE) for name in ("choice_noise", "dream_noise"))
+        drawn = (each.split(STRIDE) for each in noise)
         states, steps = [start], []
-        for choices, latents in zip(*drawn, strict=True):
-            more = self.dream_steps(world_model, first, states[-1], choices, latents)
+        for actions, latents in zip(*drawn, strict=True):
+            more = self.imagine_steps(world_model, first, states[-1], actions, latents)
             states += more[0]
             steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
@@ -132,28 +151,28 @@ class ActorCritic(nn.Module):
             rssm.get_feat(state), state, torch.stack(action), log_prob, torch.stack(entropy)
         )
 
-    def dream_steps(
+    def imagine_steps(
         self,
         world_model: WorldModel,
         first: FirstWeights,
         state: State,
-        choices: Tensor,
+        actions: Tensor,
         latents: Tensor,
     ) -> tuple[list[State], list[tuple[Tensor, Tensor | None, Tensor]]]:
-        """Some steps in a row: :meth:`dream_step` for each row of the noise [s, N, …]."""
+        """Some steps in a row: :meth:`imagine_step` for each row of the noise [s, N, …]."""
         states, steps = [], []
-        for choice, latent in zip(choices, latents, strict=True):
-            state, step = self.dream_step(world_model, first, state, choice, latent)
+        for action, latent in zip(actions, latents, strict=True):
+            state, step = self.imagine_step(world_model, first, state, action, latent)
             states.append(state)
             steps.append(step)
         return states, steps
 
-    def dream_step(
+    def imagine_step(
         self,
         world_model: WorldModel,
         first: FirstWeights,
         state: State,
-        choice: Tensor,
+        noise: Tensor,
         latent: Tensor,
     ) -> tuple[State, tuple[Tensor, Tensor | None, Tensor]]:
         """One imagined step from ``state`` [N, …], with the noise of its action and its latent.
@@ -164,17 +183,17 @@ class ActorCritic(nn.Module):
         """
         c, rssm = self.config, world_model.rssm
         feat = rssm.get_feat(state)
-        policy = self.actor(feat.detach() if c.behavior_stop_grad else feat)
-        action = policy.rsample(choice)
+        policy = self.actor(feat.detach() if c.stop_grad else feat)
+        action = policy.rsample(noise)
         log_prob = None
-        if c.imag_gradient != "dynamics":
+        if c.gradient != "dynamics":
             log_prob = policy.log_prob(action.detach())
         padded = world_model.pad_action(action)
-        following = rssm.img_step(state, padded, c.imag_sample, latent, first)
+        following = rssm.img_step(state, padded, c.sample, latent, first)
         return following, (action, log_prob, policy.entropy())
 
     def targets(
-        self, world_model: WorldModel, dream: Imagination, weights: Terms
+        self, world_model: WorldModel, imagined: Imagination, scales: LossScales
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """λ-returns [H, N] for actor and for critic, discount weights [H+1, N], rewards [H+1, N].
 
@@ -182,20 +201,20 @@ class ActorCritic(nn.Module):
         the critic of state t predicts.
         """
         c = self.config
-        reward = world_model.reward(dream.feat).mode()[..., 0]  # [H+1, N]
+        reward = world_model.reward(imagined.feat).mode()[..., 0]  # [H+1, N]
         if world_model.discount is None:
             discount = torch.full_like(reward, c.discount)
         else:
             # The head was trained on γ·(1 − terminal): its mean already holds γ.
-            discount = world_model.discount(dream.feat).mean[..., 0]
+            discount = world_model.discount(imagined.feat).mean[..., 0]
         total = reward[:-1]
         if c.future_entropy:
-            total = total + weights["actor_entropy"] * dream.entropy
-            if self.rewards_state_entropy:
-                entropy = self._state_entropy(world_model, dream)
-                total = total + weights["actor_state_entropy"] * entropy
+            total = total + scales["actor_entropy"] * imagined.entropy
+            if c.state_entropy:
+                entropy = self._state_entropy(world_model, imagined)
+                total = total + scales["actor_state_entropy"] * entropy
         by_critic = {
-            slow: (self.slow_value if slow else self.value)(dream.feat).mode()[..., 0]
+            slow: (self.slow_value if slow else self.value)(imagined.feat).mode()[..., 0]
             for slow in {c.slow_actor_target, c.slow_value_target}
         }
         returns = {
@@ -207,17 +226,17 @@ class ActorCritic(nn.Module):
         return returns[c.slow_actor_target], returns[c.slow_value_target], cumulative, reward
 
     @staticmethod
-    def _state_entropy(world_model: WorldModel, dream: Imagination) -> Tensor:
-        before = {k: v[:-1] for k, v in dream.state.items()}
+    def _state_entropy(world_model: WorldModel, imagined: Imagination) -> Tensor:
+        before = {k: v[:-1] for k, v in imagined.state.items()}
         return world_model.rssm.get_dist(before).entropy()
 
     def actor_loss(
         self,
         world_model: WorldModel,
-        dream: Imagination,
+        imagined: Imagination,
         target: Tensor,
         cumulative: Tensor,
-        weights: Terms,
+        scales: LossScales,
     ) -> Tensor:
         """The actor's loss: 0-d.
 
@@ -234,19 +253,19 @@ class ActorCritic(nn.Module):
         c = self.config
         outcome, weight = target[1:], cumulative[:-2]  # [H-1, N]
         objective = outcome
-        if c.imag_gradient != "dynamics":
+        if c.gradient != "dynamics":
             with torch.no_grad():
-                baseline = self.value(dream.feat[:-2]).mode()[..., 0]
+                baseline = self.value(imagined.feat[:-2]).mode()[..., 0]
                 advantage = outcome - baseline
-            objective = dream.log_prob[:-1] * advantage
-            if c.imag_gradient == "both":
-                mix = weights["imag_gradient_mix"]
+            objective = imagined.log_prob[:-1] * advantage
+            if c.gradient == "both":
+                mix = scales["imag_gradient_mix"]
                 objective = mix * outcome + (1 - mix) * objective
         if not c.future_entropy:
-            objective = objective + weights["actor_entropy"] * dream.entropy[:-1]
-            if self.rewards_state_entropy:
-                state_entropy = self._state_entropy(world_model, dream)[:-1]
-                objective = objective + weights["actor_state_entropy"] * state_entropy
+            objective = objective + scales["actor_entropy"] * imagined.entropy[:-1]
+            if c.state_entropy:
+                state_entropy = self._state_entropy(world_model, imagined)[:-1]
+                objective = objective + scales["actor_state_entropy"] * state_entropy
         return -(weight * objective).mean()
 
     def value_loss(self, feat: Tensor, target: Tensor, cumulative: Tensor) -> Tensor:

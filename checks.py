@@ -9,7 +9,7 @@ import torch
 
 import data
 import fast
-from agents.learner import SCHEDULES
+from agents.learner import schedule_keys
 from agents.pretrained import find_predictor
 from config import Config
 from device_store import check_device
@@ -111,7 +111,7 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    for key in SCHEDULES.values():
+    for key in schedule_keys(config).values():
         if config[key] != "auto":
             try:
                 schedule(config[key])

@@ -1,13 +1,14 @@
 """What is learned of the world: the video predictor and the world model.
 
-Every loss is a sum of named terms, each with its own weight; the weights follow schedules that are
-evaluated outside the update and enter it as 0-d tensors.
+Every loss is a sum of named terms, each with a weight of the same name. Weights follow schedules
+that are evaluated outside the update, and enter it as 0-d tensors.
 
 Symbols in shape comments: B batch, T time, A action, E embedding, F feature.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,41 +16,91 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import networks
-from config import Config
 from distributions import kl_standard
-from networks import float_image, pieces
-from rssm import RSSM, State
+from networks import (
+    DenseHead,
+    Encoding,
+    HeadConfig,
+    ImageConfig,
+    chunks,
+    float_image,
+    make_decoder,
+    make_encoder,
+)
+from rssm import RSSM, RSSMConfig, State
 
-Terms = dict[str, Tensor]
+Batch = dict[str, Tensor]
+Terms = dict[str, Tensor]  # of a loss, by name, 0-d each
+LossScales = dict[str, Tensor]  # their weights and what else follows a schedule, 0-d each
+Metrics = dict[str, Tensor]  # 0-d each, detached
 
 
-class Encoding(NamedTuple):
-    """What an encoder makes of images: the embedding that the RSSM sees, and its statistics."""
+@dataclasses.dataclass(frozen=True)
+class PredictorConfig:
+    """A video predictor.
 
-    embed: Tensor  # [B, T, E]; the β-VAE's is a sample
-    mean: Tensor | None = None
-    logvar: Tensor | None = None
+    Attributes:
+        image: its encoder and decoder.
+        rssm: its recurrent model.
+        grad_heads: heads whose gradient reaches the RSSM.
+        kl_forward: KL(prior ‖ posterior) instead of KL(posterior ‖ prior).
+    """
+
+    image: ImageConfig
+    rssm: RSSMConfig
+    grad_heads: tuple[str, ...] = ("image", "reward")
+    kl_forward: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelConfig:
+    """A world model.
+
+    Attributes:
+        predictor: what it is beside its heads.
+        reward: the reward's head.
+        discount: the discount's head; None for none.
+        action_gap: zeros that are appended to actions.
+    """
+
+    predictor: PredictorConfig
+    reward: HeadConfig
+    discount: HeadConfig | None = None
+    action_gap: int = 0
+
+
+class FilterNoise(NamedTuple):
+    """What the terms of a batch [B, T] draw with.
+
+    Attributes:
+        latent: of the posterior, as `RSSM.draw_noise` makes it, [B, T, S, …].
+        embed: of the encoder, [B, T, Z]; None where it draws nothing.
+        teacher: of the teacher's encoder likewise.
+    """
+
+    latent: Tensor
+    embed: Tensor | None = None
+    teacher: Tensor | None = None
 
 
 class Outputs(NamedTuple):
     """What one pass over a batch leaves behind."""
 
-    terms: Terms  # 0-d each, unweighted
+    terms: Terms  # unweighted
     post: State  # [B, T, …]
-    metrics: Terms  # 0-d each, detached
+    metrics: Metrics
 
 
-class _SumOfPieces(torch.autograd.Function):
-    """See :func:`sum_in_pieces`."""
+class _SumByChunks(torch.autograd.Function):
+    """See :func:`sum_by_chunks`."""
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable, rows: int, x: Tensor, target: Tensor, *parameters: Tensor
+        ctx: Any, function: Callable, size: int, x: Tensor, target: Tensor, *parameters: Tensor
     ) -> Tensor:
         ctx.has_x = x.requires_grad
         total, of_x, of_parameters = x.new_zeros(()), [], None
-        for part, goal in zip(pieces(x, rows), pieces(target, rows), strict=True):
+        for part, goal in zip(chunks(x, size), chunks(target, size), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(ctx.has_x)
                 value = function(leaf, goal).sum()
@@ -71,144 +122,96 @@ class _SumOfPieces(torch.autograd.Function):
         return None, None, grads.pop(0) if ctx.has_x else None, None, *grads
 
 
-def sum_in_pieces(
+def sum_by_chunks(
     function: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     target: Tensor,
     parameters: Sequence[Tensor],
-    rows: int,
+    size: int,
 ) -> Tensor:
-    """The sum of ``function(x, target)`` over all rows, ``rows`` at a time (0: all at once).
+    """The sum of ``function(x, target)`` over all rows, ``size`` at a time (0: all at once).
 
-    A piece's gradient is taken right after its value, while it lies in the CPU's cache, and what
-    the piece has saved for it is freed: memory holds one piece, however large the batch.
+    A chunk's gradient is taken right after its value, while it lies in the CPU's cache, and what
+    the chunk has saved for it is freed: memory holds one chunk, however large the batch.
 
     Args:
         function: x [n, …], target [n, …] → one number per row, [n].
         x: [N, …]; gradients reach it.
         target: [N, …]; they do not reach this.
         parameters: what else the function depends on; gradients reach those that ask for them.
-        rows: of a piece.
+        size: of a chunk.
 
     Returns:
         0-d.
     """
     parameters = [p for p in parameters if p.requires_grad]
     tracked = torch.is_grad_enabled() and (x.requires_grad or parameters)
-    if not rows or len(x) <= rows or not tracked:
+    if not size or len(x) <= size or not tracked:
         return function(x, target).sum()
-    return _SumOfPieces.apply(function, rows, x, target, *parameters)
-
-
-def image_rows(config: Config) -> int:
-    """How many images pass through the convolutions at once; 0 is all of them.
-
-    On a CPU so many that a layer's output stays in the cache of its cores.
-    """
-    if config.image_chunk:
-        return config.image_chunk
-    return 250 if torch.device(config.device).type == "cpu" else 0
+    return _SumByChunks.apply(function, size, x, target, *parameters)
 
 
 class VideoPredictor(nn.Module):
     """An action-free video model: encoder, RSSM, decoder.
 
     Args:
-        config: the run's configuration.
-        actions: width of the RSSM's action input. Fed nothing, it is an action-free predictor.
+        config: sizes and kinds.
+        action_size: width of the RSSM's action input. Fed nothing, it is an action-free predictor.
+
+    Attributes:
+        complete: False for a teacher that came without its RSSM or decoder.
     """
 
-    def __init__(self, config: Config, actions: int):
+    def __init__(self, config: PredictorConfig, action_size: int):
         super().__init__()
-        self.config = config
-        self.complete = True  # False for a teacher that came without its RSSM or decoder
-        act = networks.activation(config.act)
-        channels = 1 if config.grayscale else 3
-        if config.beta_vae:
-            self.encoder = networks.BetaVAEEncoder(config.z_dim, channels)
-        else:
-            self.encoder = networks.PlainEncoder(
-                channels, config.cnn_depth, act, tuple(config.encoder_kernels), tuple(config.size)
-            )
-        self.rssm = RSSM(
-            self.encoder.embed_size,
-            actions,
-            stoch=config.dyn_stoch,
-            deter=config.dyn_deter,
-            hidden=config.dyn_hidden,
-            discrete=config.dyn_discrete,
-            cell=config.dyn_cell,
-            input_layers=config.dyn_input_layers,
-            output_layers=config.dyn_output_layers,
-            act=act,
-            temp_post=config.dyn_temp_post,
-            mean_act=config.dyn_mean_act,
-            std_act=config.dyn_std_act,
-            min_std=config.dyn_min_std,
-        )
-        self.encoder.rows = image_rows(config)
-        feat = self.rssm.feat_size
-        if config.beta_vae:
-            self.decoder = networks.BetaVAEDecoder(feat, config.z_dim, channels)
-        else:
-            self.decoder = networks.PlainDecoder(
-                feat,
-                channels,
-                config.cnn_depth,
-                act,
-                tuple(config.decoder_kernels),
-                config.decoder_thin,
-            )
+        self.config, self.complete = config, True
+        self.encoder = make_encoder(config.image)
+        self.rssm = RSSM(self.encoder.embed_size, action_size, config.rssm)
+        self.decoder = make_decoder(self.rssm.feat_size, config.image)
 
-    def encode(self, image: Tensor, sample: bool = True, noise: Tensor | None = None) -> Encoding:
-        """Images [B, T, H, W, C] → embeddings; ``sample`` draws the β-VAE's latent.
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
+        """Images [B, T, H, W, C], uint8 or float in ±0.5 → embeddings; without noise their mean."""
+        return self.encoder(image, noise)
 
-        ``image`` is uint8, or float in ±0.5; ``noise`` [B, T, Z] replaces the draw's own.
-        """
-        if not self.config.beta_vae:
-            return Encoding(self.encoder(image))
-        mean, logvar = self.encoder(image)
-        embed = self.encoder.sample(mean, logvar, noise) if sample else mean
-        return Encoding(embed, mean, logvar)
-
-    def actions(self, batch: Terms) -> Tensor | None:
+    def actions(self, batch: Batch) -> Tensor | None:
         """The actions [B, T, A] that the RSSM is fed: none here."""
         return None
 
-    def observe(self, batch: Terms, encoding: Encoding, sample: bool = True) -> tuple[State, State]:
-        """Posterior (sampled, or its mode) and prior over a batch, each [B, T, …]."""
-        action, is_first, noise = self.actions(batch), batch["is_first"], batch.get("latent_noise")
+    def observe(
+        self, batch: Batch, encoding: Encoding, noise: Tensor | None = None
+    ) -> tuple[State, State]:
+        """Posterior (its mode without ``noise``) and prior over a batch, each [B, T, …]."""
+        action, is_first, sample = self.actions(batch), batch["is_first"], noise is not None
         return self.rssm.observe(encoding.embed, action, is_first, sample=sample, noise=noise)
 
-    def noise(self, *lead: int) -> Terms:
-        """What the terms of a batch [*lead] = [B, T] draw with; see :meth:`terms`."""
-        noise = {"latent_noise": self.rssm.noise(*lead)}
-        if self.config.beta_vae:
-            device = noise["latent_noise"].device
-            noise["embed_noise"] = torch.randn(*lead, self.encoder.embed_size, device=device)
-        return noise
+    def draw_noise(self, *lead: int) -> FilterNoise:
+        """What the terms of a batch [*lead] = [B, T] draw with."""
+        latent = self.rssm.draw_noise(*lead)
+        return FilterNoise(latent, self.encoder.draw_noise(*lead))
 
-    def terms(self, batch: Terms, weights: Terms) -> Outputs:
+    def terms(self, batch: Batch, scales: LossScales, noise: FilterNoise) -> Outputs:
         """The loss terms of a batch.
 
         Args:
-            batch: ``image`` [B, T, H, W, C], uint8 or float in ±0.5; ``is_first`` bool [B, T];
-                and, where it is not to be drawn here, what :meth:`noise` gives.
-            weights: 0-d tensors; ``kl_balance`` and ``kl_free`` are read here.
+            batch: ``image`` [B, T, H, W, C], uint8 or float in ±0.5; ``is_first`` bool [B, T].
+            scales: 0-d tensors; ``kl_balance`` and ``kl_free`` are read here.
+            noise: what :meth:`draw_noise` gives.
 
         Returns:
             The terms ``image`` (negative log-likelihood, summed over pixels), ``kl`` and, with a
             β-VAE, ``beta_vae``: means over batch and time, in nats.
         """
-        encoding = self.encode(batch["image"], noise=batch.get("embed_noise"))
-        return self._terms(batch, weights, encoding)[0]
+        encoding = self.encode(batch["image"], noise.embed)
+        return self._terms(batch, scales, encoding, noise)[0]
 
-    def _terms(self, batch: Terms, weights: Terms, encoding: Encoding) -> tuple[Outputs, Tensor]:
-        post, prior = self.observe(batch, encoding)
+    def _terms(
+        self, batch: Batch, scales: LossScales, encoding: Encoding, noise: FilterNoise
+    ) -> tuple[Outputs, Tensor]:
+        post, prior = self.observe(batch, encoding, noise.latent)
         feat = self.rssm.get_feat(post)  # [B, T, F]
         image_feat = feat if "image" in self.config.grad_heads else feat.detach()
         terms = {"image": self.image_term(image_feat, batch["image"])}
-        terms["kl"], value = self.kl_term(post, prior, weights["kl_balance"], weights["kl_free"])
+        terms["kl"], value = self.kl_term(post, prior, scales["kl_balance"], scales["kl_free"])
         if encoding.mean is not None:
             terms["beta_vae"] = kl_standard(encoding.mean, encoding.logvar).mean()
         with torch.no_grad():
@@ -221,11 +224,10 @@ class VideoPredictor(nn.Module):
 
     def image_term(self, feat: Tensor, image: Tensor) -> Tensor:
         """−log p(image | feat), summed over pixels, the mean over [B, T]: 0-d."""
-
         count = image.shape[0] * image.shape[1]
         flat = feat.flatten(0, 1), image.flatten(0, 1)
         parameters = list(self.decoder.parameters())
-        total = sum_in_pieces(self.image_nll, *flat, parameters, self.encoder.rows)
+        total = sum_by_chunks(self.image_nll, *flat, parameters, self.encoder.chunk_size)
         return total / count
 
     def image_nll(self, feat: Tensor, image: Tensor) -> Tensor:
@@ -259,66 +261,73 @@ class VideoPredictor(nn.Module):
         return term, to_post.detach()
 
     @staticmethod
-    def loss(terms: Terms, weights: Terms) -> Tensor:
-        """The weighted sum of the terms: 0-d."""
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    def loss(terms: Terms, scales: LossScales) -> Tensor:
+        """The weighted sum of the terms: 0-d.
+
+        Raises:
+            KeyError: a term has no weight.
+        """
+        for name in terms:
+            if name not in scales:
+                raise KeyError(
+                    f"the loss term '{name}' has no weight: add {name}_scale to defaults"
+                )
+        return torch.stack([scales[name] * term for name, term in terms.items()]).sum()
 
 
 class WorldModel(VideoPredictor):
     """The video predictor with actions, reward and discount, and a frozen teacher to learn from.
 
     Args:
-        config: the run's configuration.
-        actions: size of the task's actions; ``action_num_gap`` zeros are appended to them.
+        config: sizes and kinds.
+        action_size: of the task's actions; ``action_gap`` zeros are appended to them.
         teacher: a pretrained predictor whose encoder is distilled; it is frozen here.
     """
 
-    def __init__(self, config: Config, actions: int, teacher: VideoPredictor | None = None):
-        super().__init__(config, actions + config.action_num_gap)
-        act, feat = networks.activation(config.act), self.rssm.feat_size
-        self.reward = networks.DenseHead(feat, config.reward_layers, config.units, act)
-        self.discount = None
-        if config.pred_discount:
-            self.discount = networks.DenseHead(
-                feat, config.discount_layers, config.units, act, "binary"
-            )
+    def __init__(
+        self, config: WorldModelConfig, action_size: int, teacher: VideoPredictor | None = None
+    ):
+        super().__init__(config.predictor, action_size + config.action_gap)
+        self.action_gap, feat_size = config.action_gap, self.rssm.feat_size
+        self.reward = DenseHead(feat_size, config.reward)
+        self.discount = config.discount and DenseHead(feat_size, config.discount)
         self.teacher = teacher
         if teacher is not None:
             teacher.requires_grad_(False)
 
-    def actions(self, batch: Terms) -> Tensor:
+    def actions(self, batch: Batch) -> Tensor:
         return self.pad_action(batch["action"])
 
     def pad_action(self, action: Tensor) -> Tensor:
-        """[…, A] → […, A + action_num_gap], zeros appended."""
-        return F.pad(action, (0, self.config.action_num_gap))
+        """[…, A] → […, A + action_gap], zeros appended."""
+        return F.pad(action, (0, self.action_gap))
 
-    def terms(self, batch: Terms, weights: Terms) -> Outputs:
+    def terms(self, batch: Batch, scales: LossScales, noise: FilterNoise) -> Outputs:
         """The predictor's terms, and ``reward``, ``discount``, ``distill`` where they apply.
 
         Args:
             batch: as for the predictor, and ``action`` [B, T, A], ``reward`` and ``discount``
                 [B, T].
-            weights: as for the predictor.
+            scales: as for the predictor.
+            noise: likewise.
         """
-        encoding = self.encode(batch["image"], noise=batch.get("embed_noise"))
-        outputs, feat = self._terms(batch, weights, encoding)
+        encoding = self.encode(batch["image"], noise.embed)
+        outputs, feat = self._terms(batch, scales, encoding, noise)
         for name in ("reward", "discount"):
             if getattr(self, name) is not None:
                 head_feat = feat if name in self.config.grad_heads else feat.detach()
                 outputs.terms[name] = self.head_term(name, head_feat, batch[name])
         if self.teacher is not None:
             with torch.no_grad():
-                noise = batch.get("teacher_noise")
-                target = self.teacher.encode(batch["image"], noise=noise).embed
+                target = self.teacher.encode(batch["image"], noise.teacher).embed
             outputs.terms["distill"] = distillation(target, encoding.embed)
         return outputs
 
-    def noise(self, *lead: int) -> Terms:
-        noise = super().noise(*lead)
-        if self.teacher is not None and "embed_noise" in noise:
-            noise["teacher_noise"] = torch.randn_like(noise["embed_noise"])
-        return noise
+    def draw_noise(self, *lead: int) -> FilterNoise:
+        noise = super().draw_noise(*lead)
+        if self.teacher is None:
+            return noise
+        return noise._replace(teacher=self.teacher.encoder.draw_noise(*lead))
 
     def head_term(self, name: str, feat: Tensor, target: Tensor) -> Tensor:
         """−log p(target [B, T] | feat [B, T, F]) of the head of that name, their mean: 0-d."""

@@ -5,9 +5,11 @@ Symbols in shape comments: N any leading dimensions, A action, Z β-VAE latent, 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,79 @@ from distributions import (
     TruncatedNormal,
     UnitNormal,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """What reads and draws images.
+
+    Attributes:
+        beta_vae: a β-VAE's encoder and decoder, instead of DreamerV2's CNNs.
+        z_dim: Z, of a β-VAE.
+        channels: C.
+        act: activation of the CNNs, a class of torch.nn.
+        depth: channels of the CNN's first layer.
+        encoder_kernels: of the CNN; ``decoder_kernels`` of its way back, which starts from 1×1
+            where ``decoder_thin``, else from 2×2.
+        chunk_size: images that pass through the convolutions at once; 0 for all.
+    """
+
+    beta_vae: bool = True
+    z_dim: int = 20
+    channels: int = 3
+    act: str = "ELU"
+    depth: int = 32
+    encoder_kernels: tuple[int, ...] = (4, 4, 4, 4)
+    decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)
+    decoder_thin: bool = True
+    chunk_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """A head: ``layers`` hidden layers of ``units``, and the distribution ``dist`` on top."""
+
+    layers: int
+    units: int
+    act: str = "ELU"
+    dist: str = "normal"
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorConfig:
+    """A head over actions.
+
+    Attributes:
+        dist: ``trunc_normal``, ``tanh_normal``, ``tanh_normal_5``, ``normal``, ``normal_1`` for
+            continuous actions, ``onehot`` or ``onehot_gumble`` (relaxed) for discrete ones.
+        init_std: added before the softplus of ``tanh_normal`` and ``normal``.
+        min_std: least standard deviation.
+        temperature: of ``onehot_gumble``.
+        outscale: scale of the last layer's weights at the start; 0 keeps PyTorch's own.
+    """
+
+    layers: int
+    units: int
+    act: str = "ELU"
+    dist: str = "trunc_normal"
+    init_std: float = 1.0
+    min_std: float = 0.1
+    temperature: float = 0.1
+    outscale: float = 0.0
+
+
+class Encoding(NamedTuple):
+    """What an encoder makes of images.
+
+    Attributes:
+        embed: what the RSSM sees, [N, E]; a β-VAE's is its latent, a sample or the mean.
+        mean: of a β-VAE's latent, [N, Z]; None of other encoders.
+        logvar: likewise.
+    """
+
+    embed: Tensor
+    mean: Tensor | None = None
+    logvar: Tensor | None = None
 
 
 def activation(name: str) -> type[nn.Module]:
@@ -56,18 +131,18 @@ def mlp(inputs: int, layers: int, units: int, act: type[nn.Module]) -> nn.Sequen
     return nn.Sequential(*(m for a, b in pairs for m in (nn.Linear(a, b), _overwriting(act))))
 
 
-def pieces(x: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """x [N, …] in even parts of at most ``rows``; 0 leaves it whole."""
-    return x.tensor_split(math.ceil(len(x) / rows)) if rows and len(x) > rows else (x,)
+def chunks(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """x [N, …] in even parts of at most ``size``; 0 leaves it whole."""
+    return x.tensor_split(math.ceil(len(x) / size)) if size and len(x) > size else (x,)
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """``function`` of x [N, …], over ``rows`` of it at a time (0: all at once), as one tensor.
+def by_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """``function`` of x [N, …], over ``size`` of it at a time (0: all at once), as one tensor.
 
-    What passes between the layers of a piece stays in a CPU's cache, and its memory is used again
+    What passes between the layers of a chunk stays in a CPU's cache, and its memory is used again
     by the next one.
     """
-    parts = pieces(x, rows)
+    parts = chunks(x, size)
     return function(x) if len(parts) == 1 else torch.cat([function(part) for part in parts])
 
 
@@ -123,42 +198,38 @@ class UpConv(nn.ConvTranspose2d):
 class PlainEncoder(nn.Module):
     """DreamerV2's CNN: images [N, 64, 64, C] in ±0.5 → embedding [N, 1024] at depth 32."""
 
-    def __init__(
-        self,
-        channels: int = 3,
-        depth: int = 32,
-        act: type[nn.Module] = nn.ELU,
-        kernels: tuple[int, ...] = (4, 4, 4, 4),
-        size: tuple[int, int] = (64, 64),
-    ):
+    def __init__(self, config: ImageConfig):
         super().__init__()
-        self.rows = 0  # images at once, as `in_pieces` takes it
-        layers, sides = [], list(size)
-        for i, kernel in enumerate(kernels):
-            layers += [nn.Conv2d(channels, depth * 2**i, kernel, 2), _overwriting(act)]
-            channels = depth * 2**i
-            sides = [(side - kernel) // 2 + 1 for side in sides]
-        if min(sides) < 1:
-            raise ValueError(
-                f"{size[0]}×{size[1]} images are too small for encoder kernels {kernels}"
-            )
+        self.chunk_size = config.chunk_size
+        act, channels, side = activation(config.act), config.channels, 64
+        layers: list[nn.Module] = []
+        for i, kernel in enumerate(config.encoder_kernels):
+            outputs = config.depth * 2**i
+            layers += [nn.Conv2d(channels, outputs, kernel, 2), _overwriting(act)]
+            channels, side = outputs, (side - kernel) // 2 + 1
+        if side < 1:
+            raise ValueError(f"64×64 images are too small for kernels {config.encoder_kernels}")
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        self.embed_size = channels * math.prod(sides)
+        self.embed_size = channels * side**2
 
-    def forward(self, image: Tensor) -> Tensor:
+    def draw_noise(self, *lead: int) -> None:
+        """It draws nothing."""
+        return None
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
         flat = image.reshape(-1, *image.shape[-3:])
-        x = in_pieces(lambda part: self.layers(_channels_last(part)), flat, self.rows)
-        return x.reshape(*image.shape[:-3], self.embed_size).float()
+        x = by_chunks(lambda part: self.layers(_channels_last(part)), flat, self.chunk_size)
+        return Encoding(x.reshape(*image.shape[:-3], self.embed_size).float())
 
 
 class BetaVAEEncoder(nn.Module):
-    """The β-VAE's encoder: images [N, 64, 64, C] in ±0.5 → mean and log variance, each [N, Z]."""
+    """The β-VAE's encoder: images [N, 64, 64, C] in ±0.5 → a latent [N, Z] and its statistics."""
 
-    def __init__(self, z_dim: int = 20, channels: int = 3):
+    def __init__(self, config: ImageConfig):
         super().__init__()
-        self.embed_size, self.rows = z_dim, 0
+        self.embed_size, self.chunk_size = config.z_dim, config.chunk_size
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 4, 2, 1),  # 32×32
+            nn.Conv2d(config.channels, 32, 4, 2, 1),  # 32×32
             nn.ELU(inplace=True),
             nn.Conv2d(32, 32, 4, 2, 1),  # 16×16
             nn.ELU(inplace=True),
@@ -169,31 +240,38 @@ class BetaVAEEncoder(nn.Module):
             nn.Conv2d(64, 256, 4),  # 1×1
             nn.ELU(inplace=True),
         )
-        self.stats = nn.Linear(256, 2 * z_dim)
+        self.stats = nn.Linear(256, 2 * config.z_dim)
         self.apply(_kaiming)
         self.layers.to(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def draw_noise(self, *lead: int) -> Tensor:
+        """ε of latents [*lead, Z], standard normal."""
+        return torch.randn(*lead, self.embed_size, device=self.stats.weight.device)
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
+        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4), or the mean.
+
+        Args:
+            image: [N, 64, 64, C], uint8, or float in ±0.5.
+            noise: ε [N, Z]; None for the mean.
+        """
         flat = image.reshape(-1, *image.shape[-3:])
-        x = in_pieces(lambda part: self.layers(_channels_last(part)).flatten(1), flat, self.rows)
+        x = by_chunks(
+            lambda part: self.layers(_channels_last(part)).flatten(1), flat, self.chunk_size
+        )
         stats = self.stats(x).float().reshape(*image.shape[:-3], -1)
         mean, logvar = stats.chunk(2, -1)
-        return mean, logvar
-
-    @staticmethod
-    def sample(mean: Tensor, logvar: Tensor, noise: Tensor | None = None) -> Tensor:
-        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4); ε may be given."""
-        noise = torch.randn_like(mean) if noise is None else noise
-        return mean + noise * (0.5 * logvar).exp()
+        embed = mean if noise is None else mean + noise * (0.5 * logvar).exp()
+        return Encoding(embed, mean, logvar)
 
 
 class BetaVAEDecoder(nn.Module):
     """Feature [N, F] → Normal over images [N, 64, 64, C], through a bottleneck of Z numbers."""
 
-    def __init__(self, feat_size: int, z_dim: int = 20, channels: int = 3):
+    def __init__(self, feat_size: int, config: ImageConfig):
         super().__init__()
-        self.bottleneck = nn.Linear(feat_size, z_dim)
-        self.inflate = nn.Linear(z_dim, 256)
+        self.bottleneck = nn.Linear(feat_size, config.z_dim)
+        self.inflate = nn.Linear(config.z_dim, 256)
         self.layers = nn.Sequential(
             UpConv(256, 64, 4),  # 4×4
             nn.ELU(inplace=True),
@@ -203,7 +281,7 @@ class BetaVAEDecoder(nn.Module):
             nn.ELU(inplace=True),
             UpConv(32, 32, 4, 2, 1),  # 32×32
             nn.ELU(inplace=True),
-            UpConv(32, channels, 4, 2, 1),  # 64×64
+            UpConv(32, config.channels, 4, 2, 1),  # 64×64
         )
         self.apply(_kaiming)
         self.layers.to(memory_format=torch.channels_last)
@@ -218,47 +296,49 @@ class BetaVAEDecoder(nn.Module):
 class PlainDecoder(nn.Module):
     """DreamerV2's CNN back: feature [N, F] → Normal over images [N, 64, 64, C]."""
 
-    def __init__(
-        self,
-        feat_size: int,
-        channels: int = 3,
-        depth: int = 32,
-        act: type[nn.Module] = nn.ELU,
-        kernels: tuple[int, ...] = (5, 5, 6, 6),
-        thin: bool = True,
-    ):
+    def __init__(self, feat_size: int, config: ImageConfig):
         super().__init__()
-        self.side = 1 if thin else 2
-        self.first = nn.Linear(feat_size, 32 * depth * self.side**2)
-        layers, inputs = [], 32 * depth
+        self.side, depth = 1 if config.decoder_thin else 2, config.depth
+        act, kernels = activation(config.act), config.decoder_kernels
+        self.inputs = inputs = 32 * depth
+        self.first = nn.Linear(feat_size, inputs * self.side**2)
+        layers: list[nn.Module] = []
         for i, kernel in enumerate(kernels[:-1]):
             outputs = depth * 2 ** (len(kernels) - 2 - i)
             layers += [UpConv(inputs, outputs, kernel, 2), _overwriting(act)]
             inputs = outputs
-        layers.append(UpConv(inputs, channels, kernels[-1], 2))
+        layers.append(UpConv(inputs, config.channels, kernels[-1], 2))
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Tensor) -> UnitNormal:
-        x = self.first(feat).reshape(-1, self.side, self.side, self.layers[0].in_channels)
+        x = self.first(feat).reshape(-1, self.side, self.side, self.inputs)
         x = self.layers(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return UnitNormal(x.reshape(*feat.shape[:-1], *x.shape[1:]), event_dims=3)
 
 
-class DenseHead(nn.Module):
-    """Feature [N, F] → a distribution over one number, [N, 1]."""
+Encoder = PlainEncoder | BetaVAEEncoder
+Decoder = PlainDecoder | BetaVAEDecoder
 
-    def __init__(
-        self,
-        inputs: int,
-        layers: int,
-        units: int,
-        act: type[nn.Module] = nn.ELU,
-        dist: str = "normal",
-    ):
+
+def make_encoder(config: ImageConfig) -> Encoder:
+    """The encoder that a configuration asks for."""
+    return BetaVAEEncoder(config) if config.beta_vae else PlainEncoder(config)
+
+
+def make_decoder(feat_size: int, config: ImageConfig) -> Decoder:
+    """The decoder that a configuration asks for."""
+    kind = BetaVAEDecoder if config.beta_vae else PlainDecoder
+    return kind(feat_size, config)
+
+
+class DenseHead(nn.Module):
+    """Feature [N, F] → ``normal``, ``huber`` or ``binary`` over one number, [N, 1]."""
+
+    def __init__(self, inputs: int, config: HeadConfig):
         super().__init__()
-        self.layers = mlp(inputs, layers, units, act)
-        self.mean = nn.Linear(units, 1)
-        self.dist = {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}[dist]
+        self.layers = mlp(inputs, config.layers, config.units, activation(config.act))
+        self.mean = nn.Linear(config.units, 1)
+        self.dist = {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}[config.dist]
 
     def forward(self, feat: Tensor) -> UnitNormal | Huber | Bernoulli:
         # Flat, because a Linear over more dimensions returns a view, and overwriting one is slow.
@@ -267,41 +347,22 @@ class DenseHead(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """Feature [N, F] → a distribution over actions [N, A].
-
-    Args:
-        dist: ``trunc_normal``, ``tanh_normal``, ``tanh_normal_5``, ``normal``, ``normal_1`` for
-            continuous actions, ``onehot`` or ``onehot_gumble`` (relaxed) for discrete ones.
-        outscale: scale of the last layer's weights at the start; 0 keeps PyTorch's own.
-    """
+    """Feature [N, F] → a distribution over actions [N, A]."""
 
     CONTINUOUS = ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal", "normal_1")
     DISCRETE = ("onehot", "onehot_gumble")
 
-    def __init__(
-        self,
-        inputs: int,
-        actions: int,
-        layers: int,
-        units: int,
-        act: type[nn.Module] = nn.ELU,
-        dist: str = "trunc_normal",
-        init_std: float = 1.0,
-        min_std: float = 0.1,
-        temperature: float = 0.1,
-        outscale: float = 0.0,
-    ):
+    def __init__(self, inputs: int, actions: int, config: ActorConfig):
         super().__init__()
-        self.dist, self.init_std, self.min_std = dist, init_std, min_std
-        self.temperature, self.actions = temperature, actions
-        self.layers = mlp(inputs, layers, units, act)
-        two = dist in ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal")
-        self.out = nn.Linear(units, 2 * actions if two else actions)
-        if outscale:
+        self.config, self.actions, self.dist = config, actions, config.dist
+        self.layers = mlp(inputs, config.layers, config.units, activation(config.act))
+        two = self.dist in ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal")
+        self.out = nn.Linear(config.units, 2 * actions if two else actions)
+        if config.outscale:
             with torch.no_grad():
-                self.out.weight.mul_(outscale)
+                self.out.weight.mul_(config.outscale)
 
-    def noise(self, *lead: int) -> Tensor:
+    def draw_noise(self, *lead: int) -> Tensor:
         """What ``rsample`` of actions [*lead, A] needs: standard normal or uniform numbers."""
         uniform = self.dist in ("trunc_normal", *self.DISCRETE)
         draw = torch.rand if uniform else torch.randn
@@ -312,16 +373,16 @@ class ActionHead(nn.Module):
         if self.dist == "onehot":
             return OneHot(x)
         if self.dist == "onehot_gumble":
-            return OneHot(x, temperature=self.temperature)
+            return OneHot(x, temperature=self.config.temperature)
         if self.dist == "normal_1":
             return Normal(x, 1.0)
         mean, std = x.chunk(2, -1)
         if self.dist == "trunc_normal":
-            std = 2 * torch.sigmoid(std / 2) + self.min_std
+            std = 2 * torch.sigmoid(std / 2) + self.config.min_std
             return TruncatedNormal(torch.tanh(mean), std)
         if self.dist == "tanh_normal_5":
             return TanhNormal(5 * torch.tanh(mean / 5), F.softplus(std + 5) + 5)
-        std = F.softplus(std + self.init_std) + self.min_std
+        std = F.softplus(std + self.config.init_std) + self.config.min_std
         if self.dist == "tanh_normal":
             return TanhNormal(torch.tanh(mean), std)
         return Normal(mean, std)

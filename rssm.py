@@ -6,6 +6,7 @@ S stoch, K classes, D deter, F feature.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -13,11 +14,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distributions import Normal, OneHot, kl_normal, kl_onehot
-from networks import autocast_dtype, mlp
+from networks import activation, autocast_dtype, mlp
 
 State = dict[str, Tensor]
 
 STRIDE = 5  # steps of a scan that are compiled as one
+
+
+@dataclasses.dataclass(frozen=True)
+class RSSMConfig:
+    """Sizes and kinds of an RSSM.
+
+    Attributes:
+        stoch: S.
+        deter: D.
+        hidden: units of the hidden layers.
+        discrete: K, classes of each stochastic variable; 0 for Gaussian ones.
+        cell: ``gru`` or ``gru_layer_norm``.
+        input_layers: hidden layers before the cell; ``output_layers`` behind it.
+        act: activation, a class of torch.nn.
+        temp_post: whether the posterior sees deter, or the embedding alone.
+        mean_act: ``none`` or ``tanh5``, a bound on the Gaussian's mean.
+        std_act: ``softplus``, ``abs``, ``sigmoid`` or ``sigmoid2`` (2·sigmoid(x/2)).
+        min_std: added to the standard deviation.
+    """
+
+    stoch: int = 50
+    deter: int = 200
+    hidden: int = 200
+    discrete: int = 0
+    cell: str = "gru_layer_norm"
+    input_layers: int = 1
+    output_layers: int = 1
+    act: str = "ELU"
+    temp_post: bool = True
+    mean_act: str = "none"
+    std_act: str = "sigmoid2"
+    min_std: float = 0.1
 
 
 class FirstWeights(NamedTuple):
@@ -57,49 +90,30 @@ class RSSM(nn.Module):
     """Recurrent state-space model (Hafner et al. 2019, arXiv 1811.04551).
 
     A state is a dict: ``deter`` [N, D], ``stoch`` [N, S] (or [N, S, K] with K classes), and the
-    statistics that stoch was drawn from: ``mean`` and ``std``, or ``logit``. With ``actions=0``,
-    or fed only zero actions, it is an action-free predictor.
+    statistics that stoch was drawn from: ``mean`` and ``std``, or ``logit``. With an
+    ``action_size`` of 0, or fed only zero actions, it is an action-free predictor.
 
     Args:
-        embed: size of the embedding.
-        actions: size of the action input.
-        discrete: classes of each categorical latent; 0 for Gaussian latents.
-        cell: ``gru`` or ``gru_layer_norm``.
-        temp_post: whether the posterior sees deter, or the embedding alone.
-        mean_act: ``none`` or ``tanh5``.
-        std_act: ``softplus``, ``abs``, ``sigmoid`` or ``sigmoid2`` (2·sigmoid(x/2)).
+        embed_size: E.
+        action_size: A.
+        config: sizes and kinds.
     """
 
-    def __init__(
-        self,
-        embed: int,
-        actions: int,
-        stoch: int = 50,
-        deter: int = 200,
-        hidden: int = 200,
-        discrete: int = 0,
-        cell: str = "gru_layer_norm",
-        input_layers: int = 1,
-        output_layers: int = 1,
-        act: type[nn.Module] = nn.ELU,
-        temp_post: bool = True,
-        mean_act: str = "none",
-        std_act: str = "sigmoid2",
-        min_std: float = 0.1,
-    ):
+    def __init__(self, embed_size: int, action_size: int, config: RSSMConfig):
         super().__init__()
-        self.actions, self.stoch, self.deter, self.discrete = actions, stoch, deter, discrete
-        self.temp_post, self.min_std = temp_post, min_std
-        self.mean_act, self.std_act = mean_act, std_act
-        self.flat_stoch = stoch * discrete if discrete else stoch
-        self.feat_size = self.flat_stoch + deter
-        stats = self.flat_stoch if discrete else 2 * stoch
-        self.inputs = mlp(self.flat_stoch + actions, input_layers, hidden, act)
-        self.cell = GRUCell(hidden, deter, norm=cell == "gru_layer_norm")
-        self.prior = mlp(deter, output_layers, hidden, act)
-        self.prior_stats = nn.Linear(hidden, stats)
-        self.posterior = mlp(embed + (deter if temp_post else 0), output_layers, hidden, act)
-        self.posterior_stats = nn.Linear(hidden, stats)
+        c, act = config, activation(config.act)
+        self.config, self.action_size = config, action_size
+        self.stoch, self.deter, self.discrete = c.stoch, c.deter, c.discrete
+        self.flat_stoch = c.stoch * c.discrete if c.discrete else c.stoch
+        self.feat_size = self.flat_stoch + c.deter
+        stats = self.flat_stoch if c.discrete else 2 * c.stoch
+        self.inputs = mlp(self.flat_stoch + action_size, c.input_layers, c.hidden, act)
+        self.cell = GRUCell(c.hidden, c.deter, norm=c.cell == "gru_layer_norm")
+        self.prior = mlp(c.deter, c.output_layers, c.hidden, act)
+        self.prior_stats = nn.Linear(c.hidden, stats)
+        seen = embed_size + (c.deter if c.temp_post else 0)
+        self.posterior = mlp(seen, c.output_layers, c.hidden, act)
+        self.posterior_stats = nn.Linear(c.hidden, stats)
 
     def initial(self, batch: int) -> State:
         """The state before the first step: all zeros, ``batch`` of them."""
@@ -126,7 +140,7 @@ class RSSM(nn.Module):
             is_first: bool [B, T]; where True, the state and the action are zeroed first.
             state: the state before row 0; zeros by default.
             sample: draw the posterior, or take its mode.
-            noise: what to draw it with, as `noise` makes it; drawn here by default.
+            noise: what to draw it with, as `draw_noise` makes it; drawn here by default.
 
         Returns:
             Posterior and prior, each with leading dimensions [B, T]. The prior's ``stoch`` is its
@@ -148,15 +162,17 @@ class RSSM(nn.Module):
     ) -> tuple[State, State]:
         batch, length = embed.shape[:2]
         keep = (~is_first.bool()).to(embed.dtype)[..., None]  # [B, T, 1]
-        action = embed.new_zeros(batch, length, self.actions) if action is None else action * keep
+        action = (
+            embed.new_zeros(batch, length, self.action_size) if action is None else action * keep
+        )
         state = self.initial(batch) if state is None else state
         stoch, deter = state["stoch"].flatten(1), state["deter"]
         # What does not depend on the recurrent state is computed for all steps at once.
         first = self.first_weights()
-        drive = F.linear(action, first.action, self.inputs[0].bias)  # [B, T, hidden]
-        view = F.linear(embed, first.embed, self.posterior[0].bias)
-        noise = self.noise(batch, length) if noise is None and sample else noise
-        scanned = [drive, view, keep, noise if sample else None]
+        action_proj = F.linear(action, first.action, self.inputs[0].bias)  # [B, T, hidden]
+        embed_proj = F.linear(embed, first.embed, self.posterior[0].bias)
+        noise = self.draw_noise(batch, length) if noise is None and sample else noise
+        scanned = [action_proj, embed_proj, keep, noise if sample else None]
         scanned = [x if x is None else x.transpose(0, 1).contiguous() for x in scanned]  # [T, B, …]
         posts: list[State] = []
         for t in range(0, length, STRIDE):
@@ -171,16 +187,18 @@ class RSSM(nn.Module):
         first: FirstWeights,
         stoch: Tensor,
         deter: Tensor,
-        drive: Tensor,
-        view: Tensor,
+        action_proj: Tensor,
+        embed_proj: Tensor,
         keep: Tensor,
         noise: Tensor | None,
     ) -> list[State]:
         """The posteriors of some steps in a row: :meth:`filter_step`, all but the state [s, …]."""
         posts = []
-        for t in range(len(drive)):
+        for t in range(len(action_proj)):
             drawn = None if noise is None else noise[t]
-            post = self.filter_step(first, stoch, deter, drive[t], view[t], keep[t], drawn)
+            post = self.filter_step(
+                first, stoch, deter, action_proj[t], embed_proj[t], keep[t], drawn
+            )
             stoch, deter = post["stoch"].flatten(1), post["deter"]
             posts.append(post)
         return posts
@@ -190,8 +208,8 @@ class RSSM(nn.Module):
         first: FirstWeights,
         stoch: Tensor,
         deter: Tensor,
-        drive: Tensor,
-        view: Tensor,
+        action_proj: Tensor,
+        embed_proj: Tensor,
         keep: Tensor,
         noise: Tensor | None,
     ) -> State:
@@ -200,17 +218,17 @@ class RSSM(nn.Module):
         Args:
             first: the first layers' weights.
             stoch: [B, S] (flat) and ``deter`` [B, D], the state before.
-            drive: [B, hidden], the action's share of the input layer; ``view`` the embedding's of
-                the posterior's.
+            action_proj: [B, hidden], the action's share of the input layer.
+            embed_proj: [B, hidden], the embedding's share of the posterior's.
             keep: [B, 1], 0 where an episode begins.
             noise: [B, S, …], or None for the mode.
         """
-        deter = self._recur(first, stoch * keep, drive, deter * keep)
+        deter = self._recur(first, stoch * keep, action_proj, deter * keep)
         if first.deter is not None:
-            view = view + F.linear(deter, first.deter)
+            embed_proj = embed_proj + F.linear(deter, first.deter)
         else:
-            view = view.clone()  # the activation overwrites its input
-        stats = self._stats(self.posterior_stats(self.posterior[1:](view)))
+            embed_proj = embed_proj.clone()  # the activation overwrites its input
+        stats = self._stats(self.posterior_stats(self.posterior[1:](embed_proj)))
         return {"stoch": self._draw(stats, noise), **stats, "deter": deter}
 
     def obs_step(
@@ -242,10 +260,10 @@ class RSSM(nn.Module):
         A scan draws ``noise`` [N, S, …] and parts the weights once for all its steps.
         """
         first = self.first_weights() if first is None else first
-        drive = F.linear(action, first.action, self.inputs[0].bias)
-        deter = self._recur(first, prev["stoch"].flatten(1), drive, prev["deter"])
+        action_proj = F.linear(action, first.action, self.inputs[0].bias)
+        deter = self._recur(first, prev["stoch"].flatten(1), action_proj, prev["deter"])
         if sample and noise is None:
-            noise = self.noise(len(deter))
+            noise = self.draw_noise(len(deter))
         return self.prior_of(deter, noise if sample else None)
 
     def imagine(self, action: Tensor, state: State, sample: bool = True) -> State:
@@ -276,15 +294,19 @@ class RSSM(nn.Module):
     def first_weights(self) -> FirstWeights:
         """The first layers' weights as a scan uses them."""
         weight, posterior = self.inputs[0].weight, self.posterior[0].weight
-        parts = list(weight.to(autocast_dtype(weight)).split([self.flat_stoch, self.actions], 1))
+        parts = list(
+            weight.to(autocast_dtype(weight)).split([self.flat_stoch, self.action_size], 1)
+        )
         posterior = posterior.to(autocast_dtype(posterior))
-        if not self.temp_post:
+        if not self.config.temp_post:
             return FirstWeights(*parts, None, posterior)
         sizes = [self.deter, posterior.shape[1] - self.deter]
         return FirstWeights(*parts, *posterior.split(sizes, 1))
 
-    def _recur(self, first: FirstWeights, stoch: Tensor, drive: Tensor, deter: Tensor) -> Tensor:
-        x = drive + F.linear(stoch, first.stoch)
+    def _recur(
+        self, first: FirstWeights, stoch: Tensor, action_proj: Tensor, deter: Tensor
+    ) -> Tensor:
+        x = action_proj + F.linear(stoch, first.stoch)
         return self.cell(self.inputs[1:](x), deter)
 
     def prior_of(self, deter: Tensor, noise: Tensor | None) -> State:
@@ -297,17 +319,17 @@ class RSSM(nn.Module):
         if self.discrete:
             return {"logit": x.unflatten(-1, (self.stoch, self.discrete))}
         mean, std = x.chunk(2, -1)
-        if self.mean_act == "tanh5":
+        if self.config.mean_act == "tanh5":
             mean = 5.0 * torch.tanh(mean / 5.0)
         std = {
             "softplus": F.softplus,
             "abs": lambda s: (s + 1).abs(),
             "sigmoid": torch.sigmoid,
             "sigmoid2": lambda s: 2 * torch.sigmoid(s / 2),
-        }[self.std_act](std)
-        return {"mean": mean, "std": std + self.min_std}
+        }[self.config.std_act](std)
+        return {"mean": mean, "std": std + self.config.min_std}
 
-    def noise(self, *lead: int) -> Tensor:
+    def draw_noise(self, *lead: int) -> Tensor:
         """What samples [*lead, …] are drawn with: normal [*lead, S], or uniform [*lead, S, K]."""
         device = self.prior_stats.weight.device
         if self.discrete:

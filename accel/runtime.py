@@ -19,6 +19,7 @@ class Runtime:
     compile: bool
     graphs: bool
     overlap: bool
+    image_chunk: int
 
     @classmethod
     def resolve(cls, config: Any) -> Runtime:
@@ -27,4 +28,6 @@ class Runtime:
 
         device = torch.device(config.device)
         dtype = compute_dtype(config.precision, device)
-        return cls(device, dtype, fast.compiles(config), fast.graphs(config), fast.overlaps(config))
+        chunk = config.image_chunk or (250 if device.type == "cpu" else 0)
+        flags = fast.compiles(config), fast.graphs(config), fast.overlaps(config)
+        return cls(device, dtype, *flags, chunk)

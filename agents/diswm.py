@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,26 @@ from accel.runtime import Runtime
 from agents import reports
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
+from agents.model_configs import behavior_config, world_model_config
 from agents.optimizer import Optimizer
 from agents.policy import RecurrentPolicy
 from agents.predictor import Predictor, compile_model, log_names
 from agents.pretrained import find_predictor, load_predictor
-from behavior import ActorCritic, frozen
+from behavior import ActorCritic, ImagineNoise, frozen
 from config import Config
 from fileio.checkpoints import misfit
-from models import Terms, WorldModel
+from models import FilterNoise, LossScales, WorldModel
 from networks import ActionHead
 from tools import UserError
 
 TEACHER = "world_model.teacher."
+
+
+class AgentNoise(NamedTuple):
+    """What an update draws with."""
+
+    filter: FilterNoise
+    imagine: ImagineNoise
 
 
 class DisWM(GradientLearner, Agent):
@@ -44,10 +52,12 @@ class DisWM(GradientLearner, Agent):
     ):
         check_actor(config, spaces)
         super().__init__(config, runtime)
-        teacher = None if source is None else load_predictor(config)
-        self.world_model = WorldModel(config, spaces.action_size, teacher).to(self.device)
-        feat = self.world_model.rssm.feat_size
-        self.behavior = ActorCritic(config, feat, spaces.action_size).to(self.device)
+        size, chunk_size = spaces.action_size, runtime.image_chunk
+        teacher = None if source is None else load_predictor(config, chunk_size)
+        sizes = world_model_config(config, chunk_size)
+        self.world_model = WorldModel(sizes, size, teacher).to(self.device)
+        feat_size = self.world_model.rssm.feat_size
+        self.behavior = ActorCritic(behavior_config(config), feat_size, size).to(self.device)
         c, b = config, self.behavior
         self.optimizers = {
             "model": Optimizer("model", self.world_model.parameters(), c, c.model_lr, c.grad_clip),
@@ -57,7 +67,7 @@ class DisWM(GradientLearner, Agent):
         self.policy = RecurrentPolicy(config, runtime, self.world_model, self.behavior)
         if runtime.compile:
             compile_model(self.world_model)
-            fast.compile_methods(b, "dream_steps", "targets", "actor_loss", "value_loss")
+            fast.compile_methods(b, "imagine_steps", "targets", "actor_loss", "value_loss")
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -84,51 +94,50 @@ class DisWM(GradientLearner, Agent):
         """From here on, actions know of all updates so far; see `RecurrentPolicy`."""
         self.policy.sync()
 
-    def draw_noise(self, batch: int, length: int) -> Terms:
+    def draw_noise(self, batch: int, length: int) -> AgentNoise:
         starts = batch * (length - self.config.pred_discount)
-        noise = self.behavior.noise(self.world_model, starts)
-        return self.world_model.noise(batch, length) | noise
+        imagine = self.behavior.draw_noise(self.world_model, starts)
+        return AgentNoise(self.world_model.draw_noise(batch, length), imagine)
 
     def before_update(self) -> None:
         """Moves the slow critic when it is time."""
         if self.updates % self.config.slow_target_update == 0:
             self.behavior.update_slow_target()
 
-    def compute(self, data: Terms) -> Metrics:
+    def compute(self, batch: Batch, scales: LossScales, noise: AgentNoise) -> Metrics:
         """One update of world model, actor and critic."""
-        weights = self._named_weights(data["weights"])
         with self.autocast():
-            outputs = self.world_model.terms(data, weights)
-            loss = self.world_model.loss(outputs.terms, weights)
+            outputs = self.world_model.terms(batch, scales, noise.filter)
+            loss = self.world_model.loss(outputs.terms, scales)
         metrics = self.optimizers["model"].step(loss)
-        metrics |= outputs.metrics | log_names(outputs.terms, weights)
+        metrics |= outputs.metrics | log_names(outputs.terms, scales)
         skip = metrics["skipped_model"]
-        return metrics | self._learn_behavior(outputs.post, data, weights, skip)
+        return metrics | self._learn_behavior(outputs.post, scales, noise.imagine, skip)
 
     def _learn_behavior(
-        self, post: State, noise: Terms, weights: Terms, skip: Tensor | None = None
+        self, post: State, scales: LossScales, noise: ImagineNoise, skip: Tensor | None = None
     ) -> Metrics:
         c, model, behavior = self.config, self.world_model, self.behavior
         rows = slice(None, -1) if c.pred_discount else slice(None)  # the last row may be terminal
         start = {k: v[:, rows].detach().flatten(0, 1) for k, v in post.items()}
         # Gradients pass through the model and the critic to the actions, and stop nowhere else.
         with frozen([*model.parameters(), *behavior.value.parameters()]), self.autocast():
-            dream = behavior.imagine(model, start, noise)
-            for_actor, for_value, cumulative, reward = behavior.targets(model, dream, weights)
-            actor_loss = behavior.actor_loss(model, dream, for_actor, cumulative, weights)
+            imagined = behavior.rollout(model, start, noise)
+            for_actor, for_value, cumulative, reward = behavior.targets(model, imagined, scales)
+            actor_loss = behavior.actor_loss(model, imagined, for_actor, cumulative, scales)
         with self.autocast():
-            value_loss = behavior.value_loss(dream.feat, for_value, cumulative)
+            value_loss = behavior.value_loss(imagined.feat, for_value, cumulative)
         metrics = self.optimizers["actor"].step(actor_loss, skip)
         metrics |= self.optimizers["value"].step(value_loss, metrics["skipped_actor"])
         metrics |= {
             "reward_mean": reward.detach().mean(),
             "reward_std": reward.detach().std(),
-            "actor_ent": dream.entropy.detach().mean(),
+            "actor_ent": imagined.entropy.detach().mean(),
             "target_mean": for_value.detach().mean(),
-            "actor_entropy_scale": weights["actor_entropy"],
+            "actor_entropy_scale": scales["actor_entropy"],
         }
         if c.imag_gradient == "both":
-            metrics["imag_gradient_mix"] = weights["imag_gradient_mix"]
+            metrics["imag_gradient_mix"] = scales["imag_gradient_mix"]
         return metrics
 
     def report(self, batch: Batch) -> dict[str, np.ndarray]:

@@ -21,22 +21,13 @@ from agents.base import Batch, Learner, Metrics, Update
 from agents.optimizer import SKIPPED, Optimizer
 from config import Config
 from fileio.checkpoints import misfit
-from models import Terms
-from tools import schedule
+from models import LossScales
+from tools import Schedule, schedule
 
-# The schedules of a run: the name inside a loss and the config key that says how it moves.
-SCHEDULES = {
-    "kl": "kl_scale",
-    "kl_balance": "kl_balance",
-    "kl_free": "kl_free",
-    "beta_vae": "beta_vae_beta",
-    "reward": "reward_scale",
-    "discount": "discount_scale",
-    "distill": "distill_scale",
-    "actor_entropy": "actor_entropy",
-    "actor_state_entropy": "actor_state_entropy",
-    "imag_gradient_mix": "imag_gradient_mix",
-}
+# Which key weighs a term whose weight the authors call something else than <term>_scale; and what
+# else follows a schedule.
+_WEIGHED_BY = {"beta_vae": "beta_vae_beta"}
+_SCHEDULED = ("kl_balance", "kl_free", "actor_entropy", "actor_state_entropy", "imag_gradient_mix")
 
 # η falls over 45,000 agent steps; across domains it waits for 50,000 first.
 DISTILL_SCHEDULES = {
@@ -63,6 +54,39 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def schedule_keys(config: Config) -> dict[str, str]:
+    """Which key has the schedule of that name."""
+    keys = {key.removesuffix("_scale"): key for key in config if key.endswith("_scale")}
+    del keys["pretrain_dataset"]  # the share of a dataset
+    return keys | _WEIGHED_BY | {key: key for key in _SCHEDULED}
+
+
+def loss_scales(config: Config) -> dict[str, Schedule]:
+    """The schedules of a run: of each loss term's weight by the term's name, and the others."""
+    texts = {name: config[key] for name, key in schedule_keys(config).items()}
+    if texts["distill"] == "auto":
+        texts["distill"] = DISTILL_SCHEDULES[config.cross_domain]
+    return {name: schedule(text) for name, text in texts.items()}
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors of nested dicts and named tuples, by their dotted names; None is left out."""
+    if value is None or isinstance(value, Tensor):
+        return {} if value is None else {name: value}
+    items = value.items() if isinstance(value, Mapping) else value._asdict().items()
+    found = [flatten(item, f"{name}.{key}" if name else key) for key, item in items]
+    return {key: tensor for part in found for key, tensor in part.items()}
+
+
+def unflatten(like: Any, tensors: Mapping[str, Tensor], name: str = "") -> Any:
+    """What :func:`flatten` took apart, in the shape of ``like``."""
+    if like is None or isinstance(like, Tensor):
+        return tensors.get(name)
+    items = like.items() if isinstance(like, Mapping) else like._asdict().items()
+    parts = {key: unflatten(item, tensors, f"{name}.{key}" if name else key) for key, item in items}
+    return parts if isinstance(like, Mapping) else type(like)(**parts)
+
+
 class GradientLearner(Learner):
     """A learner of schedules and optimisers.
 
@@ -73,41 +97,48 @@ class GradientLearner(Learner):
         super().__init__()
         self.config, self.runtime, self.device = config, runtime, runtime.device
         self.updates = 0
-        eta = config.distill_scale
-        self.schedules = {
-            name: schedule(DISTILL_SCHEDULES[config.cross_domain])
-            if name == "distill" and eta == "auto"
-            else schedule(config[key])
-            for name, key in SCHEDULES.items()
-        }
+        self.schedules = loss_scales(config)
         self.optimizers: dict[str, Optimizer] = {}
-        self._compute: Callable[[Terms], Metrics] = self.compute
+        self._compute: Callable[[dict[str, Tensor]], Metrics] = self._compute_flat
+        self._like: Any = None  # the shape of what an update takes
         if runtime.graphs:
-            self._compute = fast.Graph(self.compute, self._tensors, self.device)
+            self._compute = fast.Graph(self._compute_flat, self._tensors, self.device)
 
     def learn(self, batch: Batch, step: int) -> Update:
         """One update; the metrics stay on the device, and nothing waits for it."""
         data = self.prepare(batch)
-        data |= self.draw_noise(*data["is_first"].shape)
-        data["weights"] = self._schedule_values(step)
+        inputs = {"batch": data, "noise": self.draw_noise(*data["is_first"].shape)}
+        inputs["scales"] = self._scales_at(step)
         self.before_update()
+        self._like = inputs
         with fast.updating():
-            metrics = self._compute(data)
+            metrics = self._compute(flatten(inputs))
         self.updates += 1
         skipped = [metrics.pop(name) for name in list(metrics) if name.startswith(SKIPPED)]
         return Update(metrics, torch.stack(skipped))
 
+    def _compute_flat(self, tensors: dict[str, Tensor]) -> Metrics:
+        """:meth:`compute` as it can be recorded: tensors by name in, tensors by name out."""
+        given = unflatten(self._like, tensors)
+        scales = dict(zip(self.schedules, given["scales"].unbind(), strict=True))
+        return self.compute(given["batch"], scales, given["noise"])
+
     @abstractmethod
-    def compute(self, data: Terms) -> Metrics:
-        """An update as a function of tensors: the prepared batch, noise, and ``weights``.
+    def compute(self, batch: Batch, scales: LossScales, noise: Any) -> Metrics:
+        """An update as a function of tensors.
 
         It draws nothing, looks at no value, and changes parameters and moments in their places:
         so it can be recorded.
+
+        Args:
+            batch: as :meth:`prepare` gives it.
+            scales: the schedules' values, by the names of :func:`loss_scales`.
+            noise: what :meth:`draw_noise` gave.
         """
 
     @abstractmethod
-    def draw_noise(self, batch: int, length: int) -> Terms:
-        """All that an update draws with, made outside of it."""
+    def draw_noise(self, batch: int, length: int) -> Any:
+        """All that an update draws with, made outside of it: nested named tuples of tensors."""
 
     def before_update(self) -> None:
         """What happens once in a while; a recorded update cannot hold it."""
@@ -116,15 +147,12 @@ class GradientLearner(Learner):
         moments = [t for optimizer in self.optimizers.values() for t in optimizer.tensors()]
         return [*self.parameters(), *self.buffers(), *moments]
 
-    def _schedule_values(self, step: int) -> Tensor:
+    def _scales_at(self, step: int) -> Tensor:
         """The schedules' values now, on the device: one transfer in all."""
         values = [schedule(step) for schedule in self.schedules.values()]
         pinned = self.device.type == "cuda"  # a copy from other memory may wait for the device
-        values = torch.tensor([1.0, *values], dtype=torch.float32, pin_memory=pinned)
-        return values.to(self.device, non_blocking=True)
-
-    def _named_weights(self, values: Tensor) -> Terms:
-        return dict(zip(["image", *self.schedules], values.unbind(), strict=True))
+        tensor = torch.tensor(values, dtype=torch.float32, pin_memory=pinned)
+        return tensor.to(self.device, non_blocking=True)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 where the run computes in it; losses stay in float32."""

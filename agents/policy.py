@@ -94,22 +94,22 @@ class RecurrentPolicy:
             inputs = {name: torch.from_numpy(np.ascontiguousarray(obs[name])) for name in obs}
             inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
             inputs |= {name: state[name] for name in ("stoch", "deter", "action")}
-            inputs |= self._noise(len(obs["image"]), mode)
+            inputs |= self._draw_noise(len(obs["image"]), mode)
             latent = self._steps[mode](inputs)
             action = self._explore(latent.pop("action"), mode)
             return action.float().cpu().numpy(), {**latent, "action": action}
 
-    def _noise(self, n: int, mode: str) -> State:
+    def _draw_noise(self, n: int, mode: str) -> State:
         """What the step draws with, made here: a recorded step draws nothing by itself."""
         c, (encoder, rssm, actor) = self.config, self._live
         noise = {}
-        if c.beta_vae and not c.eval_state_mean:
-            noise["embed_noise"] = torch.randn(n, 1, encoder.embed_size, device=self.device)
+        if not c.eval_state_mean:
+            noise["embed_noise"] = encoder.draw_noise(n, 1)
         if c.collect_dyn_sample and not c.eval_state_mean:
-            noise["latent_noise"] = rssm.noise(n)
+            noise["latent_noise"] = rssm.draw_noise(n)
         if mode != "eval":
-            noise["action_noise"] = actor.noise(n)
-        return noise
+            noise["action_noise"] = actor.draw_noise(n)
+        return {name: value for name, value in noise.items() if value is not None}
 
     def _step(self, mode: str) -> Callable[[State], State]:
         parts = self._copy if mode == "train" and self._copy is not None else self._live
@@ -118,11 +118,7 @@ class RecurrentPolicy:
         @torch.no_grad()
         def step(inputs: State) -> State:
             """Observation, state and noise → the posterior and the actor's action."""
-            embed = encoder(inputs["image"][:, None])
-            if self.config.beta_vae:
-                mean, logvar = embed
-                noise = inputs.get("embed_noise")
-                embed = mean if noise is None else encoder.sample(mean, logvar, noise)
+            embed = encoder(inputs["image"][:, None], inputs.get("embed_noise")).embed
             noise = inputs.get("latent_noise")
             previous = {name: inputs[name] for name in ("stoch", "deter")}
             latent = rssm.obs_step(

@@ -12,21 +12,22 @@ from accel.runtime import Runtime
 from agents import reports
 from agents.base import Batch, Metrics
 from agents.learner import GradientLearner
+from agents.model_configs import predictor_config
 from agents.optimizer import Optimizer
 from agents.pretrained import save_predictor
 from config import Config
 from fileio.atomic import atomic_write
 from logger.pictures import encode_png, to_rgb
-from models import Terms, VideoPredictor, WorldModel
+from models import FilterNoise, LossScales, Terms, VideoPredictor, WorldModel
 
 
-def log_names(terms: Terms, weights: Terms) -> Metrics:
-    """Each term under its own name, and the weights that move."""
+def log_names(terms: Terms, scales: LossScales) -> Metrics:
+    """Each term under the name that the log has for it, and the weights that move."""
     names = {"beta_vae": "beta_vae_kl_loss", "distill": "distillation_kl_loss"}
     metrics = {names.get(name, f"{name}_loss"): term.detach() for name, term in terms.items()}
-    scales = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
-    metrics |= {scales[name]: weights[name] for name in scales if name in terms}
-    return metrics | {name: weights[name] for name in ("kl_balance", "kl_free")}
+    moving = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
+    metrics |= {moving[name]: scales[name] for name in moving if name in terms}
+    return metrics | {name: scales[name] for name in ("kl_balance", "kl_free")}
 
 
 def compile_model(model: VideoPredictor) -> None:
@@ -52,7 +53,8 @@ class Predictor(GradientLearner):
 
     def __init__(self, config: Config, runtime: Runtime):
         super().__init__(config, runtime)
-        self.model = VideoPredictor(config, config.pretrain_action_num).to(self.device)
+        sizes = predictor_config(config, runtime.image_chunk)
+        self.model = VideoPredictor(sizes, config.pretrain_action_num).to(self.device)
         self.optimizers["model"] = Optimizer(
             "model", self.model.parameters(), config, config.model_lr, config.grad_clip
         )
@@ -67,17 +69,16 @@ class Predictor(GradientLearner):
                 "note: without --beta_vae True the predictor has DreamerV2's CNN", file=sys.stderr
             )
 
-    def draw_noise(self, batch: int, length: int) -> Terms:
-        return self.model.noise(batch, length)
+    def draw_noise(self, batch: int, length: int) -> FilterNoise:
+        return self.model.draw_noise(batch, length)
 
-    def compute(self, data: Terms) -> Metrics:
+    def compute(self, batch: Batch, scales: LossScales, noise: FilterNoise) -> Metrics:
         """One update of the predictor."""
-        weights = self._named_weights(data["weights"])
         with self.autocast():
-            outputs = self.model.terms(data, weights)
-            loss = self.model.loss(outputs.terms, weights)
+            outputs = self.model.terms(batch, scales, noise)
+            loss = self.model.loss(outputs.terms, scales)
         metrics = self.optimizers["model"].step(loss)
-        return metrics | outputs.metrics | log_names(outputs.terms, weights)
+        return metrics | outputs.metrics | log_names(outputs.terms, scales)
 
     def report(self, batch: Batch) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from agents import authors_names
+from agents.model_configs import predictor_config
 from config import Config, load_saved
 from fileio.atomic import atomic_write
 from fileio.checkpoints import load, save
@@ -56,7 +57,7 @@ def _is_complete(folder: Path) -> bool:
     return all((folder / file).is_file() for file in PREDICTOR_FILES.values())
 
 
-def load_predictor(config: Config) -> VideoPredictor:
+def load_predictor(config: Config, chunk_size: int = 0) -> VideoPredictor:
     """The pretrained predictor in ``--pretrain_checkpoint_path``, to learn from.
 
     encoder.pt must be there. Without decoder.pt and rssm.pt it is a teacher that cannot draw.
@@ -75,7 +76,7 @@ def load_predictor(config: Config) -> VideoPredictor:
             f"{folder / PREDICTOR_FILES['encoder']} is {kind} encoder: set --beta_vae {beta_vae}, "
             "as in pretraining"
         )
-    return _build_predictor(config, folder, states)
+    return _build_predictor(config, folder, states, chunk_size)
 
 
 def _read_predictor(folder: Path) -> dict[str, Mapping]:
@@ -115,7 +116,9 @@ def _check_tensor(name: Any, tensor: Any, path: Path) -> None:
         )
 
 
-def _build_predictor(config: Config, folder: Path, states: Mapping[str, Mapping]) -> VideoPredictor:
+def _build_predictor(
+    config: Config, folder: Path, states: Mapping[str, Mapping], chunk_size: int = 0
+) -> VideoPredictor:
     """A predictor with the tensors of a folder; the parts that are not there stay random."""
     actions = config.source_action_num
     if rssm := states.get("rssm"):
@@ -125,7 +128,7 @@ def _build_predictor(config: Config, folder: Path, states: Mapping[str, Mapping]
         first = rssm.get("inputs.0.weight", rssm.get("_inp_layers.0.weight"))
         with contextlib.suppress(IndexError, AttributeError):
             actions = actions or first.shape[1] - config.dyn_stoch * max(1, config.dyn_discrete)
-    model = VideoPredictor(config, max(0, actions))
+    model = VideoPredictor(predictor_config(config, chunk_size), max(0, actions))
     model.complete = set(states) == set(PREDICTOR_FILES)
     for part, state in states.items():
         _load_checked(model, part, state, folder / PREDICTOR_FILES[part])
@@ -165,7 +168,7 @@ def _load_checked(model: VideoPredictor, part: str, state: Mapping, path: Path) 
     module = getattr(model, part)
     own = module.state_dict()
     names = {
-        name: authors_names.to_theirs(part, name, model.config.beta_vae) if theirs else name
+        name: authors_names.to_theirs(part, name, model.config.image.beta_vae) if theirs else name
         for name in own
     }
     for name, tensor in own.items():
@@ -235,13 +238,13 @@ def _as_pretrained(config: Config, folder: Path) -> Config:
 
 
 def _check_counterpart(model: VideoPredictor) -> None:
-    c = model.config
-    if c.beta_vae and c.grayscale:
+    c = model.config.image
+    if c.beta_vae and c.channels == 1:
         raise UserError(
             "--export_checkpoint: the authors' β-VAE sees three channels: pretrain without "
             "--grayscale True"
         )
-    embed = 4 * c.cnn_depth * 2 ** (len(c.encoder_kernels) - 1)
+    embed = 4 * c.depth * 2 ** (len(c.encoder_kernels) - 1)
     if not c.beta_vae and model.encoder.embed_size != embed:
         raise UserError(
             f"--export_checkpoint: the authors' CNN ends in 2×2 pixels, so the embedding has "
@@ -254,7 +257,7 @@ def _in_their_names(model: VideoPredictor, part: str) -> bytes:
     """A file's bytes; the same tensors make the same bytes."""
     state = getattr(model, part).state_dict()
     named = OrderedDict(
-        (authors_names.to_theirs(part, name, model.config.beta_vae), tensor.contiguous())
+        (authors_names.to_theirs(part, name, model.config.image.beta_vae), tensor.contiguous())
         for name, tensor in state.items()
     )
     buffer = io.BytesIO()

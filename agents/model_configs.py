@@ -1,0 +1,81 @@
+"""From the run's configuration to the small ones that models are made with."""
+
+from __future__ import annotations
+
+from behavior import BehaviorConfig
+from config import Config
+from models import PredictorConfig, WorldModelConfig
+from networks import ActorConfig, HeadConfig, ImageConfig
+from rssm import RSSMConfig
+from tools import is_zero
+
+
+def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
+    """A video predictor's; ``chunk_size`` images pass through its convolutions at once."""
+    c = config
+    image = ImageConfig(
+        beta_vae=c.beta_vae,
+        z_dim=c.z_dim,
+        channels=1 if c.grayscale else 3,
+        act=c.act,
+        depth=c.cnn_depth,
+        encoder_kernels=c.encoder_kernels,
+        decoder_kernels=c.decoder_kernels,
+        decoder_thin=c.decoder_thin,
+        chunk_size=chunk_size,
+    )
+    rssm = RSSMConfig(
+        stoch=c.dyn_stoch,
+        deter=c.dyn_deter,
+        hidden=c.dyn_hidden,
+        discrete=c.dyn_discrete,
+        cell=c.dyn_cell,
+        input_layers=c.dyn_input_layers,
+        output_layers=c.dyn_output_layers,
+        act=c.act,
+        temp_post=c.dyn_temp_post,
+        mean_act=c.dyn_mean_act,
+        std_act=c.dyn_std_act,
+        min_std=c.dyn_min_std,
+    )
+    return PredictorConfig(image, rssm, c.grad_heads, c.kl_forward)
+
+
+def world_model_config(config: Config, chunk_size: int = 0) -> WorldModelConfig:
+    """A world model's."""
+    c, discount = config, None
+    if c.pred_discount:
+        discount = HeadConfig(c.discount_layers, c.units, c.act, "binary")
+    reward = HeadConfig(c.reward_layers, c.units, c.act)
+    return WorldModelConfig(predictor_config(c, chunk_size), reward, discount, c.action_num_gap)
+
+
+def behavior_config(config: Config) -> BehaviorConfig:
+    """An actor's and a critic's."""
+    c = config
+    actor = ActorConfig(
+        layers=c.actor_layers,
+        units=c.units,
+        act=c.act,
+        dist=c.actor_dist,
+        init_std=c.actor_init_std,
+        min_std=c.actor_min_std,
+        temperature=c.actor_temp,
+        outscale=c.actor_outscale,
+    )
+    return BehaviorConfig(
+        actor=actor,
+        value=HeadConfig(c.value_layers, c.units, c.act, c.value_head),
+        horizon=c.imag_horizon,
+        discount=c.discount,
+        discount_lambda=c.discount_lambda,
+        gradient=c.imag_gradient,
+        sample=c.imag_sample,
+        stop_grad=c.behavior_stop_grad,
+        future_entropy=c.future_entropy,
+        state_entropy=not is_zero(c.actor_state_entropy),
+        value_decay=c.value_decay,
+        slow_value_target=c.slow_value_target,
+        slow_actor_target=c.slow_actor_target,
+        slow_fraction=c.slow_target_fraction,
+    )
