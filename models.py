@@ -221,7 +221,6 @@ class VideoPredictor(nn.Module):
 
     def image_term(self, feat: Tensor, image: Tensor) -> Tensor:
         """−log p(image | feat), summed over pixels, the mean over [B, T]: 0-d."""
-
         count = image.shape[0] * image.shape[1]
         flat = feat.flatten(0, 1), image.flatten(0, 1)
         parameters = list(self.decoder.parameters())
