@@ -1,32 +1,39 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
-# make lint   ruff, as in CI
+# make lint   ruff and mypy, as in CI
+# make fresh  the first two on a clean Debian in a folder: SUITE=trixie, COMMAND='make test'
 # make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
 # make fuzz   a hundred thousand damaged and malicious inputs
 # make export FROM=… TO=…   a pretrained predictor in the authors' format
 # make setup  only the set-up that the others do first: .venv, requirements, a headless GL library
 
-PYTHON ?= python3
+# The first of these that is installed and suits: mujoco 3.3.0 has no wheel for Python 3.14.
+PYTHON ?= python3 python3.13 python3.12 python3.11 python3.10
 VENV ?= .venv
 DEMO ?= runs/demo
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format setup gl export faults fuzz
+.PHONY: demo test lint format fresh setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "Python 3.10 to 3.12 is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null \
-	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv \
-	       && $(PYTHON) -m venv $(VENV); } \
-	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 1; }
+	@for python in $(PYTHON); do \
+	  "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	    2>/dev/null || continue; \
+	  "$$python" -m venv $(VENV) 2>/dev/null && exit; \
+	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv \
+	    && "$$python" -m venv $(VENV) && exit; \
+	  echo "no virtual environment could be made: apt-get install python3-venv"; exit 1; \
+	done; \
+	echo 'Python 3.10 to 3.13 is needed: uv python install 3.12, then' \
+	  'make $(MAKECMDGOALS) PYTHON=$$(uv python find 3.12)'; exit 1
 
 $(VENV)/.run: requirements.txt constraints.txt | $(BIN)/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps dm_control -c constraints.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.run
@@ -82,6 +89,10 @@ fuzz: $(VENV)/.dev gl
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fresh:
+	bash tests/fresh_machine.sh
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,7 @@ def activation(name: str) -> type[nn.Module]:
     Raises:
         ValueError: there is none.
     """
-    found = getattr(nn, name, None)
+    found: Any = getattr(nn, name, None)
     try:
         same_shape = found()(torch.zeros(2)).shape == (2,)
     except (TypeError, AttributeError, RuntimeError):
@@ -150,7 +150,8 @@ def _kaiming(module: nn.Module) -> None:
     # Transposed convolutions keep PyTorch's own start, as in the authors' modules.
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.kaiming_normal_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def float_image(image: Tensor) -> Tensor:
@@ -177,7 +178,11 @@ class UpConv(nn.ConvTranspose2d):
     stride 2 is taken apart into four kernels of 2, one for each pixel of a 2×2 block.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    bias: Tensor
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # takes no output_size
         if self.out_channels < 8 and self.stride == (2, 2) and self.kernel_size == (4, 4):
             return self._by_blocks(x)
         bias = self.bias.to(autocast_dtype(self.bias))[:, None, None]
@@ -195,6 +200,11 @@ class UpConv(nn.ConvTranspose2d):
         return blocks[:, :, top : blocks.shape[2] - top, left : blocks.shape[3] - left]
 
 
+def _in_channels_last(layers: nn.Sequential) -> nn.Sequential:
+    """The layers, their kernels in the order of memory that is fast."""
+    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 class PlainEncoder(nn.Module):
     """DreamerV2's CNN: images [N, 64, 64, C] in ±0.5 → embedding [N, 1024] at depth 32."""
 
@@ -209,7 +219,7 @@ class PlainEncoder(nn.Module):
             channels, side = outputs, (side - kernel) // 2 + 1
         if side < 1:
             raise ValueError(f"64×64 images are too small for kernels {config.encoder_kernels}")
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = _in_channels_last(nn.Sequential(*layers))
         self.embed_size = channels * side**2
 
     def draw_noise(self, *lead: int) -> None:
@@ -242,7 +252,7 @@ class BetaVAEEncoder(nn.Module):
         )
         self.stats = nn.Linear(256, 2 * config.z_dim)
         self.apply(_kaiming)
-        self.layers.to(memory_format=torch.channels_last)
+        _in_channels_last(self.layers)
 
     def draw_noise(self, *lead: int) -> Tensor:
         """ε of latents [*lead, Z], standard normal."""
@@ -284,7 +294,7 @@ class BetaVAEDecoder(nn.Module):
             UpConv(32, config.channels, 4, 2, 1),  # 64×64
         )
         self.apply(_kaiming)
-        self.layers.to(memory_format=torch.channels_last)
+        _in_channels_last(self.layers)
 
     def forward(self, feat: Tensor) -> UnitNormal:
         x = F.elu(self.inflate(F.elu(self.bottleneck(feat))))
@@ -308,7 +318,7 @@ class PlainDecoder(nn.Module):
             layers += [UpConv(inputs, outputs, kernel, 2), _overwriting(act)]
             inputs = outputs
         layers.append(UpConv(inputs, config.channels, kernels[-1], 2))
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = _in_channels_last(nn.Sequential(*layers))
 
     def forward(self, feat: Tensor) -> UnitNormal:
         x = self.first(feat).reshape(-1, self.side, self.side, self.inputs)
@@ -338,7 +348,9 @@ class DenseHead(nn.Module):
         super().__init__()
         self.layers = mlp(inputs, config.layers, config.units, activation(config.act))
         self.mean = nn.Linear(config.units, 1)
-        self.dist = {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}[config.dist]
+        dists: dict[str, type[UnitNormal | Huber | Bernoulli]]
+        dists = {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}
+        self.dist = dists[config.dist]
 
     def forward(self, feat: Tensor) -> UnitNormal | Huber | Bernoulli:
         # Flat, because a Linear over more dimensions returns a view, and overwriting one is slow.

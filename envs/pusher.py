@@ -90,9 +90,7 @@ class PusherColors(gym.Wrapper):
 
 
 def _tasks() -> dict[str, tuple[str, ...]]:
-    """The ids of Gymnasium's current MuJoCo environments; their older versions need older
-    simulators.
-    """
+    """The ids of Gymnasium's newest MuJoCo environments; older ones need older simulators."""
     return {
         name: (name,)
         for name, spec in gym.registry.items()

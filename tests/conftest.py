@@ -52,10 +52,11 @@ def same() -> Same:
 
 @pytest.fixture(scope="session")
 def calling() -> Callable[..., Any]:
-    """``with calling({("acting", 9): function})`` calls it at the run's ninth step of acting.
+    """Calls functions at given places of a run.
 
-    A run asks again and again whether a signal came: in the phases ``prefill``, ``update``,
-    ``acting`` and ``evaluation``. Each function is called at its place, and must be reached.
+    ``with calling({("acting", 9): function})`` calls it at the run's ninth step of acting. A run
+    asks again and again whether a signal came: in the phases ``prefill``, ``update``, ``acting``
+    and ``evaluation``. Each function is called at its place, and must be reached.
     """
     return runs.calling
 

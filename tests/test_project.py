@@ -1,0 +1,58 @@
+"""The project's own files: installation, versions that stand in two of them."""
+
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from setuptools import build_meta
+
+ROOT = Path(__file__).parents[1]
+
+
+def _found(pattern: str, file: str) -> tuple[str, ...]:
+    match = re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)
+    assert match, f"{file} has no {pattern}"
+    return match.groups()
+
+
+def _pins(file: str) -> set[tuple[str, str]]:
+    """Name, as constraints.txt spells it, and version of each pinned requirement."""
+    pins = re.findall(r"^([\w.-]+)==([^;\s]+)", (ROOT / file).read_text(), re.M)
+    return {(re.sub("[_.]", "-", name.lower()), version) for name, version in pins}
+
+
+def test_makefile_and_package_take_the_same_versions_of_python():
+    lowest, highest = _found(r"\((3, \d+)\) <= sys.version_info\[:2\] <= \((3, \d+)\)", "Makefile")
+    above = f"3.{int(highest.split(', ')[1]) + 1}"
+    required = (lowest.replace(", ", "."), above)
+    assert _found(r'^requires-python = ">=(.*),<(.*)"', "pyproject.toml") == required
+
+
+def test_citation_names_the_version_of_the_package():
+    cited = _found(r"^version: (.*)$", "CITATION.cff")
+    assert _found(r'^version = "(.*)"$', "pyproject.toml") == cited
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+def test_constraints_hold_what_is_required(file):
+    free = _pins(file) - _pins("constraints.txt")
+    assert {name for name, _ in free} <= {"torch"}  # whose needs differ from machine to machine
+
+
+def test_editable_installation_puts_this_folder_into_pythons_path(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", *ROOT.glob("requirements*.txt")):
+        shutil.copy(ROOT / name, source)
+    monkeypatch.chdir(source)
+    wheel = build_meta.build_editable(str(tmp_path))
+    with zipfile.ZipFile(tmp_path / wheel) as packed:
+        files = {os.path.basename(name): packed.read(name).decode() for name in packed.namelist()}
+    (path,) = (text for name, text in files.items() if name.endswith(".pth"))
+    assert Path(path.strip()) == source
+    assert not [name for name in files if name.endswith(".py")]
+    assert re.search(r"^Requires-Dist: mujoco==3\.3\.0$", files["METADATA"], re.M)
+    assert re.search(r'^Requires-Dist: pytest==.*; extra == "dev"$', files["METADATA"], re.M)
