@@ -145,8 +145,8 @@ class ActorCritic(nn.Module):
             states += more[0]
             steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
-        action, log_prob, entropy = zip(*steps, strict=True)
-        log_prob = None if log_prob[0] is None else torch.stack(log_prob)
+        action, log_probs, entropy = zip(*steps, strict=True)
+        log_prob = None if log_probs[0] is None else torch.stack(log_probs)
         return Imagination(
             rssm.get_feat(state), state, torch.stack(action), log_prob, torch.stack(entropy)
         )
@@ -253,7 +253,7 @@ class ActorCritic(nn.Module):
         c = self.config
         outcome, weight = target[1:], cumulative[:-2]  # [H-1, N]
         objective = outcome
-        if c.gradient != "dynamics":
+        if imagined.log_prob is not None:
             with torch.no_grad():
                 baseline = self.value(imagined.feat[:-2]).mode()[..., 0]
                 advantage = outcome - baseline

@@ -99,7 +99,8 @@ class _SumByChunks(torch.autograd.Function):
         ctx: Any, function: Callable, size: int, x: Tensor, target: Tensor, *parameters: Tensor
     ) -> Tensor:
         ctx.has_x = x.requires_grad
-        total, of_x, of_parameters = x.new_zeros(()), [], None
+        total, of_x = x.new_zeros(()), []
+        of_parameters: list[Tensor] | None = None
         for part, goal in zip(chunks(x, size), chunks(target, size), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(ctx.has_x)
@@ -113,7 +114,7 @@ class _SumByChunks(torch.autograd.Function):
                 of_parameters = grads
             elif grads:
                 torch._foreach_add_(of_parameters, grads)
-        ctx.save_for_backward(*([torch.cat(of_x)] if of_x else []), *of_parameters)
+        ctx.save_for_backward(*([torch.cat(of_x)] if of_x else []), *(of_parameters or []))
         return total
 
     @staticmethod
@@ -212,7 +213,7 @@ class VideoPredictor(nn.Module):
         image_feat = feat if "image" in self.config.grad_heads else feat.detach()
         terms = {"image": self.image_term(image_feat, batch["image"])}
         terms["kl"], value = self.kl_term(post, prior, scales["kl_balance"], scales["kl_free"])
-        if encoding.mean is not None:
+        if encoding.mean is not None and encoding.logvar is not None:
             terms["beta_vae"] = kl_standard(encoding.mean, encoding.logvar).mean()
         with torch.no_grad():
             metrics = {
@@ -290,7 +291,9 @@ class WorldModel(VideoPredictor):
         super().__init__(config.predictor, action_size + config.action_gap)
         self.action_gap, feat_size = config.action_gap, self.rssm.feat_size
         self.reward = DenseHead(feat_size, config.reward)
-        self.discount = config.discount and DenseHead(feat_size, config.discount)
+        self.discount: DenseHead | None = None
+        if config.discount is not None:
+            self.discount = DenseHead(feat_size, config.discount)
         self.teacher = teacher
         if teacher is not None:
             teacher.requires_grad_(False)

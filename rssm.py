@@ -7,7 +7,7 @@ S stoch, K classes, D deter, F feature.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,10 @@ class FirstWeights(NamedTuple):
     action: Tensor  # [hidden, A]
     deter: Tensor | None  # [hidden, D]; None where the posterior sees the embedding alone
     embed: Tensor  # [hidden, E]
+
+
+def _first(layers: nn.Sequential) -> nn.Linear:
+    return cast(nn.Linear, layers[0])
 
 
 class GRUCell(nn.Module):
@@ -169,15 +173,17 @@ class RSSM(nn.Module):
         stoch, deter = state["stoch"].flatten(1), state["deter"]
         # What does not depend on the recurrent state is computed for all steps at once.
         first = self.first_weights()
-        action_proj = F.linear(action, first.action, self.inputs[0].bias)  # [B, T, hidden]
-        embed_proj = F.linear(embed, first.embed, self.posterior[0].bias)
+        action_proj = F.linear(action, first.action, _first(self.inputs).bias)  # [B, T, hidden]
+        embed_proj = F.linear(embed, first.embed, _first(self.posterior).bias)
         noise = self.draw_noise(batch, length) if noise is None and sample else noise
-        scanned = [action_proj, embed_proj, keep, noise if sample else None]
-        scanned = [x if x is None else x.transpose(0, 1).contiguous() for x in scanned]  # [T, B, …]
+        scanned = [x.transpose(0, 1).contiguous() for x in (action_proj, embed_proj, keep)]
+        drawn = noise.transpose(0, 1).contiguous() if noise is not None and sample else None
         posts: list[State] = []
         for t in range(0, length, STRIDE):
-            parts = (x if x is None else x[t : t + STRIDE] for x in scanned)
-            posts += self.filter_steps(first, stoch, deter, *parts)
+            now = slice(t, t + STRIDE)
+            a, e, k = (x[now] for x in scanned)  # [s, B, …] each
+            eps = None if drawn is None else drawn[now]
+            posts += self.filter_steps(first, stoch, deter, a, e, k, eps)
             stoch, deter = posts[-1]["stoch"].flatten(1), posts[-1]["deter"]
         post = {k: torch.stack([p[k] for p in posts], 1) for k in posts[0]}  # [B, T, …]
         return post, self.prior_of(post["deter"], None)
@@ -242,9 +248,9 @@ class RSSM(nn.Module):
     ) -> State:
         """One filtering step: [B, …] in, the posterior [B, …] out; ``noise`` [B, S, …]."""
         state = {k: v for k, v in prev.items() if k in ("stoch", "deter")}
-        rows = (x[:, None] for x in (embed, action, is_first))
+        embed, action, is_first = (x[:, None] for x in (embed, action, is_first))
         noise = None if noise is None else noise[:, None]
-        post, _ = self.observe(*rows, state, sample, noise)
+        post, _ = self.observe(embed, action, is_first, state, sample, noise)
         return {k: v[:, 0] for k, v in post.items()}
 
     def img_step(
@@ -260,7 +266,7 @@ class RSSM(nn.Module):
         A scan draws ``noise`` [N, S, …] and parts the weights once for all its steps.
         """
         first = self.first_weights() if first is None else first
-        action_proj = F.linear(action, first.action, self.inputs[0].bias)
+        action_proj = F.linear(action, first.action, _first(self.inputs).bias)
         deter = self._recur(first, prev["stoch"].flatten(1), action_proj, prev["deter"])
         if sample and noise is None:
             noise = self.draw_noise(len(deter))
@@ -293,15 +299,13 @@ class RSSM(nn.Module):
 
     def first_weights(self) -> FirstWeights:
         """The first layers' weights as a scan uses them."""
-        weight, posterior = self.inputs[0].weight, self.posterior[0].weight
-        parts = list(
-            weight.to(autocast_dtype(weight)).split([self.flat_stoch, self.action_size], 1)
-        )
-        posterior = posterior.to(autocast_dtype(posterior))
+        weight, posterior = _first(self.inputs).weight, _first(self.posterior).weight
+        dtype, seen = autocast_dtype(weight), posterior.to(autocast_dtype(posterior))
+        stoch, action = weight.to(dtype).split([self.flat_stoch, self.action_size], 1)
         if not self.config.temp_post:
-            return FirstWeights(*parts, None, posterior)
-        sizes = [self.deter, posterior.shape[1] - self.deter]
-        return FirstWeights(*parts, *posterior.split(sizes, 1))
+            return FirstWeights(stoch, action, None, seen)
+        deter, embed = seen.split([self.deter, seen.shape[1] - self.deter], 1)
+        return FirstWeights(stoch, action, deter, embed)
 
     def _recur(
         self, first: FirstWeights, stoch: Tensor, action_proj: Tensor, deter: Tensor

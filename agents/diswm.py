@@ -24,7 +24,7 @@ from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, ImagineNoise, frozen
 from config import Config
 from fileio.checkpoints import misfit
-from models import FilterNoise, LossScales, WorldModel
+from models import FilterNoise, LossScales, VideoPredictor, WorldModel
 from networks import ActionHead
 from tools import UserError
 
@@ -165,12 +165,12 @@ class DisWM(GradientLearner, Agent):
         if teacher is None:
             weights = {k: v for k, v in weights.items() if not k.startswith(TEACHER)}
         else:
-            self._check_teacher(weights)
+            self._check_teacher(teacher, weights)
         super().load_state({**state, "weights": weights})
         self.policy.load_state(state["policy"])
 
-    def _check_teacher(self, weights: Mapping[str, Tensor]) -> None:
-        given, own = self.config.pretrain_checkpoint_path, self.world_model.teacher.state_dict()
+    def _check_teacher(self, teacher: VideoPredictor, weights: Mapping[str, Tensor]) -> None:
+        given, own = self.config.pretrain_checkpoint_path, teacher.state_dict()
         saved = {k.removeprefix(TEACHER): v for k, v in weights.items() if k.startswith(TEACHER)}
         if misfit(saved, own):
             raise UserError(

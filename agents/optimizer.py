@@ -63,8 +63,9 @@ class Optimizer:
             skipped = torch.maximum(skipped, skip)
         if isinstance(self.optimizer, torch.optim.AdamW):
             # How PyTorch's gradient scaler tells a fused optimiser, which then does nothing.
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped
-            self.optimizer.step()
+            fused: Any = self.optimizer
+            fused.grad_scale, fused.found_inf = None, skipped
+            fused.step()
         else:
             self._step_unless(skipped)
         return {
@@ -88,7 +89,7 @@ class Optimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(dict(state))
         for group in self.optimizer.param_groups:  # the checkpoint may be another device's
             group.update({k: v for k, v in self.where.items() if k in group})
         if self.where["capturable"]:

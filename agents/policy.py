@@ -64,8 +64,8 @@ class RecurrentPolicy:
         """Copies the learner's weights, where a copy acts."""
         if self._copy is None:
             return
-        live = [p for part in self._live for p in part.parameters()]
-        torch._foreach_copy_(list(self._copy.parameters()), live)
+        live: list[Tensor] = [p for part in self._live for p in part.parameters()]
+        torch._foreach_copy_([*self._copy.parameters()], live)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -112,7 +112,8 @@ class RecurrentPolicy:
         return {name: value for name, value in noise.items() if value is not None}
 
     def _step(self, mode: str) -> Callable[[State], State]:
-        parts = self._copy if mode == "train" and self._copy is not None else self._live
+        copied = mode == "train" and self._copy is not None
+        parts: Any = self._copy if copied else self._live
         encoder, rssm, actor = parts
 
         @torch.no_grad()

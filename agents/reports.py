@@ -75,7 +75,7 @@ def traversal(model: VideoPredictor, batch: Batch) -> np.ndarray:
     Row i moves latent i by −9 … 9 around its mean for the batch's last frame; each picture is
     decoded through one step of the RSSM from its initial state (DisWM, arXiv 2503.08751, Fig. 5).
     """
-    mean = model.encode(batch["image"][:1, -1:]).mean[0, 0]  # [Z]
+    mean = model.encode(batch["image"][:1, -1:]).embed[0, 0]  # [Z]
     offsets = torch.tensor(OFFSETS, dtype=mean.dtype, device=mean.device)
     moves = torch.eye(len(mean), device=mean.device)[:, None] * offsets[:, None]  # [Z, 7, Z]
     latents = (mean + moves).flatten(0, 1)[:, None]  # [Z·7, 1, Z]

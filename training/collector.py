@@ -98,6 +98,7 @@ class Collector:
     def receive(self) -> list[Episode]:
         """Ends the step that was sent; returns the episodes that it closed."""
         result = self.envs.step_wait()
+        assert self.sent is not None  # a step was sent
         action, self.sent = self.sent, None
         rows = step_rows(action, result)
         for i in np.flatnonzero(result.broken):

@@ -10,8 +10,14 @@ from envs import EnvError
 from envs.restarts import in_a_line
 
 # How PyTorch and Python tell of memory, threads or a GPU that fail, and of no mistake of ours.
-_SAID = ("can't allocate memory", "can't start new thread", "uncorrectable ECC error")
-_SAID += ("busy or unavailable", "no CUDA-capable device", "CUDA error: unknown error")
+_SAID = (
+    "can't allocate memory",
+    "can't start new thread",
+    "uncorrectable ECC error",
+    "busy or unavailable",
+    "no CUDA-capable device",
+    "CUDA error: unknown error",
+)
 
 
 class RunFailed(Exception):

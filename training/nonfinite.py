@@ -118,7 +118,7 @@ class NonFinite:
         if len(list(self._folder.glob("*.npz"))) >= RECORDS:
             return {}
         path = self._folder / f"{update.number:09d}.npz"
-        arrays = {f"batch/{k}": v.cpu().numpy() for k, v in update.batch.items()}
+        arrays: dict[str, Any] = {f"batch/{k}": v.cpu().numpy() for k, v in update.batch.items()}
         arrays |= {f"metrics/{name}": np.float64(value) for name, value in values.items()}
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)

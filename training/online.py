@@ -319,8 +319,8 @@ class OnlineTrainer(Trainer):
         try:
             if self.evaluated_at < 0:
                 seed = derive_seed(c.seed, "random evaluation")
-                policy = RandomPolicy(spaces_of(self.evaluator.envs), seed)
-                played["random"] = self.evaluator.play(policy, steps, images=0)
+                random = RandomPolicy(spaces_of(self.evaluator.envs), seed)
+                played["random"] = self.evaluator.play(random, steps, images=0)
             images = PICTURED if c.log_videos else 1
             policy = functools.partial(self.act, mode="eval")
             played["eval"] = self.evaluator.play(policy, steps, images=images)
@@ -344,8 +344,8 @@ class OnlineTrainer(Trainer):
         logger.scalar(f"{kind}_return_std", summary.std)
         logger.scalar(f"{kind}_length", summary.length)
         logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
-        told = {"success": summary.success, "distance": summary.distance}
-        told = {name: value for name, value in told.items() if value is not None}
+        both = {"success": summary.success, "distance": summary.distance}
+        told = {name: value for name, value in both.items() if value is not None}
         for name, value in told.items():
             logger.scalar(f"{kind}_{name}", value)
         logger.write()

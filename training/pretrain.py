@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import data
 from accel.runtime import Runtime
+from agents.base import Learner
 from agents.registry import agent_class
 from config import Config, load_keys
 from episodes import count_rows
@@ -39,7 +40,7 @@ class PretrainTrainer(Trainer):
             c, runtime, "pretrain", None, rows=lambda: _expected_rows(c, source.folder)
         )
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
-        self.learner = agent_class(c.method_name).pretrainer(c, runtime)
+        self.learner = pretrainer_class(c)(c, runtime)
         periods = {
             "snapshot": c.pretrain_save_every,
             "log": c.log_every,
@@ -125,6 +126,21 @@ class PretrainTrainer(Trainer):
         words += [f"--{name} {' '.join(map(str, as_list(c[name])))}" for name in sizes]
         command = " \\\n    ".join(words)
         return f"\nNext, finetune on the task of your choice:\n\n  {command}\n"
+
+
+def pretrainer_class(config: Config) -> Callable[[Config, Runtime], Learner]:
+    """The first stage of the method.
+
+    Raises:
+        UserError: it has none.
+    """
+    pretrainer = agent_class(config.method_name).pretrainer
+    if pretrainer is None:
+        raise UserError(
+            f"--beta_vae_pretrain: the method {config.method_name} has no first stage: give "
+            "another --method_name"
+        )
+    return pretrainer
 
 
 def _expected_rows(config: Config, folder: Path) -> int:
