@@ -6,6 +6,8 @@ imported and never again, so the choice has to come first. Nothing here imports 
 
 import ctypes
 import ctypes.util
+import importlib
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass
@@ -67,6 +69,8 @@ def choose_backend(requested: str | None = None) -> Backend:
     os.environ["MUJOCO_GL"] = backend.name
     if backend.name in _LIBRARIES:
         os.environ["PYOPENGL_PLATFORM"] = backend.name
+    if backend.name == "osmesa":
+        _load_triton()
     return backend
 
 
@@ -137,6 +141,16 @@ def _loads(name: str) -> bool:
                 continue
             return True
     return False
+
+
+def _load_triton() -> None:
+    """Imports Triton, where PyTorch's CUDA build brought it, while there is no LLVM but its own.
+
+    PyOpenGL offers the symbols of OSMesa's LLVM to whatever is loaded later. PyTorch's optimisers
+    import Triton, which then finds those instead of its own, and the process crashes.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton")
 
 
 def _check_imported(name: str) -> None:

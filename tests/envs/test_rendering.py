@@ -46,6 +46,17 @@ def test_automatic_choice(machine, nvidia, libraries, name, software):
     assert choose_backend().name == name
 
 
+@pytest.mark.parametrize("library", ["osmesa", "egl"])
+def test_triton_is_loaded_before_osmesa(machine, monkeypatch, tmp_path, library):
+    machine(libraries=(library,))
+    (tmp_path / "triton.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "triton", None)  # so that what is there is put back afterwards
+    del sys.modules["triton"]
+    choose_backend()
+    assert ("triton" in sys.modules) == (library == "osmesa")
+
+
 def test_no_library_names_the_packages_in_one_line(machine):
     machine(nvidia=True)
     with pytest.raises(RenderingError, match=r"libosmesa6.*libegl1 and libgl1-mesa-dri") as caught:
