@@ -78,7 +78,7 @@ faults: $(VENV)/.dev gl
 	$(PY) -m tests.faults
 
 fuzz: $(VENV)/.dev gl
-	$(PY) -m tests.fuzz
+	HYPOTHESIS_PROFILE=long $(PY) -m pytest -n auto tests/fuzz
 
 soak: $(VENV)/.dev gl
 	$(PY) -m tests.faults.soak

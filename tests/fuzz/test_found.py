@@ -19,9 +19,9 @@ from data import archives, caching, frames, videos
 from episodes import check_episode, count_rows, read_episode
 from journal import read_metrics
 from sinks import JSONLSink
-from tests.fuzz import films
-from tests.fuzz.packed import fields
-from tests.fuzz.packed import npz as npz_of
+from tests.fuzz.test_episodes import fields
+from tests.fuzz.test_episodes import npz as npz_of
+from tests.fuzz.test_videos import seeds
 from tools import UserError, is_zero, schedule
 
 # Flags and schedules.
@@ -348,7 +348,7 @@ NO_DECODER = bytes.fromhex(
 
 @pytest.fixture
 def film(tmp_path):
-    name, content = films.seeds()[0]
+    name, content = seeds()[0]
     (tmp_path / name).write_bytes(content)
     return tmp_path / name
 
