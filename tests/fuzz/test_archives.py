@@ -27,7 +27,7 @@ _NAMES = (
 )
 _LINKS = ("1.npz", "a/1.npz", "../1.npz", "/etc/passwd", "../../x", "a", "", ".", "a\0b", "x" * 300)
 _TYPES = (
-    *(tarfile.REGTYPE,) * 6,
+    *(tarfile.REGTYPE,) * 16,
     *(tarfile.AREGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
     *(tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, b"D", b"V"),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"9"),
@@ -54,7 +54,7 @@ _SIZES = (b"00000000000\0", b"77777777777\0", b"\x80" + bytes(10) + b"\xff", b"\
 _SIZES += (b"-0000001000\0", b"00000000x00\0", b"\x80" + b"\x7f" * 11, b"           \0")
 _SIZES += (b"\xff" * 10 + b"\xfe\0", b"00000001000\0")
 _COMPRESSIONS: tuple[Callable[[bytes], bytes], ...] = (
-    *(bytes, bytes, bytes),
+    *(bytes,) * 8,
     *(lambda data: gzip.compress(data, 1, mtime=0), lambda data: gzip.compress(data, 1, mtime=0)),
     lambda data: lzma.compress(data, preset=0),
     lambda data: lzma.compress(data, lzma.FORMAT_ALONE, preset=0),
@@ -94,17 +94,17 @@ def tars(draw: st.DrawFn) -> bytes:
     """A tar file with its headers changed, checksums kept right, compressed, and damaged."""
     data = draw(members())
     places = [found.start() - 257 for found in re.finditer(b"ustar", data) if found.start() >= 257]
-    for _ in range(draw(st.integers(0, 3)) if places else 0):
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2, 3))) if places else 0):
         at, field, piece = draw(st.sampled_from(places)), 124, draw(st.sampled_from(_SIZES))
         if draw(st.booleans()):
             field, piece = draw(st.integers(0, 507)), draw(st.binary(min_size=1, max_size=4))
         data = data[: at + field] + piece + data[at + field + len(piece) :]
         data = _summed(data, at)
     data = draw(st.sampled_from(_COMPRESSIONS))(data)
-    return draw(damaged([data, EPISODES[0]])) if draw(st.integers(0, 2)) == 0 else data
+    return draw(damaged([data, EPISODES[0]])) if draw(st.integers(0, 3)) == 0 else data
 
 
-@fuzz(50, tars())
+@fuzz(60, tars())
 def test_an_archive_becomes_a_flat_folder_of_files_or_is_refused(content):
     with laid({"data.tar": content}) as (there, made):
         archive, target = there / "data.tar", made / "data"
