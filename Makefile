@@ -84,7 +84,7 @@ faults: $(VENV)/.dev gl
 	$(PY) -m tests.faults
 
 fuzz: $(VENV)/.dev gl
-	$(PY) -m tests.fuzz
+	HYPOTHESIS_PROFILE=long $(PY) -m pytest -n auto tests/fuzz
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -151,9 +151,11 @@ def test_names_of_many_bytes(tmp_path, resolve):
     place.mkdir()
     encode(tmp_path / "a.mp4", plain(4)).rename(place / f"{'影' * 70}.{'x' * 40}")
     encode(tmp_path / "b.mp4", plain(4)).rename(place / f"b.{'x' * 250}")
+    for end in "xy":
+        encode(place / f"{'long' * 60}{end}.mp4", plain(4))
     found = resolve(place)
     assert found.skipped == []
-    assert len(list(found.folder.glob("*.npz"))) == 2
+    assert len(list(found.folder.glob("*.npz"))) == 4
     assert found.folder.name.startswith("影片" * 13)  # whole characters
     with tarfile.open(tmp_path / f"{'d' * 251}.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("a.npz"))

@@ -345,15 +345,6 @@ def test_order_of_threads_does_not_matter(tmp_path, folder, monkeypatch):
     assert (one / ".source.json").read_text() == (other / ".source.json").read_text()
 
 
-def test_long_names_are_cut(tmp_path):
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    for end in "xy":
-        encode(folder / f"{'long' * 60}{end}.mp4", plain(3))
-    place, _ = decode(folder, tmp_path / "cache")
-    assert len(list(place.glob("*.npz"))) == 2
-
-
 KILLED = """
 import os, sys
 sys.path.insert(0, {root!r})

@@ -25,32 +25,14 @@ class _Call:
 _CALLS = (
     _Call(os.system, f"touch {CANARY}"),
     _Call(builtins.exec, f"open({CANARY!r}, 'w').close()"),
-    _Call(builtins.eval, f"open({CANARY!r}, 'w')"),
     _Call(builtins.open, CANARY, "w"),
     _Call(os.mkdir, CANARY),
     _Call(subprocess.Popen, ["touch", CANARY]),
-    _Call(__import__, "antigravity"),
-    _Call(builtins.getattr, os, "system"),
-    _Call(os.rmdir, "."),
 )
-OBJECTS = tuple(
-    value for call in _CALLS for value in (call, {"state": call}, [1, {"a": [call]}], {call: 1})
-)
-
-
-def _dumped(value: Any, protocol: int) -> bytes:
-    try:
-        return pickle.dumps(value, protocol)
-    except (TypeError, pickle.PicklingError):  # modules and unhashable keys are no pickles
-        return b""
-
-
-PICKLES = tuple(
-    data for value in OBJECTS for protocol in (0, 2, 4) if (data := _dumped(value, protocol))
-)
+OBJECTS = tuple(value for call in _CALLS for value in (call, {"state": [1, {"a": call}]}))
+PICKLES = tuple(pickle.dumps(value, protocol) for value in OBJECTS for protocol in (0, 2, 4))
 PICKLES += (
     b"cos\nsystem\n(S'touch canary'\ntR.",
-    b'c__builtin__\neval\n(S\'open("canary", "w")\'\ntR.',
     b"\x80\x02" + b"(" * 100_000 + b".",
     b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
     b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",
@@ -59,11 +41,11 @@ PICKLES += (
 )
 
 
-def zipped(data: bytes, records: dict[str, bytes], folder: str = "archive") -> bytes:
+def zipped(data: bytes, records: dict[str, bytes]) -> bytes:
     """A file of PyTorch's around a pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{folder}/data.pkl", data)
+        archive.writestr("archive/data.pkl", data)
         for name, content in records.items():
-            archive.writestr(f"{folder}/{name}", content)
+            archive.writestr(f"archive/{name}", content)
     return file.getvalue()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 import checks
@@ -16,9 +15,7 @@ from agents.diswm import SCHEDULES
 from config import Config
 from logger import read_metrics
 from logger.jsonl import JSONLSink
-from tests.fuzz.guard import Wrong
-from tests.fuzz.harness import Case, Target
-from tests.fuzz.mutate import changed, one_line, pick
+from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tools import UserError, is_zero, schedule
 
 KEYS = config.load_keys()
@@ -44,22 +41,11 @@ COMMANDS = (
 )
 
 
-def typed(found: Config) -> None:
+def check_types(found: Config) -> None:
     """Every value of a configuration is one that its key takes."""
     for name, value in found.items():
-        if KEYS[name].parse(value) != value:
-            raise Wrong(f"{name} is {value!r}")
-        if not isinstance(value, (KEYS[name].kind, tuple, type(None))):
-            raise Wrong(f"{name} is a {type(value)}")
-
-
-def refusal(error: Exception, *names: str) -> None:
-    """A refusal is one line, not too long, and names the thing."""
-    text = str(error)
-    if not one_line(text) or len(text) > 10_000:
-        raise Wrong(f"a refusal of {len(text.splitlines())} lines: {text[:300]!r}")
-    if names and not any(name in text for name in names):
-        raise Wrong(f"a refusal that names nothing: {text[:300]!r}")
+        assert KEYS[name].parse(value) == value, name
+        assert isinstance(value, (KEYS[name].kind, tuple, type(None))), name
 
 
 # Command lines.
@@ -89,8 +75,8 @@ _PLAIN = {
 @st.composite
 def _fitting(draw: st.DrawFn) -> list[str]:
     """A flag with a value of its type, or one of its choices."""
-    key = pick(draw, tuple(KEYS.values()))
-    value = pick(draw, key.choices) if key.choices else draw(_PLAIN[key.kind])
+    key = draw(st.sampled_from(list(KEYS.values())))
+    value = draw(st.sampled_from(key.choices) if key.choices else _PLAIN[key.kind])
     return [f"--{key.name}", value]
 
 
@@ -106,34 +92,37 @@ _PIECES = st.one_of(
 
 
 @st.composite
-def command_lines(draw: st.DrawFn) -> Case:
+def command_lines(draw: st.DrawFn) -> list[str]:
     """A command line with words put in, taken out and changed."""
-    words = pick(draw, ("", *COMMANDS)).split()
+    words = draw(st.sampled_from(("", *COMMANDS))).split()
     for piece in draw(st.lists(_PIECES, min_size=1, max_size=4)):
         at = len(words) if draw(st.booleans()) else draw(st.integers(0, len(words)))
         words[at : at + draw(st.integers(0, 1))] = piece
-    return {"argv.json": json.dumps(words).encode()}
+    return words
 
 
-def judge_flags(given: Path, made: Path) -> None:
-    """A command line is a configuration of the right types, or is refused in one line."""
-    argv = json.loads((given / "argv.json").read_bytes())
+def check_help(stop: SystemExit, argv: list[str]) -> None:
+    """A command line stops by itself only where help is asked for."""
+    assert stop.code == 0
+    assert any("h" in word for word in argv)
+
+
+@fuzz(30, command_lines())
+def test_a_command_line_is_a_configuration_of_the_right_types_or_refused(argv):
     try:
         found = config.parse(argv)
     except SystemExit as stop:
-        if stop.code != 0 or not any("h" in word for word in argv):
-            raise Wrong(f"exit with {stop.code!r}") from None
-        return
+        return check_help(stop, argv)
     except UserError as error:
-        return refusal(error)
-    typed(found)
+        return check_refusal(error)
+    check_types(found)
     try:
         checks.check_values(found)
     except UserError as error:
-        return refusal(error, "--")
+        return check_refusal(error, "--")
     for key in SCHEDULES.values():
         if found[key] != "auto":
-            evaluate(found[key])
+            check_schedule(found[key])
 
 
 # Schedules.
@@ -164,23 +153,20 @@ _SCHEDULES = st.one_of(
 )
 
 
-def evaluate(text: str) -> None:
+def check_schedule(text: str) -> None:
     """A schedule that is accepted is finite at every step."""
     made = schedule(text)
     for step in (0, 1, 2.5, 1000, 45_000, 10**9):
-        if not math.isfinite(made(step)):
-            raise Wrong(f"{text!r} is {made(step)} at step {step}")
-    if is_zero(text) and made(7) != 0:
-        raise Wrong(f"{text!r} is not zero")
+        assert math.isfinite(made(step)), step
+    assert not is_zero(text) or made(7) == 0
 
 
-def judge_schedule(given: Path, made: Path) -> None:
-    """A text is a schedule of finite numbers, or is refused in one line."""
-    text = json.loads((given / "schedule.json").read_bytes())
+@fuzz(100, _SCHEDULES)
+def test_a_text_is_a_schedule_of_finite_numbers_or_refused(text):
     try:
-        evaluate(text)
+        check_schedule(text)
     except UserError as error:
-        refusal(error, "schedule")
+        check_refusal(error, "schedule")
 
 
 # YAML: blocks and saved configurations.
@@ -235,57 +221,54 @@ PRESETS = (
 
 
 @st.composite
-def documents(draw: st.DrawFn, name: str, seeds: tuple[str, ...]) -> Case:
+def documents(draw: st.DrawFn, seeds: tuple[str, ...]) -> bytes:
     """A YAML document with lines and bytes changed."""
-    lines = pick(draw, seeds).split("\n")
+    lines = draw(st.sampled_from(seeds)).split("\n")
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(lines) - 1))
-        key = lines[at].split(":")[0] if ":" in lines[at] else pick(draw, list(KEYS))
+        key = lines[at].split(":")[0] if ":" in lines[at] else draw(st.sampled_from(list(KEYS)))
         tail = lines[at].rpartition(" # ")[2] if " # " in lines[at] else ""
         value = draw(_VALUES if draw(st.booleans()) or key not in KEYS else _PLAIN[KEYS[key].kind])
         line = f"{key}: {value}" + (f" # {tail}" if tail else "")
         lines[at : at + draw(st.integers(0, 1))] = [line]
     text = "\n".join(lines).encode("utf-8", "surrogateescape" if draw(st.booleans()) else "replace")
-    if draw(st.integers(0, 3)) == 0:
-        text = draw(changed(text, [seed.encode() for seed in seeds]))
-    return {name: text}
-
-
-def judge_saved(given: Path, made: Path) -> None:
-    """A saved configuration is read in the right types, and written it is read the same."""
-    path = given / "config.yaml"
-    try:
-        config.check_same(DEFAULTS, path)
-    except UserError as error:
-        refusal(error, str(given))
-    try:
-        found = config.load_saved(path)
-    except UserError as error:
-        return refusal(error, str(path))
-    typed(found)
-    if zlib.crc32(path.read_bytes()) % 8:
-        return  # writing takes longer than all else
-    found.save(made / "config.yaml")
-    if dict(config.load_saved(made / "config.yaml")) != dict(found):
-        raise Wrong("another configuration once it is saved and read")
-    config.check_same(found, made / "config.yaml")
+    return draw(damaged([text])) if draw(st.integers(0, 3)) == 0 else text
 
 
 DEFAULTS = config.parse([])
 
 
-def judge_presets(given: Path, made: Path) -> None:
-    """Presets give a configuration, or are refused in one line."""
-    for argv in ([], ["--configs", "defaults", "one"], ["--configs", "two", "--sides", "1", "2"]):
+@fuzz(40, documents(SAVED))
+def test_a_saved_configuration_is_read_in_the_right_types_or_refused(text):
+    with laid({"config.yaml": text}) as (there, made):
+        path = there / "config.yaml"
         try:
-            found = config.parse(argv, given / "configs.yaml")
+            config.check_same(DEFAULTS, path)
         except UserError as error:
-            refusal(error, "configs.yaml", "--")
-            continue
-        keys = config.load_keys(given / "configs.yaml")
-        for name, value in found.items():
-            if keys[name].parse(value) != value:
-                raise Wrong(f"{name} is {value!r}")
+            check_refusal(error, str(there))
+        try:
+            found = config.load_saved(path)
+        except UserError as error:
+            return check_refusal(error, str(path))
+        check_types(found)
+        found.save(made / "config.yaml")
+        assert dict(config.load_saved(made / "config.yaml")) == dict(found)
+        config.check_same(found, made / "config.yaml")
+
+
+@fuzz(40, documents((PRESETS,)))
+def test_presets_give_a_configuration_or_are_refused(text):
+    with laid({"configs.yaml": text}) as (there, _):
+        path = there / "configs.yaml"
+        for words in ("", "--configs defaults one", "--configs two --sides 1 2"):
+            try:
+                found = config.parse(words.split(), path)
+            except UserError as error:
+                check_refusal(error, "configs.yaml", "--")
+                continue
+            keys = config.load_keys(path)
+            for name, value in found.items():
+                assert keys[name].parse(value) == value, name
 
 
 # Logs.
@@ -301,69 +284,44 @@ _LINES = (
 _ODD = (
     *(b'{"step": "3"}', b'{"step": null}', b'{"step": [1]}', b'{"step": NaN}', b'{"step": true}'),
     *(b'{"step": 1e400, "time": 1}', b'{"resumed_from": "x"}', b'{"resumed_from": null}', b"[1]"),
-    *(
-        b"[" * 100_000,
-        b'{"a":' * 50_000,
-        b"9" * 5000,
-        b'{"step": ' + b"9" * 5000 + b"}",
-        b"\0" * 64,
-    ),
+    *(b"[" * 100_000, b'{"a":' * 50_000, b"9" * 5000, b'{"step": ' + b"9" * 5000 + b"}"),
     *(b'{"step": 1, "step": 2}', b'{"step": 3', b"\xff\xfe{\0}\0", b"null", b'"step"', b"{}", b" "),
-    *(
-        b'{"step": 1, "time": "x"}',
-        b'{"step": 1, "time": null}',
-        b'{"step": 2}',
-        b"\r",
-        b"\xef\xbb",
-    ),
+    *(b'{"step": 1, "time": "x"}', b'{"step": 1, "time": null}', b"\r", b"\xef\xbb", b"\0" * 64),
 )
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> Case:
+def logs(draw: st.DrawFn) -> bytes:
     """Lines of logs, odd ones among them, with bytes changed."""
     line = st.sampled_from(_LINES)
     lines = draw(st.lists(st.one_of(line, line, st.sampled_from(_ODD)), max_size=6))
-    content = b"\n".join(lines) + pick(draw, [b"\n", b""])
-    if draw(st.integers(0, 2)) == 0:
-        content = draw(changed(content, _LINES))
-    return {"metrics.jsonl": content}
+    content = b"\n".join(lines) + draw(st.sampled_from([b"\n", b""]))
+    return draw(damaged([content, *_LINES])) if draw(st.integers(0, 2)) == 0 else content
 
 
 def _read(path: Path) -> list[dict[str, Any]] | None:
     try:
         return read_metrics(path)
     except ValueError as error:
-        refusal(error, f"{path}, line ")
+        check_refusal(error, f"{path}, line ")
         return None
 
 
-def judge_log(given: Path, made: Path) -> None:
-    """A log gives rows with steps, or the line that is none; a run goes on with it, or does not."""
-    rows = _read(given / "metrics.jsonl")
-    path = made / "metrics.jsonl"
-    path.write_bytes((given / "metrics.jsonl").read_bytes())
-    for row in rows or []:
-        if type(row["step"]) not in (int, float) or not math.isfinite(row["step"]):
-            raise Wrong(f"a row of step {row['step']!r}")
-    sink = JSONLSink(path, resume_step=10)
-    try:
+@fuzz(60, logs())
+def test_a_log_gives_rows_with_steps_or_names_the_line_that_is_none(content):
+    """And a run goes on with it, or does not."""
+    with laid({"metrics.jsonl": content}) as (there, made):
+        rows = _read(there / "metrics.jsonl")
+        path = made / "metrics.jsonl"
+        path.write_bytes(content)
+        sink = JSONLSink(path, resume_step=10)
+        if rows is None:
+            with pytest.raises(ValueError, match=path.name) as error:
+                sink.open()
+            return check_refusal(error.value, str(path))
+        assert all(type(row["step"]) in (int, float) for row in rows)
+        assert all(math.isfinite(row["step"]) for row in rows)
         sink.open()
-    except ValueError as error:
-        if rows is not None:
-            raise Wrong(f"read, and then refused: {error}") from None
-        return refusal(error, str(path))
-    sink.event(11, "on", {})
-    sink.close()
-    if rows is None or _read(path)[:-1] != [row for row in rows if row["step"] <= 10]:
-        raise Wrong("other rows once a run has gone on")
-
-
-_TEXTS = _SCHEDULES.map(lambda text: {"schedule.json": json.dumps(text).encode()})
-TARGETS = (
-    Target("flags", 16, command_lines(), judge_flags),
-    Target("schedules", 26, _TEXTS, judge_schedule),
-    Target("saved", 7, documents("config.yaml", SAVED), judge_saved),
-    Target("presets", 7, documents("configs.yaml", (PRESETS,)), judge_presets),
-    Target("logs", 16, logs(), judge_log),
-)
+        sink.event(11, "on", {})
+        sink.close()
+        assert _read(path)[:-1] == [row for row in rows if row["step"] <= 10]

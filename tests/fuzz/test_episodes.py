@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
 
 from episodes import DTYPES, count_rows, read_episode
 from replay import Replay
-from tests.fuzz.guard import Wrong
-from tests.fuzz.harness import Target
-from tests.fuzz.mutate import changed, mutated, one_line, pick
+from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tests.fuzz.pickles import PICKLES
 
 SHAPE = (4, 4, 3)
@@ -65,20 +62,23 @@ _TYPES = (
 
 
 _PAYLOADS = (bytes(240), bytes(40), b"", b"\xff" * 240, bytes(1 << 16), *PICKLES)
-_VERSIONS = ((1, 0), (1, 0), (2, 0), (3, 0), (0, 0), (4, 1), (255, 255))
 _HEADS = ("{}", "{}", "{}", "{}\0", "", "{" * 180 + "{}", "((((({}", "{}" + "(" * 5000)
 
 
 @st.composite
 def arrays(draw: st.DrawFn) -> bytes:
     """An .npy member whose header was made by hand."""
-    order, shape = pick(draw, ("False", "True", "3")), pick(draw, _SHAPES)
-    head = f"{{'descr': {pick(draw, _TYPES)}, 'fortran_order': {order}, 'shape': {shape}, }}"
-    head = pick(draw, _HEADS).replace("{}", head).encode("latin-1") + b"\n"
-    version = pick(draw, _VERSIONS)
-    length = pick(draw, (len(head), len(head), len(head), 0, 0xFFFF, len(head) // 2))
+
+    def pick(*options):
+        return draw(st.sampled_from(options))
+
+    order = pick("False", "True", "3")
+    head = f"{{'descr': {pick(*_TYPES)}, 'fortran_order': {order}, 'shape': {pick(*_SHAPES)}, }}"
+    head = pick(*_HEADS).replace("{}", head).encode("latin-1") + b"\n"
+    version = pick((1, 0), (1, 0), (2, 0), (3, 0), (0, 0), (4, 1), (255, 255))
+    length = pick(len(head), len(head), len(head), 0, 0xFFFF, len(head) // 2)
     size = struct.pack("<H" if version == (1, 0) else "<I", length)
-    return b"\x93NUMPY" + bytes(version) + size + head + pick(draw, _PAYLOADS)
+    return b"\x93NUMPY" + bytes(version) + size + head + pick(*_PAYLOADS)
 
 
 _NAMES = (*(f"{key}.npy" for key in DTYPES), "image", "other.npy", "../image.npy", "image.npy/")
@@ -94,7 +94,7 @@ def _npy(array: np.ndarray) -> bytes:
 _MEMBERS = tuple((f"{key}.npy", _npy(array)) for key, array in fields().items())
 
 
-_CONTENTS = st.one_of(arrays(), mutated([raw for _, raw in _MEMBERS]), st.binary())
+_CONTENTS = st.one_of(arrays(), damaged([raw for _, raw in _MEMBERS]), st.binary())
 
 
 @st.composite
@@ -102,74 +102,58 @@ def archives(draw: st.DrawFn) -> bytes:
     """An archive with members replaced, renamed, compressed otherwise, and sizes that lie."""
     members = list(_MEMBERS)
     for _ in range(draw(st.integers(1, 3))):
-        content = draw(_CONTENTS)
-        name = pick(draw, _NAMES)
+        name = draw(st.sampled_from(_NAMES))
         members = [pair for pair in members if pair[0] != name] * draw(st.integers(0, 5).map(bool))
-        members.insert(draw(st.integers(0, len(members))), (name, content))
+        members.insert(draw(st.integers(0, len(members))), (name, draw(_CONTENTS)))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members:
-            archive.writestr(name, content, pick(draw, _METHODS))
+            archive.writestr(name, content, draw(st.sampled_from(_METHODS)))
     data = file.getvalue()
     if draw(st.integers(0, 3)) == 0:  # a size in the directory
-        at = data.find(b"PK\1\2")
-        size = pick(draw, (0, 1, 0xFFFFFFFE, 0xFFFFFFFF, 0x7FFFFFFF))
-        place = at + pick(draw, (20, 24, 42))
+        place = data.find(b"PK\1\2") + draw(st.sampled_from((20, 24, 42)))
+        size = draw(st.sampled_from((0, 1, 0xFFFFFFFE, 0xFFFFFFFF, 0x7FFFFFFF)))
         data = data[:place] + struct.pack("<I", size) + data[place + 4 :]
-    return draw(changed(data, SEEDS, 2)) if draw(st.integers(0, 4)) == 0 else data
+    return draw(damaged([data, *SEEDS], 2)) if draw(st.integers(0, 4)) == 0 else data
 
 
-FILES = st.one_of(mutated(SEEDS), archives(), archives())
+FILES = st.one_of(damaged(SEEDS), archives(), archives())
 
 
 def check_fields(episode: dict[str, np.ndarray]) -> None:
     """What is accepted is an episode."""
-    rows = len(episode["image"])
     for key, value in episode.items():
-        if value.dtype != DTYPES[key] or len(value) != rows or value.dtype.hasobject:
-            raise Wrong(f"{key} is {value.dtype} {value.shape} beside {rows} images")
-        if key in ("reward", "discount", "action") and not np.isfinite(value).all():
-            raise Wrong(f"{key} is not finite")
-    if episode["image"].ndim != 4 or not episode["image"].size:
-        raise Wrong(f"images of shape {episode['image'].shape}")
+        assert (value.dtype, len(value)) == (DTYPES[key], len(episode["image"])), key
+        if key in ("reward", "discount", "action"):
+            assert np.isfinite(value).all(), key
+    assert episode["image"].ndim == 4
+    assert episode["image"].size
 
 
-def reason(text: str) -> None:
-    """A reason is one line, and not too long."""
-    if not one_line(text) or len(text) > 1000:
-        raise Wrong(f"a reason of {len(text)} characters: {text[:200]!r}")
+@fuzz(60, FILES)
+def test_a_file_is_an_episode_of_the_documented_fields_or_refused(content):
+    with laid({"a.npz": content}) as (there, _):
+        counted = count_rows(there)
+        try:
+            episode = read_episode(there / "a.npz")
+        except ValueError as error:
+            return check_refusal(error, most=1000)
+        check_fields(episode)
+        assert counted == len(episode["image"])
 
 
-def judge_episode(given: Path, made: Path) -> None:
-    """A file is an episode of the documented fields, or is refused with a reason in one line."""
-    counted = count_rows(given)
-    try:
-        episode = read_episode(given / "a.npz")
-    except ValueError as error:
-        return reason(str(error))
-    check_fields(episode)
-    if counted != len(episode["image"]):
-        raise Wrong(f"{counted} rows are counted, {len(episode['image'])} read")
+_FOLDERS = st.lists(st.one_of(st.sampled_from(SEEDS), FILES), min_size=1, max_size=4)
 
 
-def judge_folder(given: Path, made: Path) -> None:
-    """Of a folder, each file is taken in or named."""
-    replay = Replay(None, image_shape=SHAPE, action_shape=(2,))
-    summary = replay.load(given)
-    if summary.episodes + len(summary.skipped) != len(list(given.glob("*.npz"))):
-        raise Wrong(f"{summary.episodes} taken in, {len(summary.skipped)} named")
-    for _, text in summary.skipped:
-        reason(text)
-    if summary.episodes:
-        batch = replay.sample(2, 3)
-        if batch["image"].shape != (2, 3, *SHAPE) or not np.isfinite(batch["reward"]).all():
-            raise Wrong("a batch of other shapes, or not finite")
-
-
-_FOLDERS = st.lists(st.one_of(st.sampled_from(SEEDS), FILES), min_size=1, max_size=4).map(
-    lambda files: {f"{number}-5.npz": content for number, content in enumerate(files)}
-)
-TARGETS = (
-    Target("episodes", 18, FILES.map(lambda content: {"a.npz": content}), judge_episode),
-    Target("folders", 4, _FOLDERS, judge_folder),
-)
+@fuzz(15, _FOLDERS)
+def test_of_a_folder_each_file_is_taken_in_or_named(files):
+    with laid({f"{number}-5.npz": content for number, content in enumerate(files)}) as (there, _):
+        replay = Replay(None, image_shape=SHAPE, action_shape=(2,))
+        summary = replay.load(there)
+        assert summary.episodes + len(summary.skipped) == len(files)
+        for _, reason in summary.skipped:
+            check_refusal(reason, most=1000)
+        if summary.episodes:
+            batch = replay.sample(2, 3)
+            assert batch["image"].shape == (2, 3, *SHAPE)
+            assert np.isfinite(batch["reward"]).all()

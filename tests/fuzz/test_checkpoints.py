@@ -18,11 +18,8 @@ import config
 from agents import pretrained
 from fileio import checkpoints
 from models import VideoPredictor
-from tests.fuzz.guard import Wrong
-from tests.fuzz.harness import Case, Target
-from tests.fuzz.mutate import changed, mutated, pick
-from tests.fuzz.pickles import CANARY, OBJECTS, PICKLES, zipped
-from tests.fuzz.words import refusal
+from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
+from tests.fuzz.pickles import OBJECTS, PICKLES, zipped
 from tools import UserError
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
@@ -72,12 +69,12 @@ SEEDS = (
 _CODE = dumped(torch.nn.Linear(2, 2)), dumped(torch.nn.Linear(2, 2), legacy=True)
 
 
-def _members(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def _inside(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
-_INSIDE = {name.partition("/")[2]: data for name, data in _members(SEEDS[1]).items()}
+_INSIDE = _inside(SEEDS[1])
 _PICKLE = _INSIDE.pop("data.pkl")
 
 
@@ -102,23 +99,19 @@ def _sealed(data: bytes) -> bytes:
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
     """A checkpoint's bytes: damaged, with another pickle inside, or with objects in it."""
-    kind = draw(st.integers(0, 5))
-    if kind == 0:
-        data = pick(draw, PICKLES)
-    elif kind == 1:
-        data = zipped(pick(draw, PICKLES), _INSIDE)
-    elif kind == 2:
-        data = zipped(draw(changed(_PICKLE, PICKLES, 3)), _INSIDE)
-    elif kind == 3:
-        data = pick(draw, (*_TARS, *_CODE, *SEEDS))
-    else:
-        return draw(mutated(SEEDS, 4))
-    if draw(st.integers(0, 3)) == 0:
-        data = draw(changed(data, SEEDS, 2))
-    return _sealed(data) if draw(st.integers(0, 2)) == 0 else data
+    pickles = st.sampled_from(PICKLES)
+    made = st.one_of(
+        pickles,
+        pickles.map(lambda content: zipped(content, _INSIDE)),
+        damaged([_PICKLE, *PICKLES]).map(lambda content: zipped(content, _INSIDE)),
+        st.sampled_from((*_TARS, *_CODE, *SEEDS)),
+    )
+    content = draw(st.one_of(damaged(SEEDS), made, made))
+    content = draw(damaged([content], 2)) if draw(st.integers(0, 5)) == 0 else content
+    return _sealed(content) if draw(st.integers(0, 2)) == 0 else content
 
 
-def _check_plain(value: Any) -> None:
+def check_plain(value: Any) -> None:
     """Nothing but data; it may be nested as deeply as it likes, and even hold itself."""
     waiting, seen = [value], set()
     while waiting:
@@ -130,24 +123,19 @@ def _check_plain(value: Any) -> None:
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):
             waiting += value
-        elif not isinstance(value, (*_PLAIN, torch.Size, torch.dtype, torch.device, complex)):
-            raise Wrong(f"an object of {type(value)}")
+        else:
+            assert isinstance(value, (*_PLAIN, torch.Size, torch.dtype, torch.device, complex))
 
 
-def _check_canary(given: Path) -> None:
-    for folder in (given, given.parent, Path.cwd()):  # it is the one to write into
-        if (folder / CANARY).exists():
-            raise Wrong(f"{folder / CANARY} is there: code was run")
-
-
-def judge_checkpoint(given: Path, made: Path) -> None:
-    """A checkpoint gives data alone, or is refused in one line that names the file."""
-    path = given / "checkpoint.pt"
-    try:
-        _check_plain(checkpoints.load(path))
-    except UserError as error:
-        refusal(error, str(path))
-    _check_canary(given)
+@fuzz(40, files())
+def test_a_checkpoint_gives_data_alone_or_is_refused(content):
+    with laid({"checkpoint.pt": content}) as (there, made):
+        path = there / "checkpoint.pt"
+        try:
+            check_plain(checkpoint.load(path))
+        except UserError as error:
+            check_refusal(error, str(path))
+        assert list(made.iterdir()) == []  # or code was run
 
 
 # Predictors.
@@ -167,59 +155,52 @@ _FILES = {f"{part}.pt": dumped(state) for part, state in PARTS.items()}
 _NAMES = ("inputs.0.weight", "_inp_layers.0.weight", "x", "a\nb", "", "layers.0.weight", 3, None)
 _VALUES = (*_ODD_TENSORS, None, 3, "x", [], {}, {"shape": (2, 3)}, torch.zeros(16, 1 << 20))
 _DAMAGES = ("drop", "rename", "value", "value", "shape", "nan", "cast", "widen")
+_KINDS = (torch.int64, torch.bool, torch.complex64, torch.float16, torch.float64)
 _WHOLE = (None, [], {}, 3, torch.zeros(2), {"state_dict": {}}, PARTS["encoder"])
 
 
 @st.composite
-def folders(draw: st.DrawFn) -> Case:
+def folders(draw: st.DrawFn) -> dict[str, bytes]:
     """A predictor with tensors dropped, renamed, replaced, or with its files damaged."""
     case = dict(_FILES)
-    part = pick(draw, tuple(PARTS))
+    part = draw(st.sampled_from(list(PARTS)))
     state: Any = dict(PARTS[part])
     for _ in range(draw(st.integers(1, 3))):
-        name, damage = pick(draw, tuple(state)), pick(draw, _DAMAGES)
+        name, damage = draw(st.sampled_from(list(state))), draw(st.sampled_from(_DAMAGES))
         tensor = state[name]
         small = isinstance(tensor, torch.Tensor) and 0 < tensor.numel() < 1 << 20
         if damage == "drop" or not small or tensor.layout != torch.strided:
             state.pop(name)
         elif damage == "rename":
-            state[pick(draw, _NAMES)] = state.pop(name)
+            state[draw(st.sampled_from(_NAMES))] = state.pop(name)
         elif damage == "shape":
             state[name] = tensor.flatten()
         elif damage == "nan":
             state[name] = tensor * float("nan")
         elif damage == "cast":
-            kinds = (torch.int64, torch.bool, torch.complex64, torch.float16, torch.float64)
-            state[name] = tensor.to(pick(draw, kinds))
+            state[name] = tensor.to(draw(st.sampled_from(_KINDS)))
         elif damage == "widen":
-            state[name] = tensor.flatten()[:1].expand(*tensor.shape, pick(draw, (1, 1 << 40)))
+            size = draw(st.sampled_from((1, 1 << 40)))
+            state[name] = tensor.flatten()[:1].expand(*tensor.shape, size)
         else:
-            state[pick(draw, (name, "inputs.0.weight"))] = pick(draw, _VALUES)
-    if draw(st.integers(0, 6)) == 0:
-        state = pick(draw, _WHOLE)
+            state[draw(st.sampled_from((name, "inputs.0.weight")))] = draw(st.sampled_from(_VALUES))
+    state = draw(st.sampled_from(_WHOLE)) if draw(st.integers(0, 6)) == 0 else state
     case[f"{part}.pt"] = dumped(state)
     for name in ("decoder.pt", "rssm.pt"):
         if draw(st.integers(0, 5)) == 0:
             del case[name]
-    if draw(st.integers(0, 4)) == 0:
-        case["encoder.pt"] = draw(files())
-    return case
+    return case | ({"encoder.pt": draw(files())} if draw(st.integers(0, 4)) == 0 else {})
 
 
-def judge_predictor(given: Path, made: Path) -> None:
-    """A folder gives a predictor of finite tensors, or is refused in one line that names it."""
-    chosen = CONFIG.replace(pretrain_checkpoint_path=str(given))
-    try:
-        model = pretrained.load_predictor(chosen)
-    except UserError as error:
-        return refusal(error, str(given))
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise Wrong(f"{name} is not finite")
-    _check_canary(given)
-
-
-TARGETS = (
-    Target("checkpoints", 7, files().map(lambda data: {"checkpoint.pt": data}), judge_checkpoint),
-    Target("predictors", 2, folders(), judge_predictor),
-)
+@fuzz(8, folders())
+def test_a_folder_gives_a_predictor_of_finite_tensors_or_is_refused(case):
+    with laid(case) as (there, made):
+        chosen = CONFIG.replace(pretrain_checkpoint_path=str(there))
+        try:
+            model = predictors.load_predictor(chosen)
+        except UserError as error:
+            check_refusal(error, str(there))
+        else:
+            for name, tensor in model.state_dict().items():
+                assert torch.isfinite(tensor).all(), name
+        assert list(made.iterdir()) == []  # or code was run
