@@ -224,13 +224,15 @@ class Same(NamedTuple):
 
 def make_runs(teacher: Path) -> Tiny:
     """Tiny runs, and a teacher for them in an empty folder."""
+    from agents.model_configs import predictor_config
     from agents.pretrained import save_predictor
     from config import parse
     from models import VideoPredictor
 
     runs = Tiny(teacher)
     torch.manual_seed(1)
-    save_predictor(teacher, VideoPredictor(parse(runs.pretrain(teacher, teacher)), 2))
+    sizes = predictor_config(parse(runs.pretrain(teacher, teacher)))
+    save_predictor(teacher, VideoPredictor(sizes, 2))
     return runs
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import config
 from agents import pretrained
+from agents.model_configs import predictor_config
 from fileio import checkpoints
 from models import VideoPredictor
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
@@ -132,7 +133,7 @@ def test_a_checkpoint_gives_data_alone_or_is_refused(content):
     with laid({"checkpoint.pt": content}) as (there, made):
         path = there / "checkpoint.pt"
         try:
-            check_plain(checkpoint.load(path))
+            check_plain(checkpoints.load(path))
         except UserError as error:
             check_refusal(error, str(path))
         assert list(made.iterdir()) == []  # or code was run
@@ -146,7 +147,7 @@ CONFIG = config.parse([*_WORDS.split(), "--z_dim", "4", "--cnn_depth", "4"])
 
 def _parts() -> dict[str, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    model = VideoPredictor(CONFIG, 2)
+    model = VideoPredictor(predictor_config(CONFIG), 2)
     return {part: dict(getattr(model, part).state_dict()) for part in pretrained.PREDICTOR_FILES}
 
 
@@ -197,7 +198,7 @@ def test_a_folder_gives_a_predictor_of_finite_tensors_or_is_refused(case):
     with laid(case) as (there, made):
         chosen = CONFIG.replace(pretrain_checkpoint_path=str(there))
         try:
-            model = predictors.load_predictor(chosen)
+            model = pretrained.load_predictor(chosen)
         except UserError as error:
             check_refusal(error, str(there))
         else:

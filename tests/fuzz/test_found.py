@@ -15,6 +15,7 @@ import config
 import data
 from data import archives, caching, frames, videos
 from episodes import check_episode, count_rows, read_episode
+from fileio import npz, yaml_files
 from logger import read_metrics
 from logger.jsonl import JSONLSink
 from tests.fuzz.test_episodes import fields
