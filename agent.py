@@ -336,7 +336,7 @@ class Agent(Learner):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
         super().load_state_dict(state)
-        self.acting.load_state_dict(state.get("acting"))
+        self.acting.load_state_dict(state["acting"])
 
     def report(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""

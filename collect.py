@@ -192,12 +192,8 @@ class Collector:
             Whether the environments show what they showed before. A renderer on another machine
             may draw the same state a little differently.
         """
-        self.steps, self.begun = state["steps"], state["begun"]
-        self.dropped = state.get("dropped", 0)  # runs of earlier versions have none
+        self.steps, self.begun, self.dropped = state["steps"], state["begun"], state["dropped"]
         self.playing, self.state = [dict(entry) for entry in state["playing"]], state["state"]
-        for entry in self.playing:  # runs of earlier versions have neither
-            entry.setdefault("since", 0)
-            entry.setdefault("success", None)
         self.ended, self.obs = state["ended"], dict(state["obs"])
         if self.ended.all():
             return True
@@ -213,7 +209,7 @@ class Collector:
             for i, entry in enumerate(self.playing)
         ]
         image = self.envs.restore(entries)
-        self.sent = state.get("sent")  # runs of earlier versions have none
+        self.sent = state["sent"]
         if self.sent is not None:
             self.envs.step_async(self.sent)
         shown = ~self.ended & ~self.envs.lost  # one that is lost shows nothing

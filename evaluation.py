@@ -28,7 +28,7 @@ from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_t
 from fileio import checkpoints
 from logger.pictures import to_rgb
 from outcomes import outcome
-from run import CHECKPOINT, CONFIG, PARTS, check_writable
+from run import CHECKPOINT, CONFIG, check_format, check_writable
 from scoresheet import ROWS, Played, table, write
 from tools import UserError, derive_seed, expand_path, nearest, print_safe
 
@@ -53,6 +53,7 @@ def configure(given: Config) -> Config:
     folder = expand_path(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
+        check_format(folder)
         saved = load_saved(folder / CONFIG)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
@@ -195,7 +196,7 @@ def _play(
 def _load(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finetuning, read once: its run may replace it at any time."""
     try:
-        state, damaged = checkpoints.load_newest(folder, PARTS | {"collector"})
+        state, damaged = checkpoints.load_newest(folder)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     for _, reason in damaged:
@@ -224,5 +225,6 @@ def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -
         given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
         mend = f"leave out {given}" if given else "evaluate with the code that made the run"
         raise UserError(f"{path}: {wrong}: {mend}")
-    agent.load_state_dict({"weights": taught, "optimizers": {}, "step": 0, "updates": 0})
+    state = {"weights": taught, "optimizers": {}, "step": 0, "updates": 0, "acting": None}
+    agent.load_state_dict(state)
     return agent

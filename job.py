@@ -140,8 +140,7 @@ class Job:
         self.learner.load_state_dict(state["learner"])
         for name, clock in self.clocks.items():
             clock.last = state["clocks"][name]
-        if "guard" in state:  # runs of earlier versions have none
-            self.guard.load_state_dict(state["guard"])
+        self.guard.load_state_dict(state["guard"])
         self.restore(state)
         self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.learner.updates)
         self.run.restore_rng()
