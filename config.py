@@ -6,15 +6,12 @@ What the keys are is read off that file: see `keys.py`.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from fileio import yaml_files
+from fileio import FORMAT, yaml_files
 from fileio.atomic import atomic_write
 from fileio.yaml_files import printable
 from keys import CONFIGS, Key, load_keys
@@ -62,6 +59,9 @@ RETIRED |= dict.fromkeys(
 
 # Blocks that published command lines spell another way.
 MISSPELT = {"metawolrd": "metaworld"}
+
+
+HEAD = f"# DisWM run, format {FORMAT}\n"
 
 
 class Config(Mapping):
@@ -118,13 +118,9 @@ class Config(Mapping):
         return Config({**self._values, **changes}, self._presets, self.blocks, self.given)
 
     def to_yaml(self) -> str:
-        """The configuration as a flat YAML document."""
-        stream = io.StringIO()
-        yaml = YAML(typ="safe")
-        yaml.default_flow_style = None
+        """The configuration as a flat YAML document, which begins with the format of the run."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self._values.items()}
-        yaml.dump(plain, stream)
-        return stream.getvalue()
+        return HEAD + yaml_files.dump(plain)
 
     def save(self, path: Path) -> None:
         """Writes the configuration beside a run, whole or not at all."""

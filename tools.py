@@ -59,12 +59,11 @@ def is_on(choice: str, automatic: bool) -> bool:
     return automatic if choice == "auto" else choice == "True"
 
 
-def sha256(file: BinaryIO, count: int = -1) -> str:
-    """The SHA-256 of the next ``count`` bytes of a file, or of all that are left, in hex."""
+def sha256(file: BinaryIO) -> str:
+    """The SHA-256 of what is left of a file, in hex."""
     digest = hashlib.sha256()
-    while count and (block := file.read(1 << 20 if count < 0 else min(count, 1 << 20))):
+    while block := file.read(1 << 20):
         digest.update(block)
-        count -= len(block) if count > 0 else 0
     return digest.hexdigest()
 
 

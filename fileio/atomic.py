@@ -6,9 +6,10 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,9 +21,7 @@ os.umask(_UMASK)
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | os.PathLike, new: bool = False, before: Callable[[], None] | None = None
-) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, new: bool = False) -> Iterator[BinaryIO]:
     """Yields a binary file that takes its place at ``path`` whole, or not at all.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and are renamed
@@ -31,7 +30,6 @@ def atomic_write(
     Args:
         path: where the file is to be.
         new: there must be none yet.
-        before: called once the bytes are on the disk, right before the renaming.
 
     Raises:
         FileExistsError: ``path`` was to be a ``new`` file, and there is one.
@@ -39,10 +37,10 @@ def atomic_write(
     """
     path = Path(path)
     with naming(path):
-        yield from _written(path, new, before)
+        yield from _written(path, new)
 
 
-def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterator[BinaryIO]:
+def _written(path: Path, new: bool) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY
@@ -54,14 +52,34 @@ def _written(path: Path, new: bool, before: Callable[[], None] | None) -> Iterat
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if before is not None:
-            before()
         (_take if new else os.replace)(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def atomic_symlink(path: Path, target: str) -> None:
+    """Makes a relative symbolic link, in the place of what is there; nothing without such links.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    with naming(path):
+        try:
+            os.symlink(target, temporary)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP):  # has no such call
+                return
+            raise
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

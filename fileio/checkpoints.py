@@ -1,85 +1,50 @@
 """Checkpoints: everything that a run is, in one file, and the files of the ones before.
 
 Files are written whole or not at all, and read with ``weights_only=True``: they hold tensors,
-numbers, strings, lists and dicts, and nothing in them is ever executed. Each ends in a seal, the
-SHA-256 of what is before it, by which a damaged one is known.
+numbers, strings, lists and dicts, and nothing in them is ever executed. They are zip archives, and
+a damaged one is known by their checksums.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
-from fileio.atomic import atomic_write
-from tools import UserError, sha256
+from fileio import FORMAT
+from fileio.atomic import atomic_symlink, atomic_write
+from tools import UserError
 
-NEWEST = "checkpoint.pt"  # and checkpoint.1.pt, checkpoint.2.pt, …, the ones before it
-
-# PyTorch reads its files from their end on and skips what follows it.
-_MARK = b"\nDisWM, sha256 "
-_SEAL = re.compile(_MARK + rb"([0-9a-f]{64})\n\Z")
-_SEAL_LENGTH = len(_MARK) + 64 + 1
+NEWEST = "checkpoint.pt"  # a link to the newest checkpoint_<frames>.pt
+_NUMBERED = re.compile(r"checkpoint_(\d{9,})\.pt")
 
 
-_DATA = (torch.Tensor, str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
-
-
-class Damaged(UserError):
+class CorruptFile(UserError):
     """A file that cannot be what was written."""
 
 
-class _Sealing:
-    """A file to write to that knows the digest of what was written."""
-
-    def __init__(self, file: BinaryIO):
-        self._file, self._digest = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        count = self._file.write(data)
-        self._digest.update(data)
-        return count
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def seal(self) -> None:
-        self._file.write(_MARK + self._digest.hexdigest().encode() + b"\n")
-
-
-def save(path: Path, state: Mapping[str, Any], keep: int | None = None) -> None:
+def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes nested dicts and lists of tensors, arrays, numbers, strings, whole or not at all.
-
-    Args:
-        path: the file.
-        state: its content.
-        keep: how many of the last ones stay: `path`, and those before under `path_before`; the
-            older ones are deleted. None: `path` alone is touched.
 
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
-    shift = None if keep is None else functools.partial(_shift, path, keep)
-    with atomic_write(path, before=shift) as file:
-        sealing = _Sealing(file)
+    with atomic_write(path) as file:
         try:
-            torch.save(_to_tensors(state), sealing)
+            torch.save(_to_tensors(state), file)
         except RuntimeError as error:
             if cause := _cause(error):
                 raise cause from None
             raise
-        sealing.seal()
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -90,78 +55,66 @@ def _cause(error: BaseException) -> BaseException | None:
     return None
 
 
-def path_before(path: Path, age: int) -> Path:
-    """Where the file is that was at `path` so many saves ago."""
-    return path.with_name(f"{path.stem}.{age}{path.suffix}") if age else path
+def save_newest(folder: Path, frames: int, state: Mapping[str, Any], keep: int) -> None:
+    """Writes a run's newest checkpoint; of those before it, the last ``keep`` − 1 stay.
 
-
-def _shift(path: Path, keep: int) -> None:
-    """Makes way for a new file: each earlier one becomes one save older.
-
-    `path` itself keeps its name until the new one takes it, so that there always is one.
-    """
-    more = keep
-    while path_before(path, more).exists():
-        more += 1
-    for age in range(more - 1, keep - 1, -1):  # fewer are kept than before
-        path_before(path, age).unlink()
-    for age in range(keep - 1, 1, -1):
-        if (earlier := path_before(path, age - 1)).exists():
-            os.replace(earlier, path_before(path, age))
-    if keep > 1 and path.exists():
-        first = path_before(path, 1)
-        try:
-            copy = first.with_name(f".{first.name}.previous.tmp")
-            copy.unlink(missing_ok=True)
-            os.link(path, copy)
-            os.replace(copy, first)
-        except OSError:  # a file system without hard links
-            os.replace(path, first)
-
-
-def _ages(path: Path) -> list[int]:
-    """How old the files before `path` are, in saves, newest first.
-
-    A kill may have left one out. What comes after a larger gap is no work of `save`.
-    """
-    ages, age = [], 0
-    while age - max(ages, default=0) < 2:
-        age += 1
-        if path_before(path, age).exists():
-            ages.append(age)
-    return ages
-
-
-def find(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder, newest first; none where there is no such folder."""
-    newest = folder / NEWEST
-    if not folder.is_dir():
-        return []
-    return [newest] * newest.exists() + [path_before(newest, age) for age in _ages(newest)]
-
-
-def load_newest(folder: Path, parts: Collection[str]) -> tuple[Any, list[tuple[Path, str]]]:
-    """The newest checkpoint in a run's folder that is not damaged, None without any.
+    A kill at any moment leaves the newest one, or the one before it as the newest.
 
     Args:
         folder: the run's.
-        parts: what a checkpoint has to hold.
+        frames: where the run is; never less than before. One of the same frame is replaced.
+        state: the checkpoint's content, to which its format is added.
+        keep: how many stay, at least 1.
+
+    Raises:
+        OSError: it cannot be written; those before it are still there.
+    """
+    save(folder / f"checkpoint_{frames:09d}.pt", {"format": FORMAT, **state})
+    link_newest(folder)
+    for path in _numbered(folder)[keep:]:
+        path.unlink()
+
+
+def link_newest(folder: Path) -> None:
+    """Makes ``checkpoint.pt`` a link to the newest checkpoint, where the file system has links."""
+    if numbered := _numbered(folder):
+        atomic_symlink(folder / NEWEST, numbered[0].name)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The files of :func:`save_newest` in a folder, newest first."""
+    found = [path for path in folder.glob("checkpoint_*.pt") if _NUMBERED.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(_NUMBERED.fullmatch(path.name)[1]), reverse=True)
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, newest first; none where there is no such folder.
+
+    ``checkpoint.pt`` is among them where it is no link but a file, as in a copy of a run.
+    """
+    newest = folder / NEWEST
+    return [*_numbered(folder), *[newest] * (newest.exists() and not newest.is_symlink())]
+
+
+def load_newest(folder: Path) -> tuple[Any, list[tuple[Path, str]]]:
+    """The newest checkpoint in a run's folder that is not damaged, None without any.
 
     Returns:
         Its content, and (path, reason) of each newer one, which is damaged.
 
     Raises:
-        UserError: all are damaged, or one cannot be read.
+        UserError: all are damaged, or one cannot be read, or is of another format.
     """
     damaged: list[tuple[Path, str]] = []
     for path in find(folder):
         try:
-            state = load(path)
-            if not isinstance(state, Mapping) or not set(parts) <= set(state):
-                raise Damaged(f"{path} is not the checkpoint of such a run")
-            return state, damaged
-        except Damaged as error:
+            return _load_run(path), damaged
+        except CorruptFile as error:
             damaged.append((path, str(error)))
+        except UserError:
+            if os.path.lexists(path):
+                raise
+            return load_newest(folder)  # its run has written newer ones meanwhile
     if damaged:
         others = [path.name for path, _ in damaged[1:]]
         more = f", as are {' and '.join(others)}" if others else ""
@@ -169,103 +122,89 @@ def load_newest(folder: Path, parts: Collection[str]) -> tuple[Any, list[tuple[P
     return None, []
 
 
+def _load_run(path: Path) -> Mapping[str, Any]:
+    state = load(path)
+    if not isinstance(state, Mapping):
+        raise CorruptFile(f"{path} is not the checkpoint of a run")
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"{path} was written by another version of this code: go on, or evaluate, with that"
+        )
+    return state
+
+
 def load(path: Path) -> Any:
     """What :func:`save` wrote, on the CPU; arrays come back as tensors.
 
-    A file without a seal is read as well: PyTorch's own, or an earlier version's.
+    PyTorch lets a few functions of its own stand for values. Nothing here calls what was loaded.
 
     Raises:
-        Damaged: it is damaged, or no file of PyTorch's.
+        CorruptFile: it is damaged, or no file of PyTorch's.
         UserError: it is missing, cannot be read, or holds more than data.
     """
-    sealed = False
+    whole = False
     try:
         if path.exists() and not path.is_file():  # to open a pipe is to wait for its other end
             raise UserError(f"{path} cannot be read: it is no file")
-        sealed = _check_seal(path)
-        _check_stored(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        whole = _check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except OSError as error:
-        if error.errno in (None, errno.EIO):
+        if error.errno in (None, errno.EIO, errno.EINVAL):
             raise _damaged(path, error) from None
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from None
     except MemoryError:
         raise UserError(f"{path} cannot be read: there is too little memory for it") from None
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise _holds_objects(path) from None
-        if sealed or "can't allocate memory" in str(error):
-            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
+                "read (a whole module? save its state_dict() instead)"
+            ) from None
+        reason = " ".join(str(error).split())[:200]
+        # PyTorch's own reader of archives finds damage where there are no checksums.
+        whole = whole and "PytorchStreamReader" not in reason
+        if whole or "can't allocate memory" in reason:
             raise UserError(
                 f"{path} is as it was written, but cannot be loaded ({reason}): there is too "
                 "little memory, or another PyTorch wrote it"
             ) from None
         raise _damaged(path, error) from None
-    if not _is_data(state):
-        raise _holds_objects(path)
-    return state
 
 
-def _holds_objects(path: Path) -> UserError:
-    return UserError(
-        f"{path} cannot be read as a checkpoint: it holds objects where only tensors are read (a "
-        "whole module? save its state_dict() instead)"
-    )
-
-
-def _is_data(value: Any) -> bool:
-    """Whether there is nothing but data; PyTorch also lets some functions of its own through."""
-    waiting, seen = [value], set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue  # it may even hold itself
-        seen.add(id(value))
-        if isinstance(value, Mapping):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set):
-            waiting += value
-        elif not isinstance(value, _DATA):
-            return False
-    return True
-
-
-def _damaged(path: Path, error: Exception) -> Damaged:
+def _damaged(path: Path, error: Exception) -> CorruptFile:
     reason = getattr(error, "strerror", None) or type(error).__name__
-    return Damaged(
+    return CorruptFile(
         f"{path} cannot be read as a checkpoint: it is damaged, or no file of PyTorch's "
         f"({reason}): copy it again"
     )
 
 
-def _check_stored(path: Path) -> None:
-    """Refuses what is larger once it is decoded: PyTorch stores its tensors as they are."""
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise Damaged(f"{path} claims to hold more than it has: copy it again")
+def _check_archive(path: Path) -> bool:
+    """Compares an archive's members with their checksums.
 
+    Returns:
+        False for a file that is no archive: PyTorch's older format has no checksums.
 
-def _check_seal(path: Path) -> bool:
-    """Compares a file with the digest that it ends in, if it does; returns whether it does."""
+    Raises:
+        CorruptFile: it is damaged; zipfile's own errors tell of damage, too.
+    """
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - _SEAL_LENGTH))
-        end = file.read()
-        seal = _SEAL.search(end)
-        if seal is None and _MARK in end:
-            raise Damaged(f"{path} is damaged: its end is cut off")
-        if seal is None:
+        if file.read(4) != b"PK\3\4":
             return False
-        file.seek(0)
-        digest = sha256(file, size - _SEAL_LENGTH)
-    if digest.encode() != seal[1]:
-        raise Damaged(
-            f"{path} is damaged: its content does not have the checksum that it was written with"
-        )
+        with zipfile.ZipFile(file) as archive:
+            # PyTorch stores its tensors as they are: what is larger decoded is no file of its own.
+            claimed = sum(member.file_size for member in archive.infolist())
+            if claimed > path.stat().st_size:
+                raise CorruptFile(f"{path} claims to hold more than it has: copy it again")
+            if archive.testzip() is not None:
+                raise CorruptFile(
+                    f"{path} is damaged: its content does not have the checksum that it was "
+                    "written with: copy it again"
+                )
     return True
 
 

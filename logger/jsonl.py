@@ -1,4 +1,7 @@
-"""A JSONL log, read: the lines that count, whatever restarts and kills have left in it."""
+"""The JSONL log of a run, written and read: every line counts.
+
+When a run goes on from a checkpoint, what was logged after it is cut off and kept beside the log.
+"""
 
 from __future__ import annotations
 
@@ -10,143 +13,87 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from fileio.atomic import naming
+from fileio.atomic import naming, sync_folder
 from logger.sink import Record, Sink
 
-# Events that no start repeats.
-_TOLD_ONCE = frozenset({"start", "resume", "stopped", "warning", "set_aside", "skipped"})
-_BEGINNINGS = (b'{"step": ', b'{"resumed_from": ')  # of the lines that are written
+DISCARDED = ".discarded.jsonl"  # how the name of the file ends that takes what is cut off
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL log that count, in order, without the restart markers.
-
-    A marker {"resumed_from": s, "bytes": n} drops the earlier lines of steps after s, and those
-    that begin at byte n or later: they were logged after the checkpoint, and the run did all that
-    again. What happened once, a stop or a warning say, stays. A marker without "bytes" goes by the
-    steps alone. Lines that kills cut short (the last one, or ones before a marker) are left out.
+    """The rows of a log; a last line that a kill cut short is left out.
 
     Raises:
         ValueError: another line is no JSON object with a step; names file and line.
         OSError: the file cannot be read.
     """
-    return apply_markers(Path(path).read_bytes(), Path(path))
+    path = Path(path)
+    return _parse(path.read_bytes(), path)
 
 
-def apply_markers(
-    content: bytes, path: Path, marker: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """`read_metrics` of what a file holds.
-
-    Args:
-        content: the file's.
-        path: its name in messages.
-        marker: one that is about to be written behind it.
-    """
-    rows: list[tuple[int, dict[str, Any]]] = []  # where each begins, and what it says
-    broken, cut, end = None, False, 0
-    for number, line in enumerate(content.split(b"\n"), 1):
-        start, end = end, end + len(line) + 1
-        if not line:
-            continue
-        row = _read_line(line)
-        marks = row is not None and "resumed_from" in row
-        if broken is not None and row is not None and not marks:
-            raise ValueError(f"{path}, line {broken}: no line of a log")
-        if row is None:
-            broken, cut = broken or number, _is_cut(line)
-            continue
-        broken = None
-        if marks:
-            rows = _kept(rows, row)
-        else:
-            rows.append((start, row))
-    if broken is not None and content.endswith(b"\n") and not cut:
-        raise ValueError(f"{path}, line {broken}: no line of a log")
-    return [row for _, row in (rows if marker is None else _kept(rows, marker))]
+def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line and (row := _parse_line(line)) is None:
+            raise ValueError(f"{path}, line {number}: no line of a log")
+        if line:
+            rows.append(row)
+    row = _parse_line(last)
+    return rows if row is None else [*rows, row]
 
 
-def _kept(
-    rows: list[tuple[int, dict[str, Any]]], marker: Mapping[str, Any]
-) -> list[tuple[int, dict[str, Any]]]:
-    """The rows that a marker leaves."""
-    # Both: in a log that was moved away and begun anew, bytes tell nothing.
-    step, size = marker["resumed_from"], marker.get("bytes", math.inf)
-    kept = [(start, row) for start, row in rows if row["step"] <= step]
-    return [(at, row) for at, row in kept if at < size or row.get("event") in _TOLD_ONCE]
-
-
-def _is_cut(line: bytes) -> bool:
-    """Whether a line begins as those that are written do, and stops before its end."""
-    begins = any(line.startswith(b) or b.startswith(line) for b in _BEGINNINGS)
-    return begins and not line.endswith(b"}")
-
-
-def _read_line(line: bytes) -> dict[str, Any] | None:
-    """A row or a marker, None for a line that is neither."""
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """A row, None for a line that is none."""
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or "step" not in row:
         return None
-    names = ["step", "time", "resumed_from"]
-    names += ["bytes"] if "resumed_from" in row else []  # in a row it may be anything
-    numbers = [row[name] for name in names if name in row]
-    if not all(type(n) in (int, float) and abs(n) < 1 << 63 for n in numbers):
-        return None  # a step is compared, a time goes on
-    return row if "step" in row or "resumed_from" in row else None
+    # A step is compared, a time goes on.
+    numbers = [row[name] for name in ("step", "time") if name in row]
+    finite = all(type(n) in (int, float) and abs(n) < 1 << 63 for n in numbers)
+    return row if finite else None
 
 
 class JSONLSink(Sink):
     """One JSON object per line: {"step", "time", scalars…} or {"step", "time", "event", fields…}.
 
     "time" is seconds of training, over all restarts. A float that is not finite becomes null and is
-    named in "nonfinite". Lines are only ever appended: a restart adds {"resumed_from": step,
-    "bytes": size}, which `read_metrics` applies.
+    named in "nonfinite".
 
     Args:
         path: the file; folders are made.
-        resume_step: step of the checkpoint being resumed; None begins anew, which masks whatever
-            the file holds.
+        kept: how many bytes of an earlier file count, the `size` when the checkpoint was written.
+            The rest is moved to the end of `<name>.discarded.jsonl`.
         clock: seconds, monotonic.
-        resume_bytes: the `size` when that checkpoint was written, where it is known.
     """
 
     name = "JSONL"
     required = True
 
-    def __init__(
-        self,
-        path: Path,
-        resume_step: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        resume_bytes: int | None = None,
-    ):
-        self._path, self._clock = Path(path), clock
-        self._resume_step, self._resume_bytes = resume_step, resume_bytes
+    def __init__(self, path: Path, kept: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._path, self._kept, self._clock = Path(path), kept, clock
         self._file: TextIO | None = None
         self._start = 0.0
 
     def open(self) -> None:
-        """Open the file and mark the restart.
+        """Open the file behind what counts of it.
 
         Raises:
-            ValueError: the file is there and is no log of ours.
+            ValueError: what counts is no log of ours; nothing is changed then.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        old = self._path.read_bytes() if self._path.exists() else b""
-        marker = {"resumed_from": -1 if self._resume_step is None else self._resume_step}
-        if self._resume_bytes is not None:
-            marker["bytes"] = self._resume_bytes
-        kept = apply_markers(old, self._path, marker)
-        self._start = self._clock() - (kept[-1].get("time", 0.0) if kept else 0.0)
+        content = self._path.read_bytes() if self._path.exists() else b""
+        kept = content[: self._kept]
+        kept = kept[: kept.rfind(b"\n") + 1]  # whole lines, also of a file that was edited
+        rows = _parse(kept, self._path)
+        self._start = self._clock() - (rows[-1].get("time", 0.0) if rows else 0.0)
+        if tail := content[len(kept) :]:
+            _append(self._path.with_suffix(DISCARDED), tail)
+            with naming(self._path):
+                os.truncate(self._path, len(kept))
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
-        if old or self._resume_step is not None:
-            # A last line that a kill cut short stays as it is. One write ends it and marks the
-            # restart: a kill between two would leave a whole line that says nothing.
-            end = "\n" if old and not old.endswith(b"\n") else ""
-            self._file.write(f"{end}{json.dumps(marker)}\n")
 
     @property
     def size(self) -> int:
@@ -156,11 +103,11 @@ class JSONLSink(Sink):
     def write(self, step: int, record: Record) -> None:
         """Append a line, if there are scalars."""
         if record.scalars:
-            self._append(step, record.scalars)
+            self._write_line(step, record.scalars)
 
     def event(self, step: int, event: str, fields: Mapping[str, Any]) -> None:
         """Append a line."""
-        self._append(step, {"event": event, **fields})
+        self._write_line(step, {"event": event, **fields})
 
     def flush(self) -> None:
         """Bring all lines to the disk."""
@@ -175,7 +122,7 @@ class JSONLSink(Sink):
             self._file.close()
             self._file = None
 
-    def _append(self, step: int, values: Mapping[str, Any]) -> None:
+    def _write_line(self, step: int, values: Mapping[str, Any]) -> None:
         line = {"step": int(step), "time": round(self._clock() - self._start, 3)}
         bad: list[str] = []
         line |= {
@@ -185,6 +132,19 @@ class JSONLSink(Sink):
             line["nonfinite"] = list(dict.fromkeys(bad))
         with naming(self._path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Brings lines to the end of a file, and to the disk."""
+    with naming(path), path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # killed right here
+                lines = b"\n" + lines
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _plain(value: Any, lose: Callable[[], None]) -> Any:

@@ -164,7 +164,7 @@ def make_sinks(
     logdir: Path,
     *,
     resume_step: int | None = None,
-    resume_bytes: int | None = None,
+    log_size: int = 0,
     tensorboard: bool = True,
     terminal: bool = True,
     wandb: Mapping[str, Any] | None = None,
@@ -174,21 +174,20 @@ def make_sinks(
 
     Args:
         logdir: the run's folder.
-        resume_step: env frames of the checkpoint being resumed; what was logged later is masked.
-        resume_bytes: `Logger.size` when that checkpoint was written; tells what came later within
-            the same step. None: an older checkpoint that does not know.
+        resume_step: env frames of the checkpoint being resumed; None begins anew. Either way, what
+            earlier starts logged beyond it does not count any more.
+        log_size: `Logger.size` when that checkpoint was written.
         tensorboard: write event files into `logdir`.
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
     """
-    path = Path(logdir) / "metrics.jsonl"
-    sinks: list[Sink] = [JSONLSink(path, resume_step, resume_bytes=resume_bytes)]
+    sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
         sinks.append(TerminalSink(sys.stderr))
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
-        purge_step = None if resume_step is None else resume_step + 1
+        purge_step = 0 if resume_step is None else resume_step + 1
         sinks.append(TensorBoardSink(logdir, purge_step, fps))
     if wandb is not None:
         sinks.append(WandbSink(**{"fps": fps, **wandb}, dir=logdir))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-RESERVED = frozenset({"step", "time", "event", "nonfinite", "resumed_from"})
+RESERVED = frozenset({"step", "time", "event", "nonfinite"})
 
 
 @dataclass

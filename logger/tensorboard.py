@@ -25,29 +25,30 @@ class TensorBoardSink(Sink):
 
     Args:
         dir: folder of the event files.
-        purge_step: on resume; TensorBoard hides what was logged at this step and later.
+        purge_step: TensorBoard hides what earlier files hold of this step and later ones.
         fps: frames per second of videos.
     """
 
     name = "TensorBoard"
 
-    def __init__(self, dir: Path, purge_step: int | None = None, fps: int = 20):
+    def __init__(self, dir: Path, purge_step: int = 0, fps: int = 20):
         self._dir, self._purge_step, self._fps = Path(dir), purge_step, fps
         self._writer: Any = None
 
     def open(self) -> None:
-        """Start an event file; with `purge_step` a session that begins there."""
+        """Start an event file; where there are earlier ones, a session that begins in it."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._dir.mkdir(parents=True, exist_ok=True)
         # Later files have greater names, even if the clock was set back: TensorBoard reads them
         # in that order.
-        begun = max([time.time(), *(earlier + 1 for earlier in _begun(self._dir))])
+        earlier = _begun(self._dir)
+        begun = max([time.time(), *(start + 1 for start in earlier)])
         name = f"events.out.tfevents.{begun:017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((self._dir / name).open("xb"))
         self._add(file_version="brain.Event:2")
-        if self._purge_step is not None:
+        if earlier:
             log = SessionLog(status=SessionLog.START)
             self._add(step=self._purge_step, session_log=log)
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+import config
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny):
@@ -19,7 +21,7 @@ def made(tmp_path_factory, tiny):
 @pytest.fixture
 def run(tmp_path, made):
     """A copy of that run."""
-    return Path(shutil.copytree(made, tmp_path / "seed_0"))
+    return Path(shutil.copytree(made, tmp_path / "seed_0", symlinks=True))
 
 
 def everything(folder):
@@ -31,6 +33,7 @@ def rewrite(folder, drop=(), **changes):
     path, yaml = folder / "config.yaml", YAML(typ="safe", pure=True)
     values = yaml.load(path.read_text()) | changes
     with path.open("w") as file:
+        file.write(config.HEAD)
         yaml.dump({name: value for name, value in values.items() if name not in drop}, file)
 
 
@@ -61,7 +64,8 @@ def pretraining(run):
 
 
 def without_checkpoint(run):
-    (run / "checkpoint.pt").unlink()
+    for path in run.glob("checkpoint*.pt"):
+        path.unlink()
     return run
 
 
@@ -102,8 +106,8 @@ REFUSED = [
     (from_above, {}, ["--evaluate .", "no run's folder", "did you mean seed_0"]),
     (pretraining, {}, ["--evaluate", "pretraining", "no agent"]),
     (without_checkpoint, {}, ["--evaluate", "checkpoint.pt yet", "--checkpoint_every"]),
-    (damaged, {}, ["--evaluate", "checkpoint.pt cannot be read"]),
-    (of_something_else, {}, ["--evaluate", "checkpoint.pt is not"]),
+    (damaged, {}, ["--evaluate", ".pt cannot be read"]),
+    (of_something_else, {}, ["--evaluate", ".pt is not"]),
     (broken_config, {}, ["--evaluate", "config.yaml cannot be read"]),
     (of_newer_code, {}, ["--evaluate", "config.yaml", "'units_of_tomorrow'"]),
     (of_other_weights, {}, ["checkpoint.pt", "'behavior.extra'", "(3,)", "code"]),

@@ -158,11 +158,9 @@ def test_nearest():
     assert nearest(1, [1, 2]) == " (did you mean '1'?)"
 
 
-@pytest.mark.parametrize("size", [0, 5, 1 << 20, (2 << 20) + 3])
-def test_sha256_of_a_file_and_of_its_beginning(size):
+@pytest.mark.parametrize("size", [0, 5, (2 << 20) + 3])
+def test_sha256_of_what_is_left_of_a_file(size):
     content = os.urandom(size)
-    file = io.BytesIO(content + b"rest")
-    assert tools.sha256(file, size) == hashlib.sha256(content).hexdigest()
-    assert file.read() == b"rest"
-    file.seek(0)
-    assert tools.sha256(file) == hashlib.sha256(content + b"rest").hexdigest()
+    file = io.BytesIO(b"before" + content)
+    file.seek(6)
+    assert tools.sha256(file) == hashlib.sha256(content).hexdigest()

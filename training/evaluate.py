@@ -29,7 +29,7 @@ from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator
 from training.factory import make_envs, spaces_of
-from training.run_folder import CHECKPOINT, CONFIG, PARTS, check_writable
+from training.run_folder import CHECKPOINT, CONFIG, check_format, check_writable
 
 FOLDER = "evaluations"
 
@@ -52,6 +52,7 @@ def configure(given: Config) -> Config:
     folder = expand_path(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
+        check_format(folder)
         saved = load_saved(folder / CONFIG)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
@@ -182,7 +183,7 @@ def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Eva
 def _load(folder: Path) -> dict[str, Any]:
     """The checkpoint of a finetuning, read once: its run may replace it at any time."""
     try:
-        state, damaged = checkpoints.load_newest(folder, PARTS | {"collector"})
+        state, damaged = checkpoints.load_newest(folder)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     for _, reason in damaged:

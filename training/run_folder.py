@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import Config, check_same
-from fileio import checkpoints
+from config import HEAD, Config, check_same
+from fileio import checkpoints, yaml_files
 from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
 from logger.pictures import encode_gif, encode_png, to_rgb
@@ -23,9 +23,6 @@ from training.lock import FolderLock
 from training.stop import StopSignal
 
 CONFIG, CHECKPOINT = "config.yaml", checkpoints.NEWEST
-PARTS = frozenset(
-    {"frames", "finished", "updates", "meter", "rng", "learner", "clocks"}
-)  # of a checkpoint
 FPS = 20  # of videos, in pictures
 
 
@@ -64,6 +61,7 @@ class RunFolder:
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self.known = (self.folder / CONFIG).exists()
         if self.known:
+            check_format(self.folder)
             check_same(config, self.folder / CONFIG)
         elif checkpoints.find(self.folder):
             raise UserError(
@@ -73,7 +71,7 @@ class RunFolder:
         if self.folder.exists():
             self._acquire()
         try:
-            self.resumed, self._damaged = checkpoints.load_newest(self.folder, PARTS)
+            self.resumed, self._damaged = checkpoints.load_newest(self.folder)
         except UserError as error:
             self.close()
             raise UserError(f"{error}, or choose another --logdir") from None
@@ -128,12 +126,10 @@ class RunFolder:
             moved = quarantine(path, self.folder / "bad", reason)
             text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
             self.note("warning", message=text)
+        checkpoints.link_newest(self.folder)  # also where a kill came before it
         self.stop.listen()
-        step = self.resumed["frames"] if self.resumed else None
-        if step is None and (self.folder / "metrics.jsonl").exists():
-            step = -1  # a run that stopped before its first checkpoint: it begins again
         try:
-            self.logger = Logger(self._sinks(step), step=max(step or 0, 0))
+            self.logger = Logger(self._sinks(), step=self.saved or 0)
         except ValueError as error:
             raise UserError(f"{error}: move that file away to go on without it") from None
         self.logger.text("config", "```\n" + self.config.to_yaml() + "```")
@@ -147,7 +143,7 @@ class RunFolder:
         self.resumed = None  # it has been taken up, and is large
         return self
 
-    def _sinks(self, resume_step: int | None) -> list[Any]:
+    def _sinks(self) -> list[Any]:
         c = self.config
         wandb = None
         if c.wandb != "off":
@@ -155,10 +151,8 @@ class RunFolder:
             name = c.wandb_name or f"{c.task}-{method}-seed_{c.seed}"
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
             wandb["id"] = self._wandb_id()
-        size = self.resumed.get("log") if self.resumed else None  # earlier versions have none
-        return make_sinks(
-            self.folder, resume_step=resume_step, resume_bytes=size, wandb=wandb, fps=FPS
-        )
+        size = self.resumed["log"] if self.resumed else 0
+        return make_sinks(self.folder, resume_step=self.saved, log_size=size, wandb=wandb, fps=FPS)
 
     def _wandb_id(self) -> str:
         """The run's identity at W&B, made once, so that a resumed run goes on there as well."""
@@ -186,7 +180,7 @@ class RunFolder:
             "rng": checkpoints.rng_state(torch.device(self.config.device)),
             **state,
         }
-        checkpoints.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
+        checkpoints.save_newest(self.folder, frames, whole, self.config.keep_checkpoints)
         self.saved = frames
 
     def restore_rng(self) -> None:
@@ -217,6 +211,19 @@ class RunFolder:
     def _write(self, name: str, content: bytes) -> None:
         with atomic_write(self.folder / "pictures" / name) as file:
             file.write(content)
+
+
+def check_format(folder: Path) -> None:
+    """Checks that a run's folder is of today's format.
+
+    Raises:
+        UserError: it is not, or its configuration cannot be read.
+    """
+    if not yaml_files.read(folder / CONFIG).startswith(HEAD):
+        raise UserError(
+            f"{folder / CONFIG} does not begin with '{HEAD.strip()}', another version of this code "
+            "made it: go on with the run, or evaluate it, with that, or choose another --logdir"
+        )
 
 
 def check_writable(folder: Path, flag: str, mend: str) -> None:

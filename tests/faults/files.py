@@ -42,7 +42,7 @@ def newest_damaged(lab: Lab, name: str, tally: Tally) -> None:
     origin = killed(lab, name)
     for number, damage in enumerate(DAMAGES.values()):
         case = origin.copy(f"{name}_{number}", tally)
-        path = case.folder / "checkpoint.pt"
+        path = (case.folder / "checkpoint.pt").resolve()
         bad = damage(path.read_bytes())
         path.write_bytes(bad)
         tally.injected += 1
@@ -64,13 +64,13 @@ def all_damaged(lab: Lab, name: str, tally: Tally) -> None:
     origin = killed(lab, name)
     for number, damage in enumerate(list(DAMAGES.values())[::2]):
         case = origin.copy(f"{name}_{number}", tally)
-        whole = {path: path.read_bytes() for path in case.folder.glob("checkpoint*.pt")}
+        whole = {path: path.read_bytes() for path in case.folder.glob("checkpoint_*.pt")}
         expect(len(whole) == 3, f"{len(whole)} checkpoints are kept")
         for path, content in whole.items():
             path.write_bytes(damage(content))
         before = _content(case.folder)
         tally.injected += 1
-        case.start().end().check_line(2, r"checkpoint\.pt", "--logdir")
+        case.start().end().check_line(2, r"checkpoint_\d+\.pt", "--logdir")
         expect(_content(case.folder) == before, "the folder was changed")
         for path, content in whole.items():
             path.write_bytes(content)

@@ -323,8 +323,8 @@ class Case:
 
     def measure(self) -> None:
         """Compares how far the starts came with where the one after them went on."""
-        log = self.folder / "metrics.jsonl"
-        begun = _begun(log) if log.exists() else []
+        logs = (self.folder / f"metrics{kind}jsonl" for kind in (".discarded.", "."))
+        begun = [frames for log in logs if log.exists() for frames in _begun(log)]
         if len(begun) > self._begun:
             *earlier, newest = self._since or [None]
             reached = [s.progress * self.unit for s in earlier if s.progress is not None]
@@ -356,7 +356,7 @@ class Case:
     def copy(self, name: str, tally: Tally) -> Case:
         """The same run in a folder of its own, as it lies there now."""
         other = Case(self.lab, self.variant, tally, name)
-        shutil.copytree(self.folder, other.folder)
+        shutil.copytree(self.folder, other.folder, symlinks=True)
         other._begun, other._since = self._begun, list(self._since)
         return other
 

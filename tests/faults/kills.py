@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.faults.harness import Case, Lab, Started, Tally, expect, fault, wait_for
 
-NEWEST, BEFORE, OLDER = "checkpoint.pt", "checkpoint.1.pt", "checkpoint.2.pt"
+NEWEST, LINK = "checkpoint_*.pt", "checkpoint.pt"
 
 
 def in_files(case: Case, faults: list[dict[str, Any]]) -> None:
@@ -21,7 +21,7 @@ def in_files(case: Case, faults: list[dict[str, Any]]) -> None:
 def checkpoint_write(lab: Lab, name: str, tally: Tally) -> None:
     """The first checkpoint of all, then later ones, with so many of their bytes written."""
     case = Case(lab, "long", tally, name)
-    size = (lab.reference("long") / NEWEST).stat().st_size
+    size = (lab.reference("long") / LINK).stat().st_size
     places = [(0, 1), (0.3, 1), (0.95, 2), (0.7, 1), (0.02, 2), (0.9, 2)]
     kill = [
         fault("kill", "write", name=NEWEST, bytes=int(share * size), nth=nth)
@@ -31,11 +31,10 @@ def checkpoint_write(lab: Lab, name: str, tally: Tally) -> None:
 
 
 def checkpoint_renames(lab: Lab, name: str, tally: Tally) -> None:
-    """Between the bytes on the disk and the name, and between the older ones' new names."""
+    """Between the bytes on the disk and the name, and before and after the link to it."""
     case = Case(lab, "long", tally, name)
-    places = [("rename", NEWEST, 1), ("renamed", NEWEST, 1), ("rename", BEFORE, 1)]
-    places += [("renamed", BEFORE, 1), ("rename", OLDER, 1), ("renamed", OLDER, 1)]
-    places += [("rename", NEWEST, 2), ("renamed", NEWEST, 1)]
+    places = [("rename", NEWEST, 1), ("renamed", NEWEST, 1), ("rename", LINK, 2)]
+    places += [("renamed", LINK, 2), ("rename", NEWEST, 2), ("renamed", LINK, 2)]
     in_files(case, [fault("kill", at, name=file, nth=n) for at, file, n in places])
 
 

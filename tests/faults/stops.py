@@ -157,7 +157,7 @@ def full_checkpoint(lab: Lab, name: str, tally: Tally) -> None:
         with disk(lab, f"{name}_{number}", tally) as place:
             case = Case(lab, "long", tally, f"{name}_{number}", place.place / "runs")
             hurt = _filling(place, int(share * size))
-            one_line(case, step, hurt, place.free, "checkpoint.pt", "space|full")
+            one_line(case, step, hurt, place.free, r"checkpoint_\d+\.pt", "space|full")
 
 
 def full_episode(lab: Lab, name: str, tally: Tally) -> None:
@@ -203,7 +203,7 @@ def file_limit(lab: Lab, name: str, tally: Tally) -> None:
     resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     started.go_on()
     tally.injected += 1
-    started.end().check_line(1, "checkpoint.pt", "large|limit")
+    started.end().check_line(1, r"checkpoint_\d+\.pt", "large|limit")
     case.finish()
 
 

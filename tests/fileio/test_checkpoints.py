@@ -2,14 +2,17 @@
 
 import os
 import pickle
+import shutil
+import signal
 import zipfile
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fileio import checkpoints
+from fileio.atomic import leftovers
 from tests.tiny import refusal
 from tools import UserError
 
@@ -106,26 +109,45 @@ def test_a_cut_end_is_damage(tmp_path, cut):
     path = tmp_path / "state.pt"
     checkpoints.save(path, {"x": torch.randn(500)})
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(checkpoints.Damaged, match="damaged"):
+    with pytest.raises(checkpoints.CorruptFile, match="damaged"):
         checkpoints.load(path)
 
 
-@pytest.mark.parametrize("position", [0.02, 0.3, 0.6, 0.99])
-def test_one_bit_is_enough_to_know_a_damaged_file(tmp_path, position):
-    path = tmp_path / "state.pt"
-    checkpoints.save(path, {"x": torch.randn(5000), "y": [1, "two"]})
-    content = bytearray(path.read_bytes())
-    content[int(position * len(content))] ^= 4
-    path.write_bytes(content)
-    with pytest.raises(checkpoints.Damaged, match="damaged"):
+def test_a_bit_that_flipped_is_known_or_changes_nothing(tmp_path):
+    path, state = tmp_path / "state.pt", {"x": torch.randn(500), "y": [1, "two"]}
+    checkpoints.save(path, state)
+    whole, known = path.read_bytes(), 0
+    rng = np.random.default_rng(0)
+    for position in rng.integers(len(whole), size=60):
+        content = bytearray(whole)
+        content[position] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            back = checkpoints.load(path)
+        except checkpoints.CorruptFile:
+            known += 1
+        else:
+            assert torch.equal(back["x"], state["x"])
+            assert back["y"] == state["y"]
+    assert known > 40
+
+
+def test_files_of_pytorchs_own_and_with_something_behind_them_are_read(tmp_path):
+    """Predictors of earlier times end in a line with their SHA-256."""
+    for old in (False, True):
+        torch.save({"x": torch.arange(4)}, tmp_path / "a", _use_new_zipfile_serialization=not old)
+        assert checkpoints.load(tmp_path / "a")["x"].tolist() == [0, 1, 2, 3]
+        with (tmp_path / "a").open("ab") as file:
+            file.write(b"\nDisWM, sha256 " + b"0" * 64 + b"\n")
+        assert checkpoints.load(tmp_path / "a")["x"].tolist() == [0, 1, 2, 3]
+
+
+def test_an_archive_that_claims_more_than_it_has_is_not_decoded(tmp_path):
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 20))
+    with pytest.raises(checkpoints.CorruptFile, match="claims to hold more than it has"):
         checkpoints.load(path)
-
-
-def test_pytorch_reads_a_sealed_file_and_one_without_a_seal_is_read(tmp_path):
-    checkpoints.save(tmp_path / "sealed.pt", {"x": torch.arange(3)})
-    assert torch.load(tmp_path / "sealed.pt", weights_only=True)["x"].tolist() == [0, 1, 2]
-    torch.save({"x": torch.arange(4)}, tmp_path / "plain.pt")
-    assert checkpoints.load(tmp_path / "plain.pt")["x"].tolist() == [0, 1, 2, 3]
 
 
 class Full:
@@ -150,98 +172,162 @@ class Full:
         self.file.close()
 
 
+def fill(folder, *frames, keep=3):
+    for number in frames:
+        checkpoints.save_newest(folder, number, {"n": number}, keep)
+
+
+def kept(folder):
+    return [checkpoints.load(path)["n"] for path in checkpoints.find(folder)]
+
+
+def newest(folder):
+    state, damaged = checkpoints.load_newest(folder)
+    return state and state["n"], [path.name for path, _ in damaged]
+
+
 @pytest.mark.parametrize("room", [0, 100, 1000, 20_000, 40_000])
 def test_a_full_disk_is_an_oserror_that_names_the_file_and_nothing_changes(
     tmp_path, monkeypatch, room
 ):
-    path, fdopen = tmp_path / "checkpoint.pt", os.fdopen
-    for number in range(3):
-        checkpoints.save(path, {"n": number}, keep=3)
+    fdopen = os.fdopen
+    fill(tmp_path, 0, 1, 2)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     monkeypatch.setattr(os, "fdopen", lambda *args: Full(fdopen(*args), room))
     with pytest.raises(OSError, match="No space left") as caught:
-        checkpoints.save(path, {"x": torch.randn(10_000)}, keep=3)
-    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+        checkpoints.save_newest(tmp_path, 3, {"x": torch.randn(10_000)}, 3)
+    wanted = (28, str(tmp_path / "checkpoint_000000003.pt"))
+    assert (caught.value.errno, caught.value.filename) == wanted
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3, 5])
-def test_the_last_ones_are_kept_newest_first(tmp_path, keep):
-    for number in range(7):
-        checkpoints.save(tmp_path / "checkpoint.pt", {"n": number}, keep)
-        found = checkpoints.find(tmp_path)
-        assert len(found) == len(os.listdir(tmp_path)) == min(number + 1, keep)
-        assert [checkpoints.load(path)["n"] for path in found] == list(
-            range(number, max(-1, number - keep), -1)
-        )
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_the_last_ones_are_kept_newest_first(tmp_path, monkeypatch, keep, links):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "symlink", refuse)
+    assert checkpoints.find(tmp_path) == checkpoints.find(tmp_path / "none") == []
+    for number in range(6):
+        fill(tmp_path, 200 * number, keep=keep)
+        assert kept(tmp_path) == [200 * n for n in range(number, max(-1, number - keep), -1)]
+        assert len(os.listdir(tmp_path)) == len(kept(tmp_path)) + links
+        if links:
+            assert os.readlink(tmp_path / "checkpoint.pt") == f"checkpoint_{200 * number:09d}.pt"
 
 
-def test_fewer_are_kept_from_now_on(tmp_path):
-    for number in range(5):
-        checkpoints.save(tmp_path / "checkpoint.pt", {"n": number}, 4)
-    (tmp_path / "checkpoint.x.pt").write_text("not one of them")
-    checkpoints.save(tmp_path / "checkpoint.pt", {"n": 5}, 2)
-    assert [checkpoints.load(path)["n"] for path in checkpoints.find(tmp_path)] == [5, 4]
-    assert (tmp_path / "checkpoint.x.pt").exists()
+def test_fewer_are_kept_from_now_on_and_files_of_the_user_stay(tmp_path):
+    names = ("best", "7", "000000007.copy", "final.000000009")
+    copies = [tmp_path / f"checkpoint_{name}.pt" for name in names]
+    for copy in copies:
+        copy.write_text("a copy of the user's")
+    fill(tmp_path, *range(10**9 - 2, 10**9 + 3), keep=4)
+    assert kept(tmp_path) == [10**9 + 2, 10**9 + 1, 10**9, 10**9 - 1]
+    fill(tmp_path, 10**9 + 3, keep=2)
+    assert kept(tmp_path) == [10**9 + 3, 10**9 + 2]
+    assert all(copy.read_text() == "a copy of the user's" for copy in copies)
+
+
+def test_one_of_the_same_frame_is_replaced(tmp_path):
+    fill(tmp_path, 1, 2)
+    checkpoints.save_newest(tmp_path, 2, {"n": 2, "finished": True}, 3)
+    assert kept(tmp_path) == [2, 1]
+    assert torch.load(tmp_path / "checkpoint.pt") == {"format": 1, "n": 2, "finished": True}
 
 
 def test_there_is_a_newest_one_at_each_moment_of_a_save(tmp_path, monkeypatch):
-    """A kill between any two steps leaves the state before or after, and all older ones."""
-    path, seen = tmp_path / "checkpoint.pt", []
-    for number in range(3):
-        checkpoints.save(path, {"n": number}, keep=3)
+    """A kill between any two steps leaves the state before or after, and a usable link."""
+    seen = []
+    fill(tmp_path, 0, 1, 2)
+
+    def look():
+        seen.append((kept(tmp_path), torch.load(tmp_path / "checkpoint.pt")["n"]))
 
     def watching(function):
         def call(*args, **kwargs):
-            seen.append([checkpoints.load(p)["n"] for p in checkpoints.find(tmp_path)])
+            look()
             result = function(*args, **kwargs)
-            seen.append([checkpoints.load(p)["n"] for p in checkpoints.find(tmp_path)])
+            look()
             return result
 
         return call
 
-    for name in ("replace", "link", "fsync"):
+    for name in ("replace", "symlink", "fsync"):
         monkeypatch.setattr(os, name, watching(getattr(os, name)))
-    checkpoints.save(path, {"n": 3}, keep=3)
-    assert len(seen) >= 8
-    assert seen[0] == [2, 1, 0]
-    assert seen[-1] == [3, 2, 1]
-    for found in seen:
-        assert found[0] in (2, 3)
-        assert len(set(found)) >= 2
-        assert found == sorted(found, reverse=True)
+    monkeypatch.setattr(Path, "unlink", watching(Path.unlink))
+    fill(tmp_path, 3)
+    assert len(seen) >= 12
+    assert seen[0] == ([2, 1, 0], 2)
+    assert seen[-1] == ([3, 2, 1], 3)
+    assert {tuple(found) for found, _ in seen} == {(2, 1, 0), (3, 2, 1, 0), (3, 2, 1)}
+    assert {linked for _, linked in seen} == {2, 3}
 
 
-def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
-    def refuse(*args):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    for number in range(4):
-        checkpoints.save(tmp_path / "checkpoint.pt", {"n": number}, keep=3)
-    assert [checkpoints.load(path)["n"] for path in checkpoints.find(tmp_path)] == [3, 2, 1]
+def test_a_link_that_is_killed_half_made_is_a_leftover(tmp_path, monkeypatch):
+    fill(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda path: None)  # as if it were killed before
+        patch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.link_newest(tmp_path)
+    [left] = leftovers(tmp_path)
+    assert left.is_symlink()
+    fill(tmp_path, 2)
+    assert newest(tmp_path) == (2, [])
 
 
 def test_the_newest_that_is_whole_is_loaded(tmp_path):
-    parts = {"n"}
-    assert checkpoints.load_newest(tmp_path, parts) == (None, [])
-    for number in range(3):
-        checkpoints.save(tmp_path / "checkpoint.pt", {"n": number}, keep=3)
-    assert checkpoints.load_newest(tmp_path, parts) == ({"n": 2}, [])
-    newest, second, third = checkpoints.find(tmp_path)
-    newest.write_bytes(newest.read_bytes()[:-200])
-    state, damaged = checkpoints.load_newest(tmp_path, parts)
-    assert (state, [path for path, _ in damaged]) == ({"n": 1}, [newest])
-    assert str(newest) in damaged[0][1]
-    newest.unlink()
-    assert checkpoints.load_newest(tmp_path, parts) == ({"n": 1}, [])
-    checkpoints.save(second, {"something": "else"})
-    state, damaged = checkpoints.load_newest(tmp_path, parts)
-    assert (state, [path for path, _ in damaged]) == ({"n": 0}, [second])
-    third.write_bytes(b"")
-    line = refusal(checkpoints.load_newest, tmp_path, parts)
-    assert line.startswith(str(second))
-    assert third.name in line
+    assert newest(tmp_path) == (None, [])
+    fill(tmp_path, 0, 1, 2)
+    third, second, first = checkpoints.find(tmp_path)
+    assert newest(tmp_path) == (2, [])
+    third.write_bytes(third.read_bytes()[:-200])
+    assert newest(tmp_path) == (1, [third.name])
+    third.unlink()
+    checkpoints.link_newest(tmp_path)
+    assert newest(tmp_path) == (1, [])
+    assert os.readlink(tmp_path / "checkpoint.pt") == second.name
+    torch.save([1, 2], second)
+    assert newest(tmp_path) == (0, [second.name])
+    first.write_bytes(b"")
+    line = refusal(checkpoints.load_newest, tmp_path)
+    assert line.startswith(f"{second} is not the checkpoint of a run")
+    assert first.name in line
+
+
+def test_a_checkpoint_that_is_a_file_is_one(tmp_path):
+    """As in a copy of a run's folder that was made by hand."""
+    fill(tmp_path / "run", 4)
+    shutil.copy(tmp_path / "run" / "checkpoint.pt", tmp_path)
+    assert newest(tmp_path) == (4, [])
+    fill(tmp_path, 5, 6)
+    assert kept(tmp_path) == [6, 5]
+    assert (tmp_path / "checkpoint.pt").is_symlink()
+
+
+@pytest.mark.parametrize("state", [{"n": 1}, {"n": 1, "format": 0}, {"n": 1, "format": 2}])
+def test_other_formats_are_refused_and_are_no_damage(tmp_path, state):
+    fill(tmp_path, 1)
+    checkpoints.save(tmp_path / "checkpoint_000000002.pt", state)
+    line = refusal(checkpoints.load_newest, tmp_path)
+    assert line.startswith(f"{tmp_path / 'checkpoint_000000002.pt'} was written by another version")
+
+
+def test_a_run_may_replace_what_is_about_to_be_loaded(tmp_path, monkeypatch):
+    fill(tmp_path, 1, keep=1)
+    load, asked = checkpoints.load, []
+
+    def load_late(path):
+        asked.append(path.name)
+        if len(asked) == 1:
+            fill(tmp_path, 2, keep=1)
+        return load(path)
+
+    monkeypatch.setattr(checkpoints, "load", load_late)
+    assert newest(tmp_path) == (2, [])
+    assert len(asked) == 2
 
 
 def test_generator_states_travel(tmp_path):
@@ -282,69 +368,31 @@ def test_an_error_inside_restores_the_generator_too():
     assert torch.equal(torch.randn(5), expected)
 
 
-def test_copies_of_the_user_stay_and_are_not_fallen_back_to(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    copies = [tmp_path / f"checkpoint.{name}.pt" for name in ("100000", "7", "best")]
-    for copy in copies:
-        checkpoints.save(copy, {"n": -1})
-    for number in range(5):
-        checkpoints.save(path, {"n": number}, keep=3)
-    assert all(checkpoints.load(copy) == {"n": -1} for copy in copies)
-    assert [checkpoints.load(p)["n"] for p in checkpoints.find(tmp_path)] == [4, 3, 2]
-
-
 def test_a_whole_checkpoint_that_cannot_be_loaded_is_not_called_damaged(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    checkpoints.save(tmp_path / "checkpoint.pt", {"n": 1})
+    fill(tmp_path, 1)
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(UserError, match="as it was written") as caught:
-        checkpoints.load_newest(tmp_path, {"n"})
-    assert not isinstance(caught.value, checkpoints.Damaged)
-
-
-def test_functions_that_pytorch_lets_through_are_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    torch.save({"weights": {"a": torch.zeros(1)}}, path)
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            pickled = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n."
-            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
-    assert callable(torch.load(path, weights_only=True))
-    assert "it holds objects" in refusal(checkpoints.load, path)
+        checkpoints.load_newest(tmp_path)
+    assert not isinstance(caught.value, checkpoints.CorruptFile)
 
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
-@pytest.mark.parametrize("part", ["_file", "_digest"])
-def test_ctrl_c_within_a_write_is_ctrl_c(tmp_path, monkeypatch, after, part):
+def test_ctrl_c_within_a_write_is_ctrl_c(tmp_path, monkeypatch, after):
     """PyTorch, which writes, would make an internal error of it."""
-    write, calls = checkpoints._Sealing.write, []
+    fdopen, calls = os.fdopen, []
 
-    def interrupt(data):
-        calls.append(data)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return len(data)
+    class Interrupted(Full):
+        def write(self, data):
+            calls.append(data)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return self.file.write(data)
 
-    def interrupted(self, data):
-        setattr(self, part, SimpleNamespace(write=interrupt, update=interrupt))
-        return write(self, data)
-
-    monkeypatch.setattr(checkpoints._Sealing, "write", interrupted)
+    monkeypatch.setattr(os, "fdopen", lambda *args: Interrupted(fdopen(*args), 0))
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(tmp_path / "checkpoint.pt", {f"x{n}": torch.randn(10) for n in range(5)})
+        checkpoints.save(tmp_path / "state.pt", {f"x{n}": torch.randn(10) for n in range(5)})
     assert len(calls) > after
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_not_rotated_leaves_files_of_such_names_alone(tmp_path):
-    for name in ("encoder.1.pt", "encoder.2.pt"):
-        (tmp_path / name).write_bytes(b"a copy of the user's")
-    for number in range(3):
-        checkpoints.save(tmp_path / "encoder.pt", {"n": number})
-    assert checkpoints.load(tmp_path / "encoder.pt") == {"n": 2}
-    assert (tmp_path / "encoder.1.pt").read_bytes() == b"a copy of the user's"
-    assert len(list(tmp_path.iterdir())) == 3

@@ -57,7 +57,7 @@ def stop():
 
 
 def copying(source, target):
-    return lambda: shutil.copytree(source, target)
+    return lambda: shutil.copytree(source, target, symlinks=True)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def after_kill(tmp_path_factory, tiny, whole):
     @functools.cache
     def folder(name):
         root = tmp_path_factory.mktemp("killed")
-        shutil.copytree(whole.parents[3] / name, root / "runs")
+        shutil.copytree(whole.parents[3] / name, root / "runs", symlinks=True)
         argv = tiny.finetune(root / "runs")
         checkpoint = tiny.folder(argv) / "checkpoint.pt"
         frames = torch.load(checkpoint, weights_only=True)["frames"] if checkpoint.exists() else -1
@@ -267,7 +267,7 @@ def test_killed_right_before_its_end_logs_every_row_once(tmp_path, tiny, videos,
 
 @pytest.mark.slow
 def test_finished_run_started_again_does_nothing(tmp_path, tiny, same, whole):
-    shutil.copytree(whole.parents[2], tmp_path / "runs")
+    shutil.copytree(whole.parents[2], tmp_path / "runs", symlinks=True)
     folder = tiny.finish(tiny.finetune(tmp_path / "runs"))
     same.run(whole, folder)
     same.values(same.metrics(whole), same.metrics(folder))
@@ -277,7 +277,7 @@ def test_finished_run_started_again_does_nothing(tmp_path, tiny, same, whole):
 def test_finished_pretraining_started_again_does_nothing(
     tmp_path, tiny, videos, same, whole_predictor
 ):
-    shutil.copytree(whole_predictor.parents[2], tmp_path / "runs")
+    shutil.copytree(whole_predictor.parents[2], tmp_path / "runs", symlinks=True)
     folder = tiny.finish(tiny.pretrain(tmp_path / "runs", videos))
     same.run(whole_predictor, folder)
     same.values(same.metrics(whole_predictor), same.metrics(folder))

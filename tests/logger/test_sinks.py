@@ -1,7 +1,6 @@
-"""Sinks: what is read back from JSONL, TensorBoard, W&B and the terminal."""
+"""Sinks: what is read back from TensorBoard, W&B and the terminal."""
 
 import io
-import json
 import sys
 import types
 
@@ -15,7 +14,6 @@ from logger.jsonl import JSONLSink
 from logger.tensorboard import TensorBoardSink
 from logger.terminal import TerminalSink
 from logger.wandb import WandbSink
-from tests.logger.logs import Clock, steps
 
 
 class Terminal(io.StringIO):
@@ -27,92 +25,6 @@ def events(directory):
     accumulator = EventAccumulator(str(directory))
     accumulator.Reload()
     return accumulator
-
-
-# JSONL
-
-
-def test_one_line_per_write_with_step_time_and_scalars(tmp_path):
-    path, clock = tmp_path / "run" / "metrics.jsonl", Clock()
-    with Logger([JSONLSink(path, clock=clock)], step=4) as logger:
-        logger.scalar("a", np.float32(0.5))
-        logger.scalars({"b": 2, "c": np.array(3)}, prefix="eval_")
-        clock.now += 1.25
-        logger.write()
-        assert len(path.read_text().splitlines()) == 1  # at once, not when the file is closed
-        logger.write()  # nothing gathered, nothing written
-        logger.scalar("a", 1)
-        logger.write(step=6, flush=True)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 4, "time": 1.25, "a": 0.5, "eval_b": 2.0, "eval_c": 3.0},
-        {"step": 6, "time": 1.25, "a": 1.0},
-    ]
-
-
-def test_close_writes_what_is_left(tmp_path):
-    with Logger([JSONLSink(tmp_path / "m")]) as logger:
-        logger.scalar("a", 1)
-    assert read_metrics(tmp_path / "m")[0]["a"] == 1
-    logger.close()
-
-
-def test_non_finite_numbers_stay_valid_json(tmp_path):
-    with Logger([JSONLSink(tmp_path / "m")]) as logger:
-        logger.scalars({"x": float("nan"), "y": -np.inf, "z": 1})
-        logger.write()
-        logger.event("eval", returns=[1.0, float("nan")], mean=np.float32("inf"), ok=np.bool_(True))
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    lines = (tmp_path / "m").read_text().splitlines()
-    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
-    assert (first["x"], first["y"], first["z"], first["nonfinite"]) == (None, None, 1, ["x", "y"])
-    assert (second["event"], second["returns"], second["ok"]) == ("eval", [1.0, None], True)
-    assert (second["mean"], second["nonfinite"]) == (None, ["returns", "mean"])
-
-
-@pytest.mark.parametrize("name", ["step", "time", "nonfinite", "resumed_from", "event"])
-def test_names_of_the_log_itself_are_refused(name):
-    logger = Logger([])
-    with pytest.raises(ValueError, match=name):
-        logger.scalar(name, 1)
-    with pytest.raises(ValueError, match=name):
-        logger.event("eval", **{name: 1})
-
-
-def test_resume_masks_later_rows_keeps_every_byte_and_goes_on_in_time(tmp_path):
-    path, clock = tmp_path / "m", Clock()
-    with Logger([JSONLSink(path, clock=clock)]) as logger:
-        for step in (1, 2, 3, 4):
-            clock.now += 10
-            logger.scalar("a", step)
-            logger.write(step)
-    path.write_bytes(path.read_bytes() + b'{"step": 5, "ti')  # killed while writing
-    assert steps(path) == [1, 2, 3, 4]
-    before = path.read_bytes()
-    clock.now += 1000
-    with Logger([JSONLSink(path, resume_step=2, clock=clock)]) as logger:
-        clock.now += 5
-        logger.scalar("a", -3)
-        logger.write(3)
-    assert path.read_bytes().startswith(before)
-    assert [(row["step"], row["time"], row["a"]) for row in read_metrics(path)] == [
-        (1, 10.0, 1),
-        (2, 20.0, 2),
-        (3, 25.0, -3),
-    ]
-    with Logger([JSONLSink(path, resume_step=1)]):
-        pass
-    assert steps(path) == [1]
-
-
-def test_starting_anew_in_the_same_file_masks_all_of_it(tmp_path):
-    for value in (1, 2):
-        with Logger([JSONLSink(tmp_path / "m")]) as logger:
-            logger.scalar("a", value)
-            logger.write(0)
-    assert [row["a"] for row in read_metrics(tmp_path / "m")] == [2]
 
 
 # TensorBoard
@@ -158,40 +70,29 @@ def test_videos_are_animated_gifs_with_all_frames_side_by_side(tmp_path, kind):
     assert imageio.imread(log.Images("single")[0].encoded_image_string, index=None).shape[0] == 9
 
 
-def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path):
-    for resume_step, values in ((None, {10: 1, 20: 1, 30: 1}), (20, {30: 2})):
-        sinks = make_sinks(tmp_path, resume_step=resume_step, terminal=False)
+@pytest.mark.parametrize("name", ["{:017.6f}.host.7", "{:010.0f}.host.7.0"])
+def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path, monkeypatch, name):
+    """Also when the clock was set back by a day before each start."""
+    now, size = 1_800_000_000.25, {None: 0}
+    (tmp_path / "events.out.tfevents.other").touch()
+    starts = [(None, {10: 9}), (None, {10: 1, 20: 1, 30: 1}), (20, {30: 2}), (30, {40: 3})]
+    for index, (resume_step, values) in enumerate(starts):
+        monkeypatch.setattr("time.time", lambda index=index: now - 86_400 * index)
+        sinks = make_sinks(
+            tmp_path, resume_step=resume_step, log_size=size[resume_step], terminal=False
+        )
         with Logger(sinks) as logger:
             for step, value in values.items():
                 logger.scalar("a", value)
-                logger.write(step)
-    points = [(point.step, point.value) for point in events(tmp_path).Scalars("scalars/a")]
-    assert points == [(10, 1), (20, 1), (30, 2)]
-    rows = [(row["step"], row["a"]) for row in read_metrics(tmp_path / "metrics.jsonl")]
-    assert rows == points
-
-
-@pytest.mark.parametrize("earlier", ["{:017.6f}.host.7", "{:010.0f}.host.7.0"])
-def test_tensorboard_reads_files_in_their_order_when_the_clock_was_set_back(
-    tmp_path, monkeypatch, earlier
-):
-    now = 1_800_000_000.25
-    (tmp_path / "events.out.tfevents.other").touch()
-    starts = ((None, {10: 1, 20: 1, 30: 1}), (20, {30: 2}), (30, {40: 3}))
-    for index, (resume_step, values) in enumerate(starts):
-        monkeypatch.setattr(
-            "logger.tensorboard.time.time", lambda index=index: now - 86_400 * index
-        )
-        with Logger(make_sinks(tmp_path, resume_step=resume_step, terminal=False)) as logger:
-            for step, value in values.items():
-                logger.scalar("a", value)
-                logger.write(step)
+                logger.write(step, flush=True)
+                size[step] = logger.size
         if index == 0:
             [first] = tmp_path.glob("events.out.tfevents.1*")
-            first.rename(tmp_path / ("events.out.tfevents." + earlier.format(now)))
+            first.rename(tmp_path / ("events.out.tfevents." + name.format(now)))
     (tmp_path / "events.out.tfevents.other").unlink()
     points = [(point.step, point.value) for point in events(tmp_path).Scalars("scalars/a")]
     assert points == [(10, 1), (20, 1), (30, 2), (40, 3)]
+    assert [(row["step"], row["a"]) for row in read_metrics(tmp_path / "metrics.jsonl")] == points
 
 
 # W&B

@@ -6,15 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logger.timing import Stopwatch
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.logger.clock import Clock
 
 
 def test_the_innermost_name_has_the_second():

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from agents.base import Spaces
 from agents.diswm import DisWM
 from envs import EnvSettings, episode_seed, make_env
 from episodes import read_episode
+from fileio import checkpoints
 from logger import read_metrics
 from tools import derive_seed
 from training.stop import Stopped
@@ -55,7 +55,7 @@ def made(tmp_path_factory, tiny):
 def run(tmp_path, made):
     """A copy of that run before its evaluation, to do with as a test likes."""
     ignore = shutil.ignore_patterns("evaluations")
-    return Path(shutil.copytree(made, tmp_path / "seed_0", ignore=ignore))
+    return Path(shutil.copytree(made, tmp_path / "seed_0", ignore=ignore, symlinks=True))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def rewrite(folder, drop=(), **changes):
     path, yaml = folder / "config.yaml", YAML(typ="safe", pure=True)
     values = yaml.load(path.read_text()) | changes
     with path.open("w") as file:
+        file.write(config.HEAD)
         yaml.dump({name: value for name, value in values.items() if name not in drop}, file)
 
 
@@ -218,19 +219,13 @@ def test_run_that_goes_on_is_evaluated_and_not_disturbed(tmp_path, tiny, made, s
 
 
 def test_checkpoint_that_is_replaced_meanwhile_is_read_whole(tiny, run):
-    path = run / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    contents = []
-    for frames in (120, 122):
-        torch.save({**state, "frames": frames}, path)
-        contents.append(path.read_bytes())
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
     done, swaps = threading.Event(), []
 
     def swap():
         while not done.is_set():
-            temporary = run / "checkpoint.tmp"
-            temporary.write_bytes(contents[len(swaps) % 2])
-            os.replace(temporary, path)
+            frames = 121 + len(swaps)
+            checkpoints.save_newest(run, frames, {**state, "frames": frames}, keep=1)
             swaps.append(1)
 
     thread = threading.Thread(target=swap)

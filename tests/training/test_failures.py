@@ -175,7 +175,7 @@ def test_a_teacher_may_move(tmp_path, tiny, taught, same):
 
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path, tiny, taught):
-    path = tiny.folder(taught()) / "checkpoint.pt"
+    path = (tiny.folder(taught()) / "checkpoint.pt").resolve()
     state = checkpoints.load(path)
     weights = state["learner"]["weights"]
     name = next(name for name in weights if name.startswith("world_model.reward."))

@@ -38,7 +38,7 @@ def stopped(tmp_path_factory, tiny, calling):
 @pytest.fixture
 def again(tmp_path, tiny, stopped):
     """The same command in a copy of that run's folder, and the copy."""
-    shutil.copytree(stopped.parents[2], tmp_path / "runs")
+    shutil.copytree(stopped.parents[2], tmp_path / "runs", symlinks=True)
     argv = tiny.finetune(tmp_path / "runs", checkpoint_every=30)
     return argv, tiny.folder(argv)
 
@@ -90,17 +90,17 @@ def test_a_lock_of_a_dead_process_holds_nobody_up(again, tiny):
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(again, tiny, same, stopped):
     argv, folder = again
-    newest = folder / "checkpoint.pt"
+    newest, before, _ = checkpoints.find(folder)
     damaged = newest.read_bytes()[:-1000]
     newest.write_bytes(damaged)
-    frames = checkpoints.load(folder / "checkpoint.1.pt")["frames"]
+    frames = checkpoints.load(before)["frames"]
     assert frames < checkpoints.load(stopped / "checkpoint.pt")["frames"]
     tiny.finish(argv)
     [resumed] = events(folder, "resume")[-1:]
     assert resumed["frames"] == frames
-    assert (folder / "bad" / "checkpoint.pt").read_bytes() == damaged
-    assert "damaged" in (folder / "bad" / "checkpoint.pt.txt").read_text()
-    [warning] = [row for row in events(folder, "warning") if "checkpoint.pt" in row["message"]]
+    assert (folder / "bad" / newest.name).read_bytes() == damaged
+    assert "damaged" in (folder / "bad" / f"{newest.name}.txt").read_text()
+    [warning] = [row for row in events(folder, "warning") if newest.name in row["message"]]
     assert f"that of frame {frames} takes its place" in warning["message"]
 
 
@@ -110,7 +110,7 @@ def test_damaged_checkpoints_alone_are_refused_in_one_line_and_stay(again, tiny)
         path.write_bytes(path.read_bytes()[:1000])
     before = listing(folder)
     line = refused(tiny.run(argv), 2)
-    assert "checkpoint.pt" in line
+    assert checkpoints.find(folder)[0].name in line
     assert "choose another --logdir" in line
     assert listing(folder) == before
 
@@ -143,7 +143,7 @@ def test_damaged_episodes_are_set_aside_and_the_run_goes_on(tmp_path, tiny, stop
     kinds = list(DAMAGE)
     for chosen in (kinds[:4], kinds[4:]):
         copy = tmp_path / chosen[0]
-        shutil.copytree(stopped.parents[2], copy)
+        shutil.copytree(stopped.parents[2], copy, symlinks=True)
         command = tiny.finetune(copy, checkpoint_every=30)
         own = tiny.folder(command)
         contents = {}
@@ -181,13 +181,13 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
     argv, folder = again
     frames = checkpoints.load(folder / "checkpoint.pt")["frames"]
 
-    def fail(path, state, keep):
+    def fail(path, state):
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", fail)
         line = refused(tiny.run(argv), 1)
-    for words in (str(folder / "checkpoint.pt"), os.strerror(number), mend, f"of frame {frames}"):
+    for words in (str(folder / "checkpoint_"), os.strerror(number), mend, f"of frame {frames}"):
         assert words in line
     assert "; the same command tries again: its last checkpoint is of frame " in line
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_in_one_line(
 def test_what_killed_processes_left_half_written_is_cleared_away(again, tiny):
     argv, folder = again
     ours = [
-        folder / ".checkpoint.pt.abcd12_3.tmp",
+        folder / ".checkpoint_000000090.pt.abcd12_3.tmp",
         folder / "train_eps" / ".1-s0-3.npz.xyzw0000.tmp",
     ]
     others = [folder / "notes.tmp", folder / ".hidden.tmp"]
@@ -298,7 +298,7 @@ def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypa
 
 
 def test_a_folder_called_evaluations_is_cleared_like_any_other(tmp_path, tiny, stopped):
-    shutil.copytree(stopped.parents[2], tmp_path / "evaluations")
+    shutil.copytree(stopped.parents[2], tmp_path / "evaluations", symlinks=True)
     argv = tiny.finetune(tmp_path / "evaluations", checkpoint_every=30)
     left = [tiny.folder(argv) / name for name in ("", "evaluations")]
     for folder in left:
