@@ -79,34 +79,28 @@ def test_what_is_no_schedule_is_refused_in_one_line(text):
     assert "\n" not in str(caught.value)
 
 
-@given(st.integers(1, 50), st.lists(st.integers(0, 60), max_size=30))
-def test_every_answers_for_each_multiple_once(period, jumps):
-    clock, step, due = Every(period), 0, 0
-    for jump in jumps:
-        step += jump
-        due += clock.due(step)
-        assert due == len(range(0, step + 1, period))
-        assert clock.due(step) == 0
-        assert not clock(step)
-
-
 @given(st.integers(1, 50), st.lists(st.integers(0, 60), min_size=2, max_size=30), st.data())
-def test_every_goes_on_in_rhythm_after_a_resume(period, jumps, data):
+def test_every_answers_once_and_goes_on_in_rhythm_after_a_resume(period, jumps, data):
     steps = [sum(jumps[: i + 1]) for i in range(len(jumps))]
-    whole, first = Every(period), Every(period)
-    expected = [whole(s) for s in steps]
+    clock, answered = Every(period), -1
+    expected = []
+    for step in steps:
+        expected.append(clock.take(step))
+        assert expected[-1] == (step // period > answered)
+        answered = step // period
+        assert not clock.is_due(step)
     cut = data.draw(st.integers(0, len(steps)))
-    actual = [first(s) for s in steps[:cut]]
+    first = Every(period)
+    found = [first.take(step) for step in steps[:cut]]
     resumed = Every(period, first.last)
-    assert actual + [resumed(s) for s in steps[cut:]] == expected
+    assert found + [resumed.take(step) for step in steps[cut:]] == expected
 
 
 def test_every_may_start_late_be_off_and_go_back():
-    assert [Every(10, last=0)(s) for s in (0, 9, 10)] == [False, False, True]
-    assert not any(Every(0)(s) for s in range(5))
+    assert [Every(10, last=0).take(s) for s in (0, 9, 10)] == [False, False, True]
+    assert not any(Every(0).take(s) for s in range(5))
     clock = Every(10)
-    assert [clock(s) for s in (25, 5, 29, 30)] == [True, False, False, True]
-    assert [Every(2.5).due(s) for s in (0, 10)] == [1, 5]
+    assert [clock.take(s) for s in (25, 5, 29, 30)] == [True, False, False, True]
 
 
 def test_homes():
