@@ -10,35 +10,24 @@ import contextlib
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fast
+import networks
 import reports
 from acting import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config
 from models import Terms, VideoPredictor, WorldModel
+from networks import ActionHead
 from optimizer import Metrics, Optimizer
+from predictors import find_predictor
 from rssm import State
-from tools import schedule
-
-# The schedules of a run: the name inside a loss and the config key that says how it moves.
-SCHEDULES = {
-    "kl": "kl_scale",
-    "kl_balance": "kl_balance",
-    "kl_free": "kl_free",
-    "beta_vae": "beta_vae_beta",
-    "reward": "reward_scale",
-    "discount": "discount_scale",
-    "distill": "distill_scale",
-    "actor_entropy": "actor_entropy",
-    "actor_state_entropy": "actor_state_entropy",
-    "imag_gradient_mix": "imag_gradient_mix",
-}
+from tools import UserError, expand, say, schedule
 
 # η falls over 45,000 agent steps; across domains it waits for 50,000 first.
 DISTILL_SCHEDULES = {
@@ -70,12 +59,25 @@ class Learner(nn.Module):
 
     ``step`` is what the schedules follow (agent steps; updates while pretraining), set by the
     loop. ``updates`` counts updates. Subclasses say in :meth:`learn` what an update computes.
+    ``Keys`` is a dataclass of configuration keys that are a method's own; see `config.key`.
     """
+
+    Keys: ClassVar[type | None] = None
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Checks what a configuration says of this learner, before anything is made.
+
+        Raises:
+            UserError: it cannot be so; one line with the mend.
+        """
+        c = config
+        networks.check(c.act, c.size, c.encoder_kernels, c.decoder_kernels, c.decoder_thin)
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.device = torch.device(config.device)
+        self.device = fast.resolve_device(config.device)
         self.dtype = compute_dtype(config.precision, self.device)
         self.step = 0
         self.updates = 0
@@ -84,7 +86,7 @@ class Learner(nn.Module):
             name: schedule(DISTILL_SCHEDULES[config.cross_domain])
             if name == "distill" and eta == "auto"
             else schedule(config[key])
-            for name, key in SCHEDULES.items()
+            for name, key in config.schedules().items()
         }
         self.optimizers: dict[str, Optimizer] = {}
         self._learn: Callable[[Terms], Metrics] = self.learn
@@ -202,6 +204,12 @@ def compile_model(model: VideoPredictor) -> None:
 class Pretrainer(Learner):
     """Learns a video predictor from frames alone."""
 
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        if not config.beta_vae:
+            say("note: without --beta_vae True the predictor has DreamerV2's CNN")
+
     def __init__(self, config: Config):
         super().__init__(config)
         self.model = VideoPredictor(config, config.pretrain_action_num).to(self.device)
@@ -243,6 +251,44 @@ class Agent(Learner):
         actions: size of the action vector.
         teacher: the pretrained predictor; needed with ``--distillation True``.
     """
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        if config.method_name == "dreamerv2":
+            for name in ("beta_vae", "distillation", "traverse"):
+                if config[name]:
+                    raise UserError(
+                        "--method_name dreamerv2 is the agent without β-VAE and teacher: leave out "
+                        f"--{name} True, or use --method_name diswm"
+                    )
+        if config.traverse and not config.beta_vae:
+            raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
+        if config.evaluate is not None:
+            return  # it learns no more
+        if config.distillation:
+            given = config.pretrain_checkpoint_path
+            if (folder := find_predictor(given)) != expand(given, "pretrain_checkpoint_path"):
+                say(f"note: {given} has no encoder.pt; its newest is {folder}'s")
+        elif config.method_name == "diswm" and not config.beta_vae:
+            say("note: diswm without --beta_vae True and --distillation True is DreamerV2")
+
+    @classmethod
+    def check_actions(cls, config: Config, discrete: bool) -> None:
+        """Checks that the actor's distribution fits the environment's actions.
+
+        Raises:
+            UserError: it does not.
+        """
+        fitting = ActionHead.DISCRETE if discrete else ActionHead.CONTINUOUS
+        if config.actor_dist not in fitting:
+            kind = "discrete" if discrete else "continuous"
+            raise UserError(
+                f"--actor_dist {config.actor_dist} does not fit the {kind} actions of "
+                f"{config.task}: give {' or '.join(fitting)}"
+            )
+        if discrete and config.imag_gradient == "dynamics" and config.actor_dist == "onehot":
+            say("note: discrete actors learn better with --imag_gradient reinforce")
 
     def __init__(self, config: Config, actions: int, teacher: VideoPredictor | None = None):
         super().__init__(config)

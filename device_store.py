@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from config import Config
+from fast import resolve_device
 from storage import Fields, Ring, make_store
 from tools import UserError
 from windows import Piece, resets
@@ -118,7 +119,7 @@ def place(
     Raises:
         UserError: the GPU is asked for where it cannot hold them.
     """
-    device = torch.device(config.device)
+    device = resolve_device(config.device)
     if config.replay_device == "cpu" or device.type != "cuda" or folder is not None:
         return make_store(fields, capacity, folder)
     expected = rows()
@@ -143,7 +144,7 @@ def check_device(config: Config) -> None:
     """
     if config.replay_device != "cuda":
         return
-    if torch.device(config.device).type != "cuda":
+    if resolve_device(config.device).type != "cuda":
         raise UserError(
             f"--replay_device cuda does not go with --device {config.device}: give --device "
             "cuda:0, or --replay_device auto"

@@ -80,7 +80,7 @@ def parse(text: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return shown(next(iter(str(error).splitlines()), "") or type(error).__name__)
+    return printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
 
 
 def is_plain(text: str) -> bool:
@@ -88,7 +88,7 @@ def is_plain(text: str) -> bool:
     return _UNPRINTABLE.search(text) is None
 
 
-def shown(value: Any) -> str:
+def printable(value: Any) -> str:
     """A value for a message: on one line, and not too long."""
     try:
         text = str(value)

@@ -17,10 +17,15 @@ from collections.abc import Sequence
 
 import torch
 
-import checks
 import config as configuration
+import device_store
+import envs
 import evaluation
 import fast
+import run as run_folder
+import sources
+from agent import Learner, Pretrainer
+from agents.registry import METHODS, agent_class
 from config import Config
 from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError
@@ -35,12 +40,12 @@ from tools import Diverged, UserError, derive_seed, say
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     try:
-        config = configuration.parse(sys.argv[1:] if argv is None else argv)
+        config = configuration.parse(sys.argv[1:] if argv is None else argv, methods=METHODS)
         if config.export_checkpoint is not None:
             return export(config)
         if config.evaluate is not None:
             config = evaluation.configure(config)  # the run's own, under the flags given
-        checks.check(config)
+        check(config)
         prepare_torch(config)
         if config.evaluate is not None:
             evaluation.evaluate(config)
@@ -61,6 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("dreamer.py: stopped without a checkpoint")
         return 130
+
+
+def check(config: Config) -> None:
+    """Asks each part whether it can do what the configuration says, before anything is made.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+        UnknownTask: there is no such task; one line with the nearest one.
+    """
+    envs.check(config)
+    fast.check(config)
+    device_store.check_device(config)
+    if config.evaluate is None:
+        run_folder.check(config)
+    if config.beta_vae_pretrain:
+        sources.check(config)
+        Pretrainer.check(config)
+    else:
+        agent_class(config.method_name).check(config)
+        if config.evaluate is None:
+            envs.note_unread(config)
 
 
 def train(run: Run) -> int:
@@ -129,7 +155,9 @@ def in_words(error: Exception) -> str:
 
 def export(config: Config) -> int:
     """The pretrained predictor in the authors' format; returns the exit status."""
-    checks.check_values(config)
+    if config.evaluate is not None:
+        raise UserError("--export_checkpoint and --evaluate do not go together: give one of them")
+    Learner.check(config)
     source, paths = export_predictor(config)
     names = ", ".join(path.name for path in paths)
     print(f"{names} of {source}, as the authors' code reads them, are in {paths[0].parent}")

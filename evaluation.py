@@ -7,11 +7,11 @@ The run may have ended or may go on. Its folder is only read, but for ``evaluati
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 import checkpoint
 from agent import Agent
+from agents.registry import METHODS
 from arenas import make_envs, variation_at
-from checks import check_actor
 from collect import Policy, play
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, VectorEnv, episode_seed, parse_task
+from fast import resolve_device
 from outcomes import outcome
 from pictures import to_rgb
 from run import CHECKPOINT, CONFIG, PARTS, check_writable
@@ -33,15 +34,6 @@ from scoresheet import ROWS, Played, table, write
 from tools import UserError, derive_seed, expand, nearest, say
 
 FOLDER = "evaluations"
-
-# What may be given with --evaluate, over the run's own configuration: what is played, and where.
-_PLACE = ("eval_colors", "eval_episodes", "eval_envs", "seed", "device", "precision")
-_PLACE += ("num_threads", "async_env", "env_restarts", "env_timeout", "color_distractor")
-_ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
-_SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
-FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})
-# Of these, what can change the size of a network.
-_SIZING = ("grayscale", "size")
 
 
 def configure(given: Config) -> Config:
@@ -53,7 +45,7 @@ def configure(given: Config) -> Config:
     folder = expand(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
     try:
-        saved = load_saved(folder / CONFIG)
+        saved = load_saved(folder / CONFIG, METHODS)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     if saved.beta_vae_pretrain:
@@ -61,7 +53,7 @@ def configure(given: Config) -> Config:
             f"--evaluate {folder} is a pretraining, which has no agent: give the folder of a "
             "finetuning that learned from it"
         )
-    if foreign := sorted(given.given - FLAGS):
+    if foreign := sorted(given.overrides - given.marked("evaluate")):
         raise UserError(
             f"--{foreign[0]} does not go with --evaluate, which takes the run as it is: give "
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
@@ -74,9 +66,8 @@ def configure(given: Config) -> Config:
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
-    flags = {name: given[name] for name in given.given}
-    config = Config({**saved, **flags}, given=flags)
-    if "device" not in given.given:
+    config = saved.override({name: given[name] for name in given.overrides})
+    if "device" not in given.overrides:
         config = config.replace(device=_device_here(config.device))
     return config
 
@@ -104,7 +95,7 @@ def _check_folder(given: str, folder: Path) -> None:
 
 def _device_here(device: str) -> str:
     """The run's device, or the CPU where this machine lacks it."""
-    wanted = torch.device(device)
+    wanted = resolve_device(device)
     if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
         return device
     print(f"note: the run's device {device} is not here: evaluating on the cpu", file=sys.stderr)
@@ -140,7 +131,7 @@ def play_episodes(config: Config) -> Played:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
     path = expand(config.evaluate, "evaluate") / CHECKPOINT
-    saved = load_saved(path.parent / CONFIG)
+    saved = load_saved(path.parent / CONFIG, METHODS)
     state = _load(path.parent)
     steps, learner = state["collector"]["steps"], state["learner"]
     repeat = saved.action_repeat  # the midpoint is the run's, however it is evaluated
@@ -205,7 +196,7 @@ def _load(folder: Path) -> dict[str, Any]:
 
 def _check_colors(config: Config, colors: str) -> None:
     task = parse_task(config.task)
-    settings = EnvSettings(**{name: config[name] for name in _SETTINGS})
+    settings = EnvSettings(**{field.name: config[field.name] for field in fields(EnvSettings)})
     names = SUITES[task.suite].factories(task.identity, settings)
     if colors not in names:
         raise UserError(
@@ -216,12 +207,13 @@ def _check_colors(config: Config, colors: str) -> None:
 
 def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -> Agent:
     """The agent with the run's weights; it acts and learns no more, so it needs no teacher."""
-    check_actor(config, envs.discrete)
+    Agent.check_actions(config, envs.discrete)
     agent = Agent(config, envs.action_size, None)
     agent.optimizers.clear()
     taught = {k: v for k, v in weights.items() if not k.startswith("world_model.teacher.")}
     if wrong := checkpoint.misfit(taught, agent.state_dict()["weights"]):
-        given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
+        sizing = config.overrides & config.marked("predictor")
+        given = " or ".join(f"--{flag}" for flag in sorted(sizing))
         mend = f"leave out {given}" if given else "evaluate with the code that made the run"
         raise UserError(f"{path}: {wrong}: {mend}")
     agent.load_state_dict({"weights": taught, "optimizers": {}, "step": 0, "updates": 0})

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import checks
 import fast
 from agent import Agent
 from arenas import make_envs, make_more_envs, variation_at
@@ -68,7 +67,7 @@ class Finetuning(Job):
 
     def _build(self, teacher: VideoPredictor | None) -> None:
         c, envs = self.config, self.train_envs
-        checks.check_actor(c, envs.discrete)
+        Agent.check_actions(c, envs.discrete)
         if c.color_distractor and not has_switch(c.task, c):
             print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
         rows, beside = functools.partial(expected_rows, c), self.overlap

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fast
 import networks
 from config import Config
 from distributions import kl_standard
@@ -107,7 +108,7 @@ def image_rows(config: Config) -> int:
     """
     if config.image_chunk:
         return config.image_chunk
-    return 250 if torch.device(config.device).type == "cpu" else 0
+    return 250 if fast.resolve_device(config.device).type == "cpu" else 0
 
 
 class VideoPredictor(nn.Module):

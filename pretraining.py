@@ -13,7 +13,7 @@ import numpy as np
 import sources
 from agent import Pretrainer
 from checkpoint import scratch_rng
-from config import Config, load_keys
+from config import Config
 from episodes import count_rows
 from job import Job, load_episodes, new_replay, rows_kept
 from pictures import encode_png, to_rgb
@@ -119,7 +119,7 @@ class Pretraining(Job):
     @staticmethod
     def next_step(run: Run) -> str:
         """The finetuning that this pretraining is for."""
-        c, defaults = run.config, load_keys()
+        c = run.config
         words = [
             f"python dreamer.py --configs {' '.join(c.blocks)} --device {shlex.quote(c.device)}",
             "--task dmc2gym_walker_walk --method_name diswm --distillation True",
@@ -130,7 +130,8 @@ class Pretraining(Job):
         if c.logdir:
             words.append(f"--logdir {shlex.quote(c.logdir)}")
         # Sizes given as flags must be given again, or the weights do not fit.
-        sizes = [name for name in defaults if name in SIZES and c[name] != c.of_blocks(name)]
+        shaping = c.marked("predictor")
+        sizes = [name for name in c if name in shaping and c[name] != c.preset_value(name)]
         words += [f"--{name} {' '.join(map(str, as_list(c[name])))}" for name in sizes]
         command = " \\\n    ".join(words)
         return f"\nNext, finetune on the task of your choice:\n\n  {command}\n"
@@ -140,28 +141,6 @@ def _expected_rows(config: Config, folder: Path) -> int:
     """How many rows a dataset has, about; a share of its episodes is not that share of its rows."""
     share = math.ceil(config.pretrain_dataset_scale * count_rows(folder))
     return rows_kept(config, share)
-
-
-# The keys that shape a predictor.
-SIZES = frozenset(
-    {
-        "z_dim",
-        "grayscale",
-        "act",
-        "cnn_depth",
-        "encoder_kernels",
-        "decoder_kernels",
-        "decoder_thin",
-        "dyn_cell",
-        "dyn_hidden",
-        "dyn_deter",
-        "dyn_stoch",
-        "dyn_discrete",
-        "dyn_input_layers",
-        "dyn_output_layers",
-        "dyn_temp_post",
-    }
-)
 
 
 def as_list(value: Any) -> list[Any]:

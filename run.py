@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 
 import checkpoint
 from config import Config, check_same
+from fast import resolve_device
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
-from tools import UserError, atomic_write, expand, leftovers, set_bad_aside
+from tools import UserError, atomic_write, check_folder, expand, leftovers, set_bad_aside
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", checkpoint.NEWEST, "lock"
 PARTS = frozenset({"frames", "finished", "meter", "rng", "learner", "clocks"})  # of a checkpoint
@@ -251,7 +251,7 @@ class Run:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoint.rng_state(torch.device(self.config.device)),
+            "rng": checkpoint.rng_state(resolve_device(self.config.device)),
             **state,
         }
         checkpoint.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
@@ -259,7 +259,7 @@ class Run:
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoint.set_rng_state(self.resumed["rng"], torch.device(self.config.device))
+        checkpoint.set_rng_state(self.resumed["rng"], resolve_device(self.config.device))
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""
@@ -285,6 +285,27 @@ class Run:
     def _write(self, name: str, content: bytes) -> None:
         with atomic_write(self.folder / "pictures" / name) as file:
             file.write(content)
+
+
+def check(config: Config) -> None:
+    """Checks how long a run is, and the folders that it reads and writes beside its own.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    if config.eval_colors is not None:
+        raise UserError("--eval_colors goes with --evaluate, and the folder of a run")
+    if 0 < config.steps < config.action_repeat:
+        raise UserError(
+            f"--steps {config.steps} is less than one agent step of {config.action_repeat} frames"
+        )
+    if config.beta_vae_pretrain:
+        return
+    check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+    for flag in ("traindir", "evaldir"):
+        if config[flag]:
+            folder = expand(config[flag], flag).absolute()
+            check_writable(folder, f"--{flag}", "choose another")
 
 
 def check_writable(folder: Path, flag: str, mend: str) -> None:

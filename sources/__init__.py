@@ -25,7 +25,7 @@ from sinks import TerminalSink
 from sources import archives, footage, hub, videos
 from sources.caching import cache_root
 from sources.reading import Unreadable, readable, reading, shortened
-from tools import UserError, expand, nearest
+from tools import UserError, check_folder, expand, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -34,7 +34,6 @@ ACCEPTED = (
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
-MOST_FPS = 1000  # one frame is repeated so often in a second
 
 
 @dataclass
@@ -53,21 +52,23 @@ class Source:
 
 
 def check(config: Config) -> None:
-    """Checks that the source is there and of a known kind; reads little, and writes nothing.
+    """Checks that there is something to pretrain on; reads little, and writes nothing.
 
     Raises:
-        UserError: it is not, or a setting of videos makes no sense.
+        UserError: there is not, or it is of no known kind.
     """
-    if not 0 <= config.video_fps <= MOST_FPS:
+    if config[FLAG]:
+        kind_of(config[FLAG])
+        cache_root(config.cache_dir)
+    elif config.offline_traindir:
+        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+    else:
         raise UserError(
-            f"--video_fps must be 0 or more, and {MOST_FPS} at most, not {config.video_fps}"
+            "--beta_vae_pretrain needs --pretrain_datasets_path: a folder of .npz episodes such as "
+            "the train_eps of a run with --configs defaults dmc2gym collect, an archive of one, "
+            "hf:<name>, or videos"
         )
-    if config.video_episode_length < 2:
-        raise UserError(
-            f"--video_episode_length must be at least 2, not {config.video_episode_length}"
-        )
-    kind_of(config[FLAG])
-    cache_root(config.cache_dir)
+    check_folder(config.offline_evaldir, "offline_evaldir", "*.npz")
 
 
 def kind_of(given: str) -> str:

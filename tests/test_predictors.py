@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import checkpoint
-import checks
 import config
+import dreamer
 import predictors
 from models import VideoPredictor
 from tests.tiny import refusal
@@ -106,13 +106,13 @@ def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
         assert predictors.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
-    checks.check(settings)
+    dreamer.check(settings)
     noted = capsys.readouterr().err
     assert str(run / below / "100") in noted
     assert noted.count("\n") == 1
     assert predictors.load_predictor(settings).rssm.actions == 3
     pretrained(run, 5)
-    checks.check(settings)
+    dreamer.check(settings)
     assert not capsys.readouterr().err
     assert predictors.load_predictor(settings).rssm.actions == 5
 

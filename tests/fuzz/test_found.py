@@ -14,7 +14,6 @@ import pytest
 import config
 import documents
 import npz
-import sources
 from episodes import check_episode, count_rows, read_episode
 from journal import read_metrics
 from sinks import JSONLSink
@@ -377,7 +376,6 @@ def test_a_record_that_is_damaged_is_made_anew(film, tmp_path, content):
 
 
 @pytest.mark.parametrize("fps", ["-1", "1001", "1e300"])
-def test_a_rate_that_fills_the_disk_is_refused(film, fps):
-    chosen = config.parse(["--pretrain_datasets_path", str(film), "--video_fps", fps])
-    with pytest.raises(UserError, match="--video_fps must be 0 or more, and 1000 at most"):
-        sources.check(chosen)
+def test_a_rate_that_fills_the_disk_is_refused(fps):
+    with pytest.raises(UserError, match="--video_fps must be between 0 and 1000"):
+        config.parse(["--video_fps", fps])

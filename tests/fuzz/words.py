@@ -10,10 +10,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-import checks
 import config
-from agent import SCHEDULES
+from agent import Learner
 from config import Config
+from config.blocks import retired_flags
 from journal import read_metrics
 from sinks import JSONLSink
 from tests.fuzz.guard import Wrong
@@ -73,7 +73,7 @@ _WORDS = st.one_of(
 )
 _FLAGS = st.one_of(
     st.sampled_from([f"--{name}" for name in KEYS]),
-    st.sampled_from([f"--{name}" for name in config.RETIRED]),
+    st.sampled_from([f"--{name}" for name in retired_flags()]),
     st.sampled_from(["-h", "--help", "--configs", "--", "---", "--x", "--seed=3", "--seed="]),
     st.builds("--{}={}".format, st.sampled_from(list(KEYS)), _WORDS),
 )
@@ -81,16 +81,21 @@ _PLAIN = {
     bool: st.sampled_from(["True", "False", "true"]),
     int: st.one_of(st.integers(0, 300).map(str), st.integers().map(str)),
     float: st.one_of(st.floats(0, 1).map(str), st.floats().map(str)),
-    str: st.sampled_from(["", "x", "ELU", "cpu", "linear(1,0,9)", "0.5", *SCHEDULES]),
+    str: st.sampled_from(["", "x", "ELU", "cpu", "linear(1,0,9)", "0.5", "auto"]),
     tuple: st.sampled_from(["image", "3", "64", "4"]),
 }
+
+
+def plain(key: config.Key) -> st.SearchStrategy[str]:
+    """Texts of a key's type."""
+    return _PLAIN[tuple if key.many else key.kind]
 
 
 @st.composite
 def _fitting(draw: st.DrawFn) -> list[str]:
     """A flag with a value of its type, or one of its choices."""
     key = pick(draw, tuple(KEYS.values()))
-    value = pick(draw, key.choices) if key.choices else draw(_PLAIN[key.kind])
+    value = pick(draw, key.choices) if key.choices else draw(plain(key))
     return [f"--{key.name}", value]
 
 
@@ -128,10 +133,10 @@ def judge_flags(given: Path, made: Path) -> None:
         return refusal(error)
     typed(found)
     try:
-        checks.check_values(found)
+        Learner.check(found)
     except UserError as error:
         return refusal(error, "--")
-    for key in SCHEDULES.values():
+    for key in found.schedules().values():
         if found[key] != "auto":
             evaluate(found[key])
 
@@ -242,7 +247,7 @@ def documents(draw: st.DrawFn, name: str, seeds: tuple[str, ...]) -> Case:
         at = draw(st.integers(0, len(lines) - 1))
         key = lines[at].split(":")[0] if ":" in lines[at] else pick(draw, list(KEYS))
         tail = lines[at].rpartition(" # ")[2] if " # " in lines[at] else ""
-        value = draw(_VALUES if draw(st.booleans()) or key not in KEYS else _PLAIN[KEYS[key].kind])
+        value = draw(_VALUES if draw(st.booleans()) or key not in KEYS else plain(KEYS[key]))
         line = f"{key}: {value}" + (f" # {tail}" if tail else "")
         lines[at : at + draw(st.integers(0, 1))] = [line]
     text = "\n".join(lines).encode("utf-8", "surrogateescape" if draw(st.booleans()) else "replace")

@@ -1,0 +1,1 @@
+"""Who acts and learns, by the names of ``--method_name``."""
