@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from config import Config
+from fast import resolve_device
 from storage import Fields, Ring, make_store
 from tools import UserError
 from windows import Piece, resets
@@ -118,7 +119,7 @@ def place(
     Raises:
         UserError: the GPU is asked for where it cannot hold them.
     """
-    device = torch.device(config.device)
+    device = resolve_device(config.device)
     if config.replay_device == "cpu" or device.type != "cuda" or folder is not None:
         return make_store(fields, capacity, folder)
     expected = rows()
@@ -135,20 +136,20 @@ def fits(fields: Fields, rows: int, free: int) -> bool:
     return rows * row <= SHARE * free
 
 
-def check_device(config: Config) -> None:
+def check_device(replay_device: str, replay_storage: str, device: str) -> None:
     """Checks that ``--replay_device`` goes with the run's device and storage.
 
     Raises:
         UserError: it does not; one line with the mend.
     """
-    if config.replay_device != "cuda":
+    if replay_device != "cuda":
         return
-    if torch.device(config.device).type != "cuda":
+    if resolve_device(device).type != "cuda":
         raise UserError(
-            f"--replay_device cuda does not go with --device {config.device}: give --device "
+            f"--replay_device cuda does not go with --device {device}: give --device "
             "cuda:0, or --replay_device auto"
         )
-    if config.replay_storage == "disk":
+    if replay_storage == "disk":
         raise UserError(
             "--replay_device cuda does not go with --replay_storage disk: give one of them"
         )

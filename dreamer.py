@@ -17,10 +17,15 @@ from collections.abc import Sequence
 import torch
 
 import config as configuration
+import data
+import envs
 import fast
 from accel.runtime import Runtime
+from agents.model_configs import check_networks
 from agents.pretrained import export_predictor
+from agents.registry import METHODS, agent_class
 from config import Config
+from device_store import check_device
 from envs import UnknownTask
 from envs.rendering import RenderingError
 from tools import Diverged, UserError, derive_seed, print_safe
@@ -61,7 +66,7 @@ def run_command(argv: Sequence[str]) -> int:
         Diverged: losses or weights are not finite any more.
         RunFailed: the machine or an environment failed; the run's folder is whole.
     """
-    config = configuration.parse(argv)
+    config = configuration.parse(argv, methods=METHODS)
     if config.export_checkpoint is not None:
         return export(config)
     if config.evaluate is not None:
@@ -83,9 +88,18 @@ def check(config: Config) -> None:
         UserError: one line that names the flag and the mend.
         UnknownTask: there is no such task; one line with the nearest one.
     """
-    import checks
-
-    checks.check(config)
+    envs.check(config)
+    check_device(config.replay_device, config.replay_storage, config.device)
+    if config.evaluate is not None:
+        return
+    evaluate.check(config)
+    if config.beta_vae_pretrain:
+        data.check(config)
+        PretrainTrainer.check(config)
+    else:
+        agent_class(config.method_name).check(config)
+        OnlineTrainer.check(config)
+        envs.note_unread(config)
 
 
 def train(run: RunFolder, runtime: Runtime) -> int:
@@ -120,6 +134,9 @@ def train(run: RunFolder, runtime: Runtime) -> int:
 
 def export(config: Config) -> int:
     """The pretrained predictor in the authors' format; returns the exit status."""
+    if config.evaluate is not None:
+        raise UserError("--export_checkpoint and --evaluate do not go together: give one of them")
+    check_networks(config)
     source, paths = export_predictor(config)
     names = ", ".join(path.name for path in paths)
     print(f"{names} of {source}, as the authors' code reads them, are in {paths[0].parent}")

@@ -39,19 +39,54 @@ _MALLOPT = {
 }
 
 
+def resolve_device(given: str) -> torch.device:
+    """What ``--device`` means; auto is the first GPU that PyTorch sees, or else the CPU."""
+    if given == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(given)
+
+
+def check(config: Config) -> None:
+    """Checks that the device is here, and that it can compile where that is asked for.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    try:
+        device = resolve_device(config.device)
+    except RuntimeError:
+        raise UserError(
+            f"--device '{config.device}' is no device of PyTorch: give cpu or cuda:0"
+        ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {config.device} is not supported: give cpu or cuda:0")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device {config.device}: PyTorch sees no CUDA GPU here; give --device cpu, "
+            "or --configs … cpu for a laptop's settings"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {config.device}: there are {torch.cuda.device_count()} GPUs, "
+            "counted from cuda:0"
+        )
+    if config.compile == "True" and (missing := missing_compiler(device)):
+        raise UserError(f"--compile True needs {missing}: install it, or give --compile False")
+
+
 def prepare_process(config: Config) -> None:
     """Threads, memory and matrix products of this process; call it before the first tensor."""
     torch.set_num_threads(config.num_threads or default_threads(config))
     tensor_cores = config.precision != "32"
     torch.backends.cuda.matmul.allow_tf32 = tensor_cores
     torch.backends.cudnn.allow_tf32 = tensor_cores
-    if torch.device(config.device).type == "cpu":
+    if resolve_device(config.device).type == "cpu":
         if config.keep_memory:
             keep_memory()
         if not config.num_threads and (note := crowded()):
             print(note, file=sys.stderr)
     else:
-        torch.cuda.set_device(torch.device(config.device).index or 0)
+        torch.cuda.set_device(resolve_device(config.device).index or 0)
         # Shapes never change, so trying each algorithm once pays; the choice may differ by run.
         torch.backends.cudnn.benchmark = tensor_cores
 
@@ -83,13 +118,13 @@ def crowded() -> str | None:
 
 def overlaps(config: Config) -> bool:
     """What ``--overlap`` comes to: whether environments step while the device trains."""
-    return is_on(config.overlap, torch.device(config.device).type == "cuda")
+    return is_on(config.overlap, resolve_device(config.device).type == "cuda")
 
 
 def default_threads(config: Config) -> int:
     """Threads for the maths: a core each, less those of environments that step meanwhile."""
     threads = min(torch.get_num_threads(), available_cores())
-    if torch.device(config.device).type == "cpu" and overlaps(config):
+    if resolve_device(config.device).type == "cpu" and overlaps(config):
         threads = max(1, threads - config.envs)
     return threads
 
@@ -127,14 +162,14 @@ def compiles(config: Config) -> bool:
 
     On a CPU it saves an eighth of a large update, which is not worth a minute's wait to most runs.
     """
-    device = torch.device(config.device)
+    device = resolve_device(config.device)
     automatic = device.type == "cuda" and missing_compiler(device) is None
     return not config.debug and is_on(config.compile, automatic)
 
 
 def graphs(config: Config) -> bool:
     """What ``--cuda_graphs`` comes to on this device."""
-    on_gpu = torch.device(config.device).type == "cuda"
+    on_gpu = resolve_device(config.device).type == "cuda"
     return on_gpu and config.cuda_graphs and not config.debug
 
 

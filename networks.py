@@ -24,6 +24,7 @@ from distributions import (
     TruncatedNormal,
     UnitNormal,
 )
+from tools import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,44 @@ def activation(name: str) -> type[nn.Module]:
     if not same_shape:
         raise ValueError(f"'{name}' is no activation of torch.nn: try ELU, ReLU or SiLU")
     return found
+
+
+def check(
+    act: str,
+    size: tuple[int, ...],
+    encoder_kernels: tuple[int, ...],
+    decoder_kernels: tuple[int, ...],
+    decoder_thin: bool,
+) -> None:
+    """Checks that there is such an activation, and that the plain CNN reads and draws 64×64 images.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    try:
+        activation(act)
+    except ValueError as error:
+        raise UserError(f"--act: {error}") from None
+    if size != (64, 64):
+        raise UserError(f"--size {_words(size)}: the encoders and decoders are made for 64 64")
+    side = 64
+    for kernel in encoder_kernels:
+        side = (side - kernel) // 2 + 1
+    if side < 1:
+        raise UserError(f"--encoder_kernels {_words(encoder_kernels)}: too much for 64×64")
+    side = 1 if decoder_thin else 2
+    for kernel in decoder_kernels:
+        side = 2 * (side - 1) + kernel
+    if side != 64:
+        fitting = "5 5 6 6" if decoder_thin else "5 3 4 2"
+        raise UserError(
+            f"--decoder_kernels {_words(decoder_kernels)} with --decoder_thin {decoder_thin} draw "
+            f"{side}×{side}, not 64×64: give others, such as {fitting}"
+        )
+
+
+def _words(values: tuple[int, ...]) -> str:
+    return " ".join(map(str, values))
 
 
 # Activations whose gradient follows from what came out, so that they can overwrite what went in.

@@ -54,6 +54,28 @@ def expand_path(given: str | os.PathLike, flag: str) -> Path:
         raise UserError(f"--{flag} {given}: its home is not known; give the whole path") from None
 
 
+def check_folder(given: str | None, flag: str, content: str) -> None:
+    """Checks that the folder of a flag is there and holds files, if one was given.
+
+    Args:
+        given: the folder; empty or None for none.
+        flag: its name, without the dashes.
+        content: pattern of their names.
+
+    Raises:
+        UserError: it is not, or is empty.
+    """
+    if not given:
+        return
+    folder = expand_path(given, flag)
+    if not folder.is_dir():
+        raise UserError(
+            f"--{flag} {folder}: there is no such folder; give one that holds {content}"
+        )
+    if not any(folder.glob(content)):
+        raise UserError(f"--{flag} {folder} has no {content.lstrip('*')} file; give another folder")
+
+
 def is_on(choice: str, automatic: bool) -> bool:
     """What a flag of auto, True or False comes to, ``automatic`` being what auto means here."""
     return automatic if choice == "auto" else choice == "True"

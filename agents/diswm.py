@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from accel.runtime import Runtime
 from agents import reports
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
-from agents.model_configs import behavior_config, world_model_config
+from agents.model_configs import behavior_config, check_networks, world_model_config
 from agents.optimizer import Optimizer
 from agents.policy import RecurrentPolicy
 from agents.predictor import Predictor, compile_model, log_names
@@ -26,7 +25,7 @@ from config import Config
 from fileio.checkpoints import misfit
 from models import FilterNoise, LossScales, VideoPredictor, WorldModel
 from networks import ActionHead
-from tools import UserError
+from tools import UserError, expand_path, print_safe
 
 TEACHER = "world_model.teacher."
 
@@ -72,14 +71,14 @@ class DisWM(GradientLearner, Agent):
     @classmethod
     def check(cls, config: Config) -> None:
         """Checks what β-VAE and teacher need."""
-        cls.find_source(config)
+        check_networks(config)
         if config.traverse and not config.beta_vae:
             raise UserError("--traverse True draws the β-VAE's latents: add --beta_vae True")
+        source, given = cls.find_source(config), config.pretrain_checkpoint_path
+        if source is not None and source != expand_path(given, "pretrain_checkpoint_path"):
+            print_safe(f"note: {given} has no encoder.pt; its newest is {source}'s")
         if not (config.beta_vae or config.distillation):
-            print(
-                "note: diswm without --beta_vae True and --distillation True is DreamerV2",
-                file=sys.stderr,
-            )
+            print_safe("note: diswm without --beta_vae True and --distillation True is DreamerV2")
 
     @classmethod
     def find_source(cls, config: Config) -> Path | None:
@@ -180,7 +179,7 @@ class DisWM(GradientLearner, Agent):
         learned = [name for name in own if name.startswith("encoder.")]
         if not all(torch.equal(own[name].cpu(), saved[name]) for name in learned):
             what = f"{given} holds another predictor by now: the run goes on with its own"
-            print(f"warning: {what}", file=sys.stderr)
+            print_safe(f"warning: {what}")
 
 
 class DreamerV2(DisWM):
@@ -191,6 +190,7 @@ class DreamerV2(DisWM):
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuses what makes DisWM of it."""
+        check_networks(config)
         for name in ("beta_vae", "distillation", "traverse"):
             if config[name]:
                 raise UserError(
@@ -212,4 +212,4 @@ def check_actor(config: Config, spaces: Spaces) -> None:
             f"{config.task}: give {' or '.join(fitting)}"
         )
     if spaces.discrete and config.imag_gradient == "dynamics" and config.actor_dist == "onehot":
-        print("note: discrete actors learn better with --imag_gradient reinforce", file=sys.stderr)
+        print_safe("note: discrete actors learn better with --imag_gradient reinforce")

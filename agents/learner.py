@@ -24,11 +24,6 @@ from fileio.checkpoints import misfit
 from models import LossScales
 from tools import Schedule, schedule
 
-# Which key weighs a term whose weight the authors call something else than <term>_scale; and what
-# else follows a schedule.
-_WEIGHED_BY = {"beta_vae": "beta_vae_beta"}
-_SCHEDULED = ("kl_balance", "kl_free", "actor_entropy", "actor_state_entropy", "imag_gradient_mix")
-
 # η falls over 45,000 agent steps; across domains it waits for 50,000 first.
 DISTILL_SCHEDULES = {
     False: "linear(0.1,0.01,45000)",
@@ -54,17 +49,10 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def schedule_keys(config: Config) -> dict[str, str]:
-    """Which key has the schedule of that name."""
-    keys = {key.removesuffix("_scale"): key for key in config if key.endswith("_scale")}
-    del keys["pretrain_dataset"]  # the share of a dataset
-    return keys | _WEIGHED_BY | {key: key for key in _SCHEDULED}
-
-
 def loss_scales(config: Config) -> dict[str, Schedule]:
     """The schedules of a run: of each loss term's weight by the term's name, and the others."""
-    texts = {name: config[key] for name, key in schedule_keys(config).items()}
-    if texts["distill"] == "auto":
+    texts = {name: config[key] for name, key in config.schedules().items()}
+    if texts.get("distill") == "auto":
         texts["distill"] = DISTILL_SCHEDULES[config.cross_domain]
     return {name: schedule(text) for name, text in texts.items()}
 

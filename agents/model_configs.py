@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networks
 from behavior import BehaviorConfig
 from config import Config
 from models import PredictorConfig, WorldModelConfig
@@ -79,3 +80,13 @@ def behavior_config(config: Config) -> BehaviorConfig:
         slow_actor_target=c.slow_actor_target,
         slow_fraction=c.slow_target_fraction,
     )
+
+
+def check_networks(config: Config) -> None:
+    """Checks that there is such an activation, and that the CNNs read and draw 64×64 images.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    c = config
+    networks.check(c.act, c.size, c.encoder_kernels, c.decoder_kernels, c.decoder_thin)

@@ -12,13 +12,14 @@ from accel.runtime import Runtime
 from agents import reports
 from agents.base import Batch, Metrics
 from agents.learner import GradientLearner
-from agents.model_configs import predictor_config
+from agents.model_configs import check_networks, predictor_config
 from agents.optimizer import Optimizer
 from agents.pretrained import save_predictor
 from config import Config
 from fileio.atomic import atomic_write
 from logger.pictures import encode_png, to_rgb
 from models import FilterNoise, LossScales, Terms, VideoPredictor, WorldModel
+from tools import print_safe
 
 
 def log_names(terms: Terms, scales: LossScales) -> Metrics:
@@ -63,11 +64,10 @@ class Predictor(GradientLearner):
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Says what a predictor without a β-VAE is."""
+        """Checks the networks, and says what a predictor without a β-VAE is."""
+        check_networks(config)
         if not config.beta_vae:
-            print(
-                "note: without --beta_vae True the predictor has DreamerV2's CNN", file=sys.stderr
-            )
+            print_safe("note: without --beta_vae True the predictor has DreamerV2's CNN")
 
     def draw_noise(self, batch: int, length: int) -> FilterNoise:
         return self.model.draw_noise(batch, length)

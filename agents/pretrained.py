@@ -13,6 +13,7 @@ import torch
 
 from agents import authors_names
 from agents.model_configs import predictor_config
+from agents.registry import METHODS
 from config import Config, load_saved
 from fileio.atomic import atomic_write
 from fileio.checkpoints import load, save
@@ -199,6 +200,8 @@ def export_predictor(config: Config) -> tuple[Path, list[Path]]:
         UserError: what :func:`load_predictor` raises; the predictor has no counterpart in the
             authors' code; a file of other content is there; the folder cannot be written.
     """
+    if not config.export_checkpoint:
+        raise UserError("--export_checkpoint needs the name of a folder")
     folder = expand_path(config.export_checkpoint, "export_checkpoint")
     source = find_predictor(config.pretrain_checkpoint_path)
     states = _read_predictor(source)
@@ -231,9 +234,9 @@ def _as_pretrained(config: Config, folder: Path) -> Config:
     """The configuration of the pretraining run that a predictor lies in, with this one's flags."""
     for run in (folder, folder.resolve().parent.parent):  # itself, or <run>/snapshots/<n>
         if (run / "config.yaml").is_file():
-            saved = load_saved(run / "config.yaml")
+            saved = load_saved(run / "config.yaml", METHODS)
             if saved.beta_vae_pretrain:
-                return saved.replace(**{name: config[name] for name in config.given})
+                return saved.replace(**{name: config[name] for name in config.overrides})
     return config
 
 

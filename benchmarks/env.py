@@ -187,7 +187,7 @@ def settings_of(task: str, flags: Sequence[str]) -> dict[str, Any]:
     suite = parse_task(task).suite
     parsed = config.parse(["--configs", "defaults", suite, "--task", task, *flags])
     settings = {field.name: parsed[field.name] for field in dataclasses.fields(EnvSettings)}
-    if suite == "gymnasium" and "Pusher" not in task and "time_limit" not in parsed.given:
+    if suite == "gymnasium" and "Pusher" not in task and "time_limit" not in parsed.overrides:
         settings["time_limit"] = 1000  # the block's is Pusher's
     return settings
 

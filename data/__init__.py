@@ -25,7 +25,7 @@ from data import archives, frames, hub, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
-from tools import UserError, expand_path, nearest
+from tools import UserError, check_folder, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -53,20 +53,26 @@ class Source:
 
 
 def check(config: Config) -> None:
-    """Checks that the source is there and of a known kind; reads little, and writes nothing.
+    """Checks that there is something to pretrain on; reads little, and writes nothing.
 
     Raises:
-        UserError: it is not, or a setting of videos makes no sense.
+        UserError: there is not, or it is of no known kind, or a setting of videos makes no sense.
     """
     least, most = FPS_RANGE
     if config.video_fps != 0 and not least <= config.video_fps <= most:
         raise UserError(f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}")
-    if config.video_episode_length < 2:
+    if config[FLAG]:
+        kind_of(config[FLAG])
+        cache_root(config.cache_dir)
+    elif config.offline_traindir:
+        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+    else:
         raise UserError(
-            f"--video_episode_length must be at least 2, not {config.video_episode_length}"
+            "--beta_vae_pretrain needs --pretrain_datasets_path: a folder of .npz episodes such as "
+            "the train_eps of a run with --configs defaults dmc2gym collect, an archive of one, "
+            "hf:<name>, or videos"
         )
-    kind_of(config[FLAG])
-    cache_root(config.cache_dir)
+    check_folder(config.offline_evaldir, "offline_evaldir", "*.npz")
 
 
 def kind_of(given: str) -> str:

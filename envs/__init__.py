@@ -17,12 +17,14 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation, TransformObservation
 
+from config import Config
 from envs import dmc, drawerworld, pusher
 from envs.rendering import Backend, RenderingError, choose_backend
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS, Suite
 from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, EnvError, Pixels, Resumable, Variations
+from tools import UserError, check_folder, print_safe
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
@@ -40,12 +42,14 @@ __all__ = [
     "Task",
     "UnknownTask",
     "VectorEnv",
+    "check",
     "choose_backend",
     "episode_seed",
     "has_switch",
     "known_tasks",
     "make_env",
     "make_vector",
+    "note_unread",
     "parse_task",
     "variation_for",
 ]
@@ -65,6 +69,41 @@ class Task(NamedTuple):
 
     suite: str
     identity: tuple[str, ...]
+
+
+def check(config: Config) -> None:
+    """Checks the task and, where environments will be made, what their settings name.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        UserError: If colours overlap, or a folder is not there; one line with the mend.
+    """
+    parse_task(config.task)
+    if config.beta_vae_pretrain:
+        return
+    for prefix in ("", "test_"):
+        delta = config[f"{prefix}max_delta"]
+        delta = config.max_delta if delta is None else delta
+        if delta > 0.2 and config[f"{prefix}disjoint_sets"]:
+            raise UserError(
+                f"--{prefix}max_delta {delta} makes the train and test colours overlap: give at "
+                f"most 0.2, or --{prefix}disjoint_sets null"
+            )
+        flag = f"{prefix}background_dataset_path"
+        check_folder(config[flag], flag, "*")
+
+
+def note_unread(config: Config) -> None:
+    """Says which of the given flags and blocks are not for the task's suite."""
+    suite = parse_task(config.task).suite
+    for block in (set(config.blocks) & set(SUITES)) - {suite}:
+        print_safe(
+            f"note: the block {block} is for {block}_… tasks; {config.task} has the block {suite}"
+        )
+    settings = {field.name for field in fields(EnvSettings)}
+    if unread := (config.overrides & settings) - SUITES[suite].reads:
+        flags = ", ".join(f"--{name}" for name in sorted(unread))
+        print_safe(f"note: {flags} changes nothing in {config.task}")
 
 
 def known_tasks() -> tuple[str, ...]:

@@ -8,11 +8,11 @@ The run may have ended or may go on. Its folder is only read, but for ``evaluati
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from accel.runtime import Runtime
 from agents.base import Agent, Spaces
-from agents.registry import agent_class
+from agents.registry import METHODS, agent_class
 from config import Config, load_saved
 from envs import SUITES, EnvError, EnvSettings, parse_task
+from fast import resolve_device
 from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
@@ -33,14 +34,15 @@ from training.run_folder import CHECKPOINT, CONFIG, check_format, check_writable
 
 FOLDER = "evaluations"
 
-# What may be given with --evaluate, over the run's own configuration: what is played, and where.
-_PLACE = ("eval_colors", "eval_episodes", "eval_envs", "seed", "device", "precision")
-_PLACE += ("num_threads", "async_env", "env_restarts", "env_timeout", "color_distractor")
-_ACTING = ("eval_noise", "eval_state_mean", "collect_dyn_sample")
-_SETTINGS = tuple(field.name for field in dataclasses.fields(EnvSettings))
-FLAGS = frozenset({"evaluate", *_PLACE, *_ACTING, *_SETTINGS})
-# Of these, what can change the size of a network.
-_SIZING = ("grayscale", "size")
+
+def check(config: Config) -> None:
+    """Checks that nothing of an evaluation is asked for without one.
+
+    Raises:
+        UserError: it is.
+    """
+    if config.eval_colors is not None:
+        raise UserError("--eval_colors goes with --evaluate, and the folder of a run")
 
 
 def configure(given: Config) -> Config:
@@ -53,7 +55,7 @@ def configure(given: Config) -> Config:
     _check_folder(given.evaluate, folder)
     try:
         check_format(folder)
-        saved = load_saved(folder / CONFIG)
+        saved = load_saved(folder / CONFIG, METHODS)
     except UserError as error:
         raise UserError(f"--evaluate: {error}") from None
     if saved.beta_vae_pretrain:
@@ -61,7 +63,7 @@ def configure(given: Config) -> Config:
             f"--evaluate {folder} is a pretraining, which has no agent: give the folder of a "
             "finetuning that learned from it"
         )
-    if foreign := sorted(given.given - FLAGS):
+    if foreign := sorted(given.overrides - given.marked("evaluate")):
         raise UserError(
             f"--{foreign[0]} does not go with --evaluate, which takes the run as it is: give "
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
@@ -74,9 +76,8 @@ def configure(given: Config) -> Config:
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
-    flags = {name: given[name] for name in given.given}
-    config = Config({**saved, **flags}, given=flags)
-    if "device" not in given.given:
+    config = saved.override({name: given[name] for name in given.overrides})
+    if "device" not in given.overrides:
         config = config.replace(device=_device_here(config.device))
     return config
 
@@ -104,7 +105,7 @@ def _check_folder(given: str, folder: Path) -> None:
 
 def _device_here(device: str) -> str:
     """The run's device, or the CPU where this machine lacks it."""
-    wanted = torch.device(device)
+    wanted = resolve_device(device)
     if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
         return device
     print(f"note: the run's device {device} is not here: evaluating on the cpu", file=sys.stderr)
@@ -140,7 +141,7 @@ def play(config: Config, runtime: Runtime) -> Played:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
     path = expand_path(config.evaluate, "evaluate") / CHECKPOINT
-    saved, state = load_saved(path.parent / CONFIG), _load(path.parent)
+    saved, state = load_saved(path.parent / CONFIG, METHODS), _load(path.parent)
     steps, start = state["collector"]["steps"], time.monotonic()
     longest = -(-config.time_limit // config.action_repeat)
     rounds = -(-config.eval_episodes // min(config.eval_envs, config.eval_episodes)) * longest
@@ -193,7 +194,7 @@ def _load(folder: Path) -> dict[str, Any]:
 
 def _check_variation(config: Config, variation: str) -> None:
     task = parse_task(config.task)
-    settings = EnvSettings(**{name: config[name] for name in _SETTINGS})
+    settings = EnvSettings(**{field.name: config[field.name] for field in fields(EnvSettings)})
     names = SUITES[task.suite].factories(task.identity, settings)
     if variation not in names:
         raise UserError(
@@ -210,7 +211,8 @@ def _load_agent(
     try:
         agent.load_state(state)
     except ValueError as error:
-        given = " or ".join(f"--{flag}" for flag in _SIZING if flag in config.given)
+        sizing = config.overrides & config.marked("predictor")
+        given = " or ".join(f"--{flag}" for flag in sorted(sizing))
         mend = f"leave out {given}" if given else "evaluate with the code that made the run"
         raise UserError(f"{path}: {error}: {mend}") from None
     return agent

@@ -14,6 +14,7 @@ import numpy as np
 
 from config import Config
 from envs.rendering import choose_backend
+from fast import resolve_device
 from fileio.atomic import atomic_write
 from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import expand_path
@@ -112,7 +113,7 @@ def record(played: Played) -> dict[str, Any]:
         "finished": played.finished,
         "colors": played.evaluation.variation,
         "seed": c.seed,
-        "flags": {name: c[name] for name in sorted(c.given - {"evaluate"})},
+        "flags": {name: c[name] for name in sorted(c.overrides - {"evaluate"})},
         "return_mean": whole.mean,
         "return_std": whole.std,
         "return_interval95": spread,
@@ -130,7 +131,7 @@ def record(played: Played) -> dict[str, Any]:
             for seed, one in zip(played.evaluation.seeds, played.evaluation.outcomes, strict=True)
         ],
         "eval_envs": c.eval_envs,
-        "device": c.device,
+        "device": str(resolve_device(c.device)),
         "precision": c.precision,
         "renderer": choose_backend().name,
         "versions": {"python": platform.python_version(), **_versions()},

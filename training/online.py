@@ -21,7 +21,7 @@ from envs import has_switch
 from envs.rendering import choose_backend
 from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from fileio.checkpoints import to_arrays, to_device
-from tools import Every, UserError, derive_seed, expand_path
+from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
@@ -98,6 +98,12 @@ class OnlineTrainer(Trainer):
         Raises:
             UserError: one line that names the flag and the mend.
         """
+        if 0 < config.steps < config.action_repeat:
+            raise UserError(
+                f"--steps {config.steps} is less than one agent step of {config.action_repeat} "
+                "frames"
+            )
+        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
         for flag in ("traindir", "evaldir"):
             if config[flag]:
                 check_writable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import data
 from accel.runtime import Runtime
 from agents.base import Learner
 from agents.registry import agent_class
-from config import Config, load_keys
+from config import Config
 from episodes import count_rows
 from fileio.checkpoints import scratch_rng
 from replay import Replay
@@ -53,6 +53,15 @@ class PretrainTrainer(Trainer):
             load_episodes(run, self.held_out, "offline_evaldir")
         if run.resumed:
             self.resume()
+
+    @staticmethod
+    def check(config: Config) -> None:
+        """Checks what the first stage of the method needs.
+
+        Raises:
+            UserError: there is none, or one line that names the flag and the mend.
+        """
+        pretrainer_class(config).check(config)
 
     @property
     def frames(self) -> int:
@@ -111,7 +120,7 @@ class PretrainTrainer(Trainer):
     @staticmethod
     def next_step(run: RunFolder) -> str:
         """The finetuning that this pretraining is for."""
-        c, defaults = run.config, load_keys()
+        c = run.config
         words = [
             f"python dreamer.py --configs {' '.join(c.blocks)} --device {shlex.quote(c.device)}",
             "--task dmc2gym_walker_walk --method_name diswm --distillation True",
@@ -122,13 +131,14 @@ class PretrainTrainer(Trainer):
         if c.logdir:
             words.append(f"--logdir {shlex.quote(c.logdir)}")
         # Sizes given as flags must be given again, or the weights do not fit.
-        sizes = [name for name in defaults if name in SIZES and c[name] != c.of_blocks(name)]
+        shaping = c.marked("predictor")
+        sizes = [name for name in c if name in shaping and c[name] != c.preset_value(name)]
         words += [f"--{name} {' '.join(map(str, as_list(c[name])))}" for name in sizes]
         command = " \\\n    ".join(words)
         return f"\nNext, finetune on the task of your choice:\n\n  {command}\n"
 
 
-def pretrainer_class(config: Config) -> Callable[[Config, Runtime], Learner]:
+def pretrainer_class(config: Config) -> type[Learner]:
     """The first stage of the method.
 
     Raises:
@@ -147,28 +157,6 @@ def _expected_rows(config: Config, folder: Path) -> int:
     """How many rows a dataset has, about; a share of its episodes is not that share of its rows."""
     share = math.ceil(config.pretrain_dataset_scale * count_rows(folder))
     return rows_kept(config, share)
-
-
-# The keys that shape a predictor.
-SIZES = frozenset(
-    {
-        "z_dim",
-        "grayscale",
-        "act",
-        "cnn_depth",
-        "encoder_kernels",
-        "decoder_kernels",
-        "decoder_thin",
-        "dyn_cell",
-        "dyn_hidden",
-        "dyn_deter",
-        "dyn_stoch",
-        "dyn_discrete",
-        "dyn_input_layers",
-        "dyn_output_layers",
-        "dyn_temp_post",
-    }
-)
 
 
 def as_list(value: Any) -> list[Any]:

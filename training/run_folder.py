@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from config import HEAD, Config, check_same
+from fast import resolve_device
 from fileio import checkpoints, yaml_files
 from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
@@ -177,7 +177,7 @@ class RunFolder:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoints.rng_state(torch.device(self.config.device)),
+            "rng": checkpoints.rng_state(resolve_device(self.config.device)),
             **state,
         }
         checkpoints.save_newest(self.folder, frames, whole, self.config.keep_checkpoints)
@@ -185,7 +185,7 @@ class RunFolder:
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoints.set_rng_state(self.resumed["rng"], torch.device(self.config.device))
+        checkpoints.set_rng_state(self.resumed["rng"], resolve_device(self.config.device))
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""

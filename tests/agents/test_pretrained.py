@@ -2,11 +2,12 @@
 
 import os
 
+import checks
 import pytest
 import torch
 
-import checks
 import config
+import dreamer
 from agents import pretrained
 from fileio import checkpoints
 from models import VideoPredictor
@@ -106,7 +107,7 @@ def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
         assert pretrained.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
-    checks.check(settings)
+    dreamer.check(settings)
     noted = capsys.readouterr().err
     assert str(run / below / "100") in noted
     assert noted.count("\n") == 1

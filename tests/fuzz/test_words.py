@@ -8,10 +8,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-import checks
 import config
-from agents.learner import schedule_keys
+from agents.model_configs import check_networks
 from config import Config
+from config.blocks import retired_flags
 from logger import read_metrics
 from logger.jsonl import JSONLSink
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
@@ -58,7 +58,7 @@ _WORDS = st.one_of(
 )
 _FLAGS = st.one_of(
     st.sampled_from([f"--{name}" for name in KEYS]),
-    st.sampled_from([f"--{name}" for name in config.RETIRED]),
+    st.sampled_from([f"--{name}" for name in retired_flags()]),
     st.sampled_from(["-h", "--help", "--configs", "--", "---", "--x", "--seed=3", "--seed="]),
     st.builds("--{}={}".format, st.sampled_from(list(KEYS)), _WORDS),
 )
@@ -69,6 +69,11 @@ _PLAIN = {
     str: st.sampled_from(["", "x", "ELU", "cpu", "linear(1,0,9)", "0.5", "kl_scale"]),
     tuple: st.sampled_from(["image", "3", "64", "4"]),
 }
+
+
+def plain(key: config.Key) -> st.SearchStrategy[str]:
+    """Texts of a key's type."""
+    return _PLAIN[tuple if key.many else key.kind]
 
 
 @st.composite
@@ -116,10 +121,10 @@ def test_a_command_line_is_a_configuration_of_the_right_types_or_refused(argv):
         return check_refusal(error)
     check_types(found)
     try:
-        checks.check_values(found)
+        check_networks(found)
     except UserError as error:
         return check_refusal(error, "--")
-    for key in schedule_keys(found).values():
+    for key in found.schedules().values():
         if found[key] != "auto":
             check_schedule(found[key])
 
@@ -216,7 +221,7 @@ def documents(draw: st.DrawFn, seeds: tuple[str, ...]) -> bytes:
         at = draw(st.integers(0, len(lines) - 1))
         key = lines[at].split(":")[0] if ":" in lines[at] else draw(st.sampled_from(list(KEYS)))
         tail = lines[at].rpartition(" # ")[2] if " # " in lines[at] else ""
-        value = draw(_VALUES if draw(st.booleans()) or key not in KEYS else _PLAIN[KEYS[key].kind])
+        value = draw(_VALUES if draw(st.booleans()) or key not in KEYS else plain(KEYS[key]))
         line = f"{key}: {value}" + (f" # {tail}" if tail else "")
         lines[at : at + draw(st.integers(0, 1))] = [line]
     text = "\n".join(lines).encode("utf-8", "surrogateescape" if draw(st.booleans()) else "replace")

@@ -19,6 +19,7 @@ import torch
 
 import dreamer
 from tests.tiny import saved
+from training.run_folder import RunFolder
 from training.stop import Stopped
 
 ROOT = Path(dreamer.__file__).parent
@@ -249,7 +250,7 @@ def test_killed_right_before_its_end_logs_every_row_once(tmp_path, tiny, videos,
             return tiny.pretrain(runs, videos, checkpoint_every=250)
         return tiny.finetune(runs, checkpoint_every=60)
 
-    save, argv = Run.save, command(tmp_path / "killed")
+    save, argv = RunFolder.save, command(tmp_path / "killed")
 
     def killed(run, frames, finished, state):
         if finished:
@@ -257,7 +258,7 @@ def test_killed_right_before_its_end_logs_every_row_once(tmp_path, tiny, videos,
         save(run, frames, finished, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "save", killed)
+        patch.setattr(RunFolder, "save", killed)
         assert tiny.run(argv).code == 130
     whole = tiny.finish(command(tmp_path / "whole"))
     folder = tiny.finish(argv)

@@ -1,0 +1,22 @@
+"""Configuration: presets of configs.yaml stack left to right, and every key is a flag.
+
+A key is described once: by the remark behind its default in configs.yaml or, if it is one method's
+own, by :func:`key` in a dataclass beside the method.
+"""
+
+from config.parser import parse
+from config.schema import CONFIGS, Key, key, keys_of, load_keys
+from config.values import HEAD, Config, check_same, load_saved
+
+__all__ = [
+    "CONFIGS",
+    "HEAD",
+    "Config",
+    "Key",
+    "check_same",
+    "key",
+    "keys_of",
+    "load_keys",
+    "load_saved",
+    "parse",
+]
