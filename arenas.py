@@ -10,7 +10,7 @@ from typing import Any
 import fast
 from config import Config
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
-from envs.restarts import used_up
+from envs.recovery import used_up
 from tools import UserError
 
 

@@ -23,8 +23,8 @@ import evaluation
 import fast
 from config import Config
 from envs import EnvError, UnknownTask
+from envs.recovery import in_a_line
 from envs.rendering import RenderingError
-from envs.restarts import in_a_line
 from finetuning import Finetuning
 from predictors import export_predictor
 from pretraining import Pretraining

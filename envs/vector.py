@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from envs.inturn import InTurn
-from envs.processes import Processes
-from envs.restarts import Begun, in_a_line, used_up
+from envs.parallel import Processes
+from envs.recovery import Begun, in_a_line, used_up
+from envs.serial import InTurn
 from envs.suites import SPLITS
 from envs.wrappers import EnvError, OneHot
 

@@ -182,11 +182,11 @@ def test_a_process_that_closes_nothing_ends_with_its_workers(tmp_path):
 HANGS = """
 import atexit, functools, os, signal, sys, threading, time
 from pathlib import Path
-from envs import VectorEnv, processes
+from envs import VectorEnv, parallel
 from tests.envs.crashing import crashing, toy
 
 if __name__ == "__main__":
-    processes._PATIENCE = 0.2
+    parallel._PATIENCE = 0.2
     plan = {{"moment": (12, 1), "how": "hang", "ledger": Path(sys.argv[1]), "times": 1}}
     vector = VectorEnv([functools.partial(crashing, 0, toy, **plan)], workers="process")
     vector.reset(seeds=[12])

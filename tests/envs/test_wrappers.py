@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 import dmc2gym
-from envs.reporting import Reported
+from envs.errors import Reported
 from envs.wrappers import (
     ActionRepeat,
     AgentInfo,

@@ -30,8 +30,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.reporting import Reported, close, perform
-from envs.restarts import steps_of
+from envs.errors import Reported, close, perform
+from envs.recovery import steps_of
 from envs.wrappers import EnvError
 
 # Seconds that closing waits for workers to end by themselves, and for the end of a killed one.
@@ -116,7 +116,7 @@ class Processes:
             worker.send((command, data))
 
     def receive(self, index: int) -> tuple:
-        """The answer to what was sent last, as of :func:`envs.reporting.perform`.
+        """The answer to what was sent last, as of :func:`envs.errors.perform`.
 
         Raises:
             EnvError: If the environment failed, or its worker is dead or hangs.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from envs import EnvError, VectorEnv
-from envs.restarts import in_a_line, steps_of, used_up
+from envs.recovery import in_a_line, steps_of, used_up
 from tests.envs.crashing import crashing, once_built, real, toy
 
 SEEDS = [11, 12]
