@@ -4,8 +4,6 @@ import functools
 import os
 import signal
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 

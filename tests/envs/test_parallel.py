@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 

@@ -6,8 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 

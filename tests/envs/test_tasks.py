@@ -26,8 +26,7 @@ def test_importing_envs_loads_neither_torch_nor_a_simulator():
 
 
 @pytest.mark.parametrize("prefix", ["dmc", "dmc2gym"])
-def test_every_task_of_the_suite_is_known_and_no_other(prefix, monkeypatch):
-    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+def test_every_task_of_the_suite_is_known_and_no_other(prefix):
     from dm_control import suite
 
     found = {

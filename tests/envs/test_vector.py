@@ -2,8 +2,6 @@
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import gymnasium as gym
 import numpy as np
 import pytest

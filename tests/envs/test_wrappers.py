@@ -1,9 +1,5 @@
 """The wrappers on Gymnasium's own environments, and where suites to come will need them."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import gymnasium as gym
 import numpy as np
 import pytest
