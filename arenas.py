@@ -9,8 +9,7 @@ from typing import Any
 
 import fast
 from config import Config
-from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
-from envs.recovery import used_up
+from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, used_up, variation_for
 from tools import UserError
 
 

@@ -1,58 +1,28 @@
 """Environments in processes of their own, with the edges a long training run needs.
 
-Workers are spawned, because forking a process that runs PyTorch's threads can deadlock. They
-inherit ``MUJOCO_GL``, use one thread each and leave signals to the parent. A worker that fails,
-dies or hangs is an :class:`EnvError` of its environment alone; closing reaps them all within
-seconds.
-
-Nothing that a worker may be killed with is shared: frames lie in memory without a lock, everything
-else goes through its own pipe.
+A worker that fails, dies or hangs is an :class:`EnvError` of its environment alone; closing reaps
+them all within seconds. Nothing that a worker may be killed with is shared: frames lie in memory
+without a lock, everything else goes through its own pipe.
 """
 
 import atexit
-import contextlib
-import ctypes
 import functools
 import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
-import traceback
-import types
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from envs.errors import Reported, close, perform
+from envs.errors import EnvError
 from envs.recovery import steps_of
-from envs.wrappers import EnvError
-
-# Seconds that closing waits for workers to end by themselves, and for the end of a killed one.
-_PATIENCE = 5.0
+from envs.worker import PATIENCE, Worker
 
 BUILDING = 60  # seconds that building may take beyond the timeout
 
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
-_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-
-# Libraries size their thread pools by these when they are loaded; LP is Mesa's rasteriser.
-_SURROUNDINGS = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
-)
-# Large blocks go back to the system when they are freed (glibc): an environment made anew after a
-# switch of colours otherwise leaves holes of tens of MiB.
-_SURROUNDINGS["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)
-
-
-class Processes:
+class ParallelEnvs:
     """One process per environment, frames through shared memory.
 
     What is sent to a worker is answered once, in its order; the frame then lies in ``images``. One
@@ -86,7 +56,7 @@ class Processes:
         size = int(np.prod(self._shape)) * space.dtype.itemsize
         self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
         self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
-        self._workers: list[_Worker | None] = [None] * len(factories)
+        self._workers: list[Worker | None] = [None] * len(factories)
         # Seconds that were waited for answers in vain, in all and before each was last sent to:
         # those that hang at once are waited for at once. And how many more than usual it may take.
         self._waited, self._since = 0, [0] * len(factories)
@@ -102,11 +72,6 @@ class Processes:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def processes(self) -> list[BaseProcess]:
-        """The processes that have been started and not been closed."""
-        return [worker.process for worker in self._workers if worker is not None]
 
     def send(self, index: int, command: str, data: Any) -> None:
         """Asks for a 'step' or a 'reset'; that a worker is dead shows when it should answer."""
@@ -151,7 +116,7 @@ class Processes:
     def close(self) -> None:
         """Ends and reaps every worker, whatever state the last call left them in."""
         workers = [worker for worker in self._workers if worker is not None]
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         for worker in workers:
             worker.send(("close", None))
         for worker in workers:
@@ -161,7 +126,7 @@ class Processes:
         _kill(self._workers)
         atexit.unregister(self._at_exit)
 
-    def _answers(self, index: int, worker: "_Worker") -> bool:
+    def _answers(self, index: int, worker: Worker) -> bool:
         """Waits for an answer; time that the whole run spends suspended does not count."""
         until = self._since[index] + self.timeout + self._extra[index]
         while not worker.pipe.poll(1.0):
@@ -174,7 +139,7 @@ class Processes:
         self._since[index], self._extra[index] = self._waited, BUILDING
         memory = (self._memory, self.images.dtype, self._shape)
         try:
-            self._workers[index] = _Worker(index, self._factories[index], memory)
+            self._workers[index] = Worker(index, self._factories[index], memory)
         except OSError as error:  # no process or descriptor left
             raise EnvError(f"env {index} could not be built: {error}") from error
 
@@ -190,7 +155,7 @@ class Processes:
             raise EnvError(f"env {index} has other spaces than the first")
 
 
-def _kill(workers: list["_Worker | None"]) -> None:
+def _kill(workers: list[Worker | None]) -> None:
     """Ends those that are left, and takes them out of the list."""
     for worker in workers:
         if worker is not None:
@@ -199,150 +164,3 @@ def _kill(workers: list["_Worker | None"]) -> None:
         if worker is not None:
             worker.kill()
         workers[index] = None
-
-
-class _Worker:
-    """A process, and this end of the pipe to it."""
-
-    def __init__(self, index: int, factory: Callable[[], gym.Env], memory: tuple):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_work,
-            name=f"env-{index}",
-            args=(index, factory, theirs, memory, _guardian()),
-            daemon=True,
-        )
-        try:
-            with _spawning():
-                self.process.start()
-        except BaseException:
-            self.pipe.close()
-            raise
-        finally:
-            theirs.close()  # so that the worker's end is its own, and its death hangs up
-
-    def send(self, message: tuple[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # it is dead: whoever waits for an answer is told
-            self.pipe.send(message)
-
-    def drain(self, deadline: float) -> None:
-        """Receives what it still sends, so that it is not stuck sending, until it hangs up."""
-        # Hanging up is what we wait for; Ctrl-C within an answer has left the rest of it.
-        with contextlib.suppress(Exception):
-            while self.pipe.poll(max(0.0, deadline - time.monotonic())):
-                self.pipe.recv()
-
-    def ending(self) -> str:
-        """How the process ended, in words."""
-        self.process.join(_PATIENCE)
-        exitcode = self.process.exitcode
-        if exitcode is None:
-            return "does not answer"
-        if exitcode < 0:
-            known = {number.value: number.name for number in signal.Signals}
-            return f"ended with signal {known.get(-exitcode, -exitcode)}"
-        return f"ended with exit code {exitcode}"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join(_PATIENCE)
-        self.release()
-
-    def release(self) -> None:
-        """Gives the descriptors back."""
-        self.pipe.close()
-        if self.process.exitcode is not None:
-            self.process.close()
-        else:  # stuck in the system: at its own end Python would wait for it without a limit
-            multiprocessing.process._children.discard(self.process)
-
-
-@contextlib.contextmanager
-def _spawning() -> Iterator[None]:
-    """The conditions under which workers are started.
-
-    - One thread each, and no hoarding: the variables must be set before the interpreter starts.
-    - Signals to stop wait: a worker inherits them blocked until it ignores them for good.
-    - The main script is hidden: a spawned process would otherwise import it, and PyTorch with
-      it, for nothing; the thunks need ``envs`` alone.
-    """
-    before = {name: os.environ.get(name) for name in _SURROUNDINGS}
-    main = sys.modules["__main__"]
-    blocked = None
-    # Its start would unblock Ctrl-C again, so it comes first.
-    resource_tracker.ensure_running()
-    try:
-        os.environ.update(_SURROUNDINGS)
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        if threading.current_thread() is threading.main_thread():
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if blocked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _guardian() -> int | None:
-    """The process that workers shall not outlive; the system's tie is to the thread that starts."""
-    return os.getpid() if threading.current_thread() is threading.main_thread() else None
-
-
-def _tie(parent: int) -> None:
-    """Ends this process with its parent, even one that hangs; then nobody else could end it."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
-    if prctl is not None:
-        prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended already
-            os._exit(1)
-
-
-def _work(
-    index: int,
-    factory: Callable[[], gym.Env],
-    pipe: Connection,
-    memory: tuple,
-    parent: int | None,
-) -> None:
-    """A worker's life: it builds its environment, then answers until told to close."""
-    if parent is not None:
-        _tie(parent)
-    # Terminals and schedulers signal all processes of a run; the parent alone decides, and its end
-    # hangs up.
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent was killed: nobody to tell
-        try:
-            env = Reported(factory(), index)
-        except Exception:
-            pipe.send((False, f"env {index} could not be built:\n{traceback.format_exc()}"))
-            return
-        told = False
-        try:
-            pipe.send((True, (env.observation_space, env.action_space)))
-            told = _serve(env, index, pipe, memory)
-        finally:
-            close(env, index, told)
-
-
-def _serve(env: gym.Env, index: int, pipe: Connection, memory: tuple) -> bool:
-    """Answers until told to close; returns whether the environment failed, which has been told."""
-    buffer, dtype, shape = memory
-    image = np.frombuffer(buffer, dtype).reshape(shape)[index]
-    while True:
-        command, data = pipe.recv()
-        if command == "close":
-            return False
-        try:
-            answer = perform(env, image, command, data)
-        except EnvError as error:
-            pipe.send((False, str(error)))
-            return True
-        pipe.send((True, answer))

@@ -7,12 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.errors import Reported, close, perform
-from envs.wrappers import EnvError
+from envs.errors import EnvError, Reported, close, perform
 
 
-class InTurn:
-    """The same as :class:`envs.parallel.Processes`, without processes.
+class SerialEnvs:
+    """The same as :class:`envs.parallel.ParallelEnvs`, without processes.
 
     What is sent to an environment is done when its answer is received.
     """

@@ -6,11 +6,10 @@ import pytest
 from gymnasium import spaces
 
 import dmc2gym
-from envs.errors import Reported
+from envs.errors import EnvError, Reported
 from envs.wrappers import (
     ActionRepeat,
     AgentInfo,
-    EnvError,
     OneHot,
     OneHotAction,
     Pixels,
