@@ -99,7 +99,6 @@ def check(config: Config) -> None:
     else:
         agent_class(config.method_name).check(config)
         OnlineTrainer.check(config)
-        envs.note_unread(config)
 
 
 def train(run: RunFolder, runtime: Runtime) -> int:

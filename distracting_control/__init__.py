@@ -10,32 +10,46 @@ stacks them. They must lie under whatever renders pixels.
     )
     distracting_control.reseed(env, 7)  # the next reset() depends on 7 alone
 
-Set `MUJOCO_GL` (`egl`, `osmesa` or `glfw`) before importing this package: dm_control chooses its
-renderer at import.
+A new distraction is one file here: a subclass of `Distraction` and its `Settings`, a frozen
+dataclass whose fields are configuration keys. `load` then takes `<name>_kwargs` for it.
+
+Importing this package does not load MuJoCo; the first `load` does. Set `MUJOCO_GL` (`egl`, `osmesa`
+or `glfw`) before that: dm_control chooses its renderer when it is imported.
 """
 
-from distracting_control.background import DistractingBackground
-from distracting_control.base import Distraction, reseed, task_random
-from distracting_control.camera import DistractingCamera
-from distracting_control.color import DistractingColor
-from distracting_control.suite import (
+from distracting_control.background import DistractingBackground, background_preset
+from distracting_control.base import (
+    AS_TRAIN,
     DIFFICULTIES,
-    background_preset,
-    camera_preset,
-    color_preset,
-    load,
+    Distraction,
+    Settings,
+    Strength,
+    reseed,
+    setting,
+    task_random,
 )
+from distracting_control.camera import DistractingCamera, camera_preset
+from distracting_control.color import DistractingColor, color_preset
+from distracting_control.registry import all_settings, defaults, distractions
+from distracting_control.suite import load
 
 __all__ = [
+    "AS_TRAIN",
     "DIFFICULTIES",
     "DistractingBackground",
     "DistractingCamera",
     "DistractingColor",
     "Distraction",
+    "Settings",
+    "Strength",
+    "all_settings",
     "background_preset",
     "camera_preset",
     "color_preset",
+    "defaults",
+    "distractions",
     "load",
     "reseed",
+    "setting",
     "task_random",
 ]

@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import dm_env
-import mujoco
 import numpy as np
-from dm_control.mujoco import Physics
 
-from distracting_control.base import Distraction, RandomLike
+from distracting_control.base import Distraction, RandomLike, Settings, Strength, setting
 from distracting_control.videos import find_videos, open_video
+
+if TYPE_CHECKING:
+    from dm_control.mujoco import Physics
+
+NUM_VIDEOS = {"easy": 4, "medium": 8, "hard": None}  # per difficulty; None for all
+_FLOOR_ALPHA = {"reacher": 0.0, "walker": 1.0, "cheetah": 1.0}
+
+
+def background_preset(
+    domain: str, num_videos: int | None = None, dynamic: bool = False
+) -> dict[str, Any]:
+    """Arguments of `DistractingBackground` for a domain (Stone et al. 2021, section 3)."""
+    return {
+        "num_videos": num_videos,
+        "dynamic": dynamic,
+        "floor_alpha": _FLOOR_ALPHA.get(domain, 0.3),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackgroundSettings(Settings):
+    """Settings of the background.
+
+    Attributes:
+        background_dataset_path: Folder of the background's videos; None for no background.
+        background_dataset_videos: 'train', 'val', or a tuple of video names.
+        background_ground_plane_alpha: Opacity of the floor, in [0, 1]; None for the domain's own.
+        background_num_videos: Use only the first so many; None leaves it to the difficulty.
+    """
+
+    background_dataset_path: str | None = setting(None, test=None)
+    background_dataset_videos: str | tuple[str, ...] = setting("train", test="val")
+    background_ground_plane_alpha: float | None = setting(None)
+    background_num_videos: int | None = setting(None)
+
+    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any] | None:
+        """Arguments of `DistractingBackground`: the preset's, under those that are given."""
+        if self.background_dataset_path is None:
+            return None
+        given = {
+            "num_videos": self.background_num_videos,
+            "floor_alpha": self.background_ground_plane_alpha,
+        }
+        return {
+            **DistractingBackground.preset(domain, strength.difficulty, strength.dynamic),
+            "dataset_path": self.background_dataset_path,
+            "dataset_videos": self.background_dataset_videos,
+            **{name: value for name, value in given.items() if value is not None},
+        }
 
 
 class DistractingBackground(Distraction):
@@ -29,12 +78,12 @@ class DistractingBackground(Distraction):
         videos: Paths of the videos to choose from.
     """
 
-    tag = 3
+    name, tag, settings = "background", 3, BackgroundSettings
 
     def __init__(
         self,
         env: dm_env.Environment,
-        dataset_path: str | os.PathLike,
+        dataset_path: str | os.PathLike | None,
         dataset_videos: str | Sequence[str] | None = "train",
         num_videos: int | None = None,
         *,
@@ -60,10 +109,15 @@ class DistractingBackground(Distraction):
 
         Raises:
             FileNotFoundError: If there is no such folder, or no videos in it.
-            ValueError: If fewer videos are there than asked for, a number is out of range, or the
-                model has no skybox or no floor.
+            ValueError: If no folder is given, fewer videos are there than asked for, a number is
+                out of range, or the model has no skybox or no floor.
         """
         super().__init__(env, random)
+        if dataset_path is None:
+            raise ValueError(
+                "a background needs videos: set background_dataset_path, "
+                "or difficulty=None and kwargs for the camera and colours alone"
+            )
         if texture_size < 1 or max_frames < 1:
             raise ValueError("texture_size and max_frames must be at least 1")
         self.videos = find_videos(dataset_path, dataset_videos)
@@ -82,7 +136,14 @@ class DistractingBackground(Distraction):
         if floor_alpha is not None:
             self._set_floor(floor_alpha)
 
+    @classmethod
+    def preset(cls, domain: str, difficulty: str | None, dynamic: bool) -> dict[str, Any]:
+        """Arguments at a difficulty, all but the videos; without one, those of the domain."""
+        return background_preset(domain, NUM_VIDEOS.get(difficulty), dynamic)
+
     def _prepare_texture(self) -> None:
+        import mujoco
+
         model = self._physics.model
         skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
         if not len(skies):
@@ -139,6 +200,8 @@ class DistractingBackground(Distraction):
         contexts = self._physics._contexts
         if contexts is None:
             return
+        import mujoco
+
         with contexts.gl.make_current() as thread:
             thread.call(
                 mujoco.mjr_uploadTexture, self._physics.model.ptr, contexts.mujoco.ptr, self._sky

@@ -1,31 +1,142 @@
-"""What the distractions share: forwarding, one generator each, and re-seeding of a whole stack."""
+"""What the distractions share: settings, forwarding, one generator each, re-seeding of a stack."""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dm_env
 import numpy as np
-from dm_control.mujoco import Physics
+
+if TYPE_CHECKING:  # it would choose OpenGL
+    from dm_control.mujoco import Physics
 
 RandomLike = int | np.random.SeedSequence | np.random.Generator | None
+
+# Scale of the changes, per difficulty (Stone et al. 2021, section 3).
+DIFFICULTIES = {"easy": 0.1, "medium": 0.2, "hard": 0.3}
+
+AS_TRAIN = object()  # the default of a set-2 setting that follows its namesake until it is given
+_FOR_BOTH = object()
+
+S = TypeVar("S", bound="Settings")
+
+
+def setting(default: Any, test: Any = _FOR_BOTH) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        default: Its value where nothing is given.
+        test: Default of its namesake `test_<name>`, which holds in set 2: a value of its own, or
+            `AS_TRAIN`, with which None there means as in set 1. Without it there is no such
+            namesake, and the setting holds in both sets.
+    """
+    return dataclasses.field(default=default, metadata={"test": test})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A distraction's settings in one of the two sets; each field is a flat key of that name.
+
+    A subclass lists the keys with `setting`, and refuses in `__post_init__` what is out of range.
+
+    Attributes:
+        prefix: `''` in set 1, `'test_'` in set 2: the start of the keys' names in messages.
+    """
+
+    prefix: str = ""
+
+    @classmethod
+    def key_fields(cls) -> tuple[dataclasses.Field, ...]:
+        """The fields that are keys."""
+        return tuple(field for field in dataclasses.fields(cls) if "test" in field.metadata)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key, those of set 2 included, and its default."""
+        defaults = {field.name: field.default for field in cls.key_fields()}
+        for field in cls.key_fields():
+            if (test := field.metadata["test"]) is not _FOR_BOTH:
+                defaults[f"test_{field.name}"] = None if test is AS_TRAIN else test
+        return defaults
+
+    @classmethod
+    def of(cls: type[S], settings: Mapping[str, Any], prefix: str = "") -> S:
+        """What flat settings say for one set; other keys are left alone.
+
+        Args:
+            settings: {key: value}; one that is missing has its default.
+            prefix: `''` for set 1, `'test_'` for set 2.
+
+        Raises:
+            ValueError: If a value is out of range; the message begins with its key.
+        """
+        given = {**cls.defaults(), **settings}
+        values = {}
+        for field in cls.key_fields():
+            test, value = field.metadata["test"], given[field.name]
+            if prefix and test is not _FOR_BOTH:
+                own = given[prefix + field.name]
+                value = value if own is None and test is AS_TRAIN else own
+            values[field.name] = value
+        return cls(prefix=prefix, **values)
+
+    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any] | None:
+        """Arguments of the distraction's constructor; None where it is off.
+
+        Args:
+            domain: Domain of the suite.
+            strength: What the distractions of this set share.
+
+        Raises:
+            ValueError: If the distraction is on and nothing says what it does.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strength(Settings):
+    """What distractions share.
+
+    Attributes:
+        difficulty: 'easy', 'medium', 'hard' or None: what their own settings leave open. It turns
+            none of them on.
+        dynamic: Whether what the difficulty presets, and the background, move within an episode.
+    """
+
+    difficulty: str | None = setting(None, test=AS_TRAIN)
+    dynamic: bool = setting(False, test=False)
+
+    def __post_init__(self) -> None:
+        """Checks the name."""
+        if self.difficulty not in (None, *DIFFICULTIES):
+            raise ValueError(
+                f"{self.prefix}difficulty must be easy, medium, hard or None, "
+                f"not {self.difficulty!r}"
+            )
 
 
 class Distraction(dm_env.Environment):
     """A dm_env wrapper that changes how an episode looks and never what happens in it.
 
-    Subclasses say what is drawn at the start of an episode (`_begin`) and how it moves with each
-    control step (`_advance`). Attributes that are not found here are those of the wrapped env.
+    A subclass in a file of this package is found by itself, see `registry`. It says what is drawn
+    at the start of an episode (`_begin`) and, if it moves, how with each control step (`_advance`).
+    Attributes that are not found here are those of the wrapped env.
 
     Attributes:
+        name: What it is called: `load` takes its arguments as `<name>_kwargs`.
         tag: Number of this kind of distraction in the tree of seeds. It is fixed, so that
-            switching one distraction on leaves the draws of the others alone.
+            switching one distraction on leaves the draws of the others alone. Of several, a
+            larger one lies further out.
+        settings: Its configuration keys.
     """
 
-    tag: int
+    name: ClassVar[str]
+    tag: ClassVar[int]
+    settings: ClassVar[type[Settings]]
 
     def __init__(self, env: dm_env.Environment, random: RandomLike = None) -> None:
         """Wraps an environment.
@@ -39,11 +150,19 @@ class Distraction(dm_env.Environment):
         self._physics: Physics = env.physics
         self.seed(random)
 
+    @classmethod
+    def preset(cls, domain: str, difficulty: str | None, dynamic: bool) -> dict[str, Any] | None:
+        """Arguments at a difficulty, or what they are without one.
+
+        Returns:
+            Arguments of the constructor; None if no difficulty turns this distraction on.
+        """
+        return None
+
     @abstractmethod
     def _begin(self) -> None:
         """Draws this episode's distraction and applies it to the physics."""
 
-    @abstractmethod
     def _advance(self) -> None:
         """Moves the distraction on by one control step and applies it to the physics."""
 

@@ -2,22 +2,116 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import dm_env
 import numpy as np
-from mujoco import mjtCamLight
 
 from distracting_control import geometry
-from distracting_control.base import Distraction, RandomLike
+from distracting_control.base import (
+    AS_TRAIN,
+    DIFFICULTIES,
+    Distraction,
+    RandomLike,
+    Settings,
+    Strength,
+    setting,
+)
 
-_TRACKING = (mjtCamLight.mjCAMLIGHT_TRACK, mjtCamLight.mjCAMLIGHT_TRACKCOM)
-_TARGETING = (mjtCamLight.mjCAMLIGHT_TARGETBODY, mjtCamLight.mjCAMLIGHT_TARGETBODYCOM)
-_BY_CENTER_OF_MASS = (mjtCamLight.mjCAMLIGHT_TRACKCOM, mjtCamLight.mjCAMLIGHT_TARGETBODYCOM)
+# MuJoCo's mjtCamLight, which must not be imported for its numbers' sake.
+_FIXED, _TRACK, _TRACK_COM, _TARGET_BODY, _TARGET_BODY_COM = range(5)
+_TRACKING = (_TRACK, _TRACK_COM)
+_TARGETING = (_TARGET_BODY, _TARGET_BODY_COM)
 # Velocities are meant for a camera at this distance and shrink or grow with the real one.
 _REFERENCE_RADIUS = 4.0
 # With the horizon kept level the heading is undefined at the pole, so the camera stays off it.
 _POLE_MARGIN = 0.01
 # A camera that looks this steeply down or up has no horizon to keep level.
 _STEEP = np.cos(np.deg2rad(15.0))
+
+
+def camera_preset(domain: str, scale: float, dynamic: bool) -> dict[str, Any]:
+    """Arguments of `DistractingCamera` at a scale in [0, 1] (Stone et al. 2021, section 3)."""
+    kwargs = {
+        "horizontal_delta": np.pi / 2 * scale,
+        "vertical_delta": np.pi / 2 * scale,
+        "roll_delta": np.pi / 2 * scale,
+        "zoom_in": 0.5 * scale,
+        "zoom_out": 1.5 * scale,
+        # The reacher is seen from straight above, where there are no sides to keep to.
+        "upper_quadrant": domain != "reacher",
+    }
+    if dynamic:
+        kwargs |= {
+            "vel_std": 0.1 * scale,
+            "max_vel": 0.4 * scale,
+            "roll_std": np.pi / 300 * scale,
+            "max_roll_vel": np.pi / 50 * scale,
+        }
+    return kwargs
+
+
+# Settings that are not `camera_` and the argument's own name.
+_ARGUMENTS = {
+    "camera_max_zoom_in_percent": "zoom_in",
+    "camera_max_zoom_out_percent": "zoom_out",
+    "camera_limit_to_upper_quadrant": "upper_quadrant",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraSettings(Settings):
+    """Settings of the camera; those that are None are left to the difficulty.
+
+    Attributes:
+        camera: Whether the camera is distracted; needs a difficulty or the details below.
+        camera_horizontal_delta: Largest turn around the vertical, either way, in radians.
+        camera_vertical_delta: Largest turn up or down, in radians.
+        camera_roll_delta: Largest roll, either way, in radians.
+        camera_max_vel: Largest speed, in metres per control step at 4 m distance.
+        camera_vel_std: Standard deviation of the change of velocity per control step.
+        camera_max_roll_vel: Largest roll velocity, in radians per control step.
+        camera_roll_std: Standard deviation of the change of roll velocity per control step.
+        camera_max_zoom_in_percent: Largest approach, as a part of the usual distance, in [0, 1).
+        camera_max_zoom_out_percent: Largest retreat, as a part of the usual distance.
+        camera_limit_to_upper_quadrant: Whether the camera stays above the ground, on its side.
+    """
+
+    camera: bool = setting(False, test=AS_TRAIN)
+    camera_horizontal_delta: float | None = setting(None)
+    camera_vertical_delta: float | None = setting(None)
+    camera_roll_delta: float | None = setting(None)
+    camera_max_vel: float | None = setting(None)
+    camera_vel_std: float | None = setting(None)
+    camera_max_roll_vel: float | None = setting(None)
+    camera_roll_std: float | None = setting(None)
+    camera_max_zoom_in_percent: float | None = setting(None)
+    camera_max_zoom_out_percent: float | None = setting(None)
+    camera_limit_to_upper_quadrant: bool | None = setting(None)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        zoom = self.camera_max_zoom_in_percent
+        if zoom is not None and not 0 <= zoom < 1:
+            raise ValueError(f"camera_max_zoom_in_percent is a share below 1, not {zoom}")
+
+    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any] | None:
+        """Arguments of `DistractingCamera`: the difficulty's, under those that are given."""
+        if not self.camera:
+            return None
+        values = {field.name: getattr(self, field.name) for field in self.key_fields()}
+        given = {
+            _ARGUMENTS.get(name, name.removeprefix("camera_")): value
+            for name, value in values.items()
+            if name != "camera" and value is not None
+        }
+        if strength.difficulty is None and not given:
+            raise ValueError(
+                f"{self.prefix}camera is on but nothing says how far it moves: "
+                "set difficulty, or camera_horizontal_delta and its like"
+            )
+        return DistractingCamera.preset(domain, strength.difficulty, strength.dynamic) | given
 
 
 class DistractingCamera(Distraction):
@@ -33,7 +127,7 @@ class DistractingCamera(Distraction):
         pose: The pose now, [4]; set by `reset`.
     """
 
-    tag = 2
+    name, tag, settings = "camera", 2, CameraSettings
 
     def __init__(
         self,
@@ -88,12 +182,19 @@ class DistractingCamera(Distraction):
         self._dynamic = max_vel > 0 or max_roll_vel > 0
         self._camera_id = self._checked(camera_id)
 
+    @classmethod
+    def preset(cls, domain: str, difficulty: str | None, dynamic: bool) -> dict[str, Any]:
+        """Arguments at a difficulty; none without one."""
+        if difficulty is None:
+            return {}
+        return camera_preset(domain, DIFFICULTIES[difficulty], dynamic)
+
     def _checked(self, camera_id: int) -> int:
         """The camera's index, if the camera can be moved around something it watches."""
         model = self._physics.model
         if not 0 <= camera_id < model.ncam:
             raise ValueError(f"the model has cameras 0 to {model.ncam - 1}, not {camera_id}")
-        self._mode = mjtCamLight(int(model.cam_mode[camera_id]))
+        self._mode = int(model.cam_mode[camera_id])
         body = int(model.cam_bodyid[camera_id])
         if self._mode not in _TRACKING and body != 0:
             name = model.id2name(camera_id, "camera")
@@ -110,7 +211,7 @@ class DistractingCamera(Distraction):
     def _watched_position(self) -> np.ndarray:
         """Where the body that the camera watches is, [3] metres."""
         data = self._physics.data
-        by_mass = self._mode in _BY_CENTER_OF_MASS or self._mode == mjtCamLight.mjCAMLIGHT_FIXED
+        by_mass = self._mode in (_TRACK_COM, _TARGET_BODY_COM, _FIXED)
         return (data.subtree_com if by_mass else data.xpos)[self._watched].copy()
 
     def _center(self) -> np.ndarray:
@@ -132,7 +233,7 @@ class DistractingCamera(Distraction):
     def _begin(self) -> None:
         eye, axes, target = self._usual()
         # A camera that stands still looks at one point for the whole episode.
-        self._target = target if self._mode == mjtCamLight.mjCAMLIGHT_FIXED else None
+        self._target = target if self._mode == _FIXED else None
         self._steep = abs(axes[2, 2]) > _STEEP
         radius, azimuth, polar = geometry.to_spherical(eye - self._center())
         self._speed_scale = radius / _REFERENCE_RADIUS

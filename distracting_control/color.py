@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import dm_env
 import numpy as np
 
-from distracting_control.base import Distraction, RandomLike
+from distracting_control.base import (
+    AS_TRAIN,
+    DIFFICULTIES,
+    Distraction,
+    RandomLike,
+    Settings,
+    Strength,
+    setting,
+)
 
 # Centres of the two disjoint sets. Their green boxes, 0.3 ± δ and 0.7 ± δ, stay apart up to
 # δ = MAX_DISJOINT_DELTA, where they touch.
 CENTERS = {"train": (0.7, 0.3, 0.5), "test": (0.5, 0.7, 0.3)}
 MAX_DISJOINT_DELTA = 0.2
+
+
+def color_preset(scale: float, dynamic: bool) -> dict[str, Any]:
+    """Arguments of `DistractingColor` at a scale in [0, 1] (Stone et al. 2021, section 3)."""
+    return {"max_delta": scale, "step_std": 0.03 * scale if dynamic else 0.0}
 
 
 def color_boxes(
@@ -44,6 +60,46 @@ def color_boxes(
     return np.clip(center - max_delta, 0.0, 1.0), np.clip(center + max_delta, 0.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColorSettings(Settings):
+    """Settings of the colours, which are always on.
+
+    Attributes:
+        max_delta: Half the side of the box of colours around its centre, per channel in [0, 1].
+        step_std: Standard deviation of a colour's change per control step.
+        disjoint_sets: The centre of the colours: 'train', 'test', or None for each material's own.
+    """
+
+    max_delta: float = setting(0.2, test=AS_TRAIN)
+    step_std: float = setting(0.2, test=AS_TRAIN)
+    disjoint_sets: str | None = setting("train", test="test")
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.disjoint_sets not in (None, *CENTERS):
+            raise ValueError(
+                f"{self.prefix}disjoint_sets must be train, test or None, "
+                f"not {self.disjoint_sets!r}"
+            )
+        if not 0 <= self.max_delta <= 1:
+            raise ValueError(
+                f"{self.prefix}max_delta must be between 0 and 1, not {self.max_delta}"
+            )
+        if self.max_delta > MAX_DISJOINT_DELTA and self.disjoint_sets:
+            raise ValueError(
+                f"{self.prefix}max_delta {self.max_delta} makes the train and test colours "
+                f"overlap: give at most {MAX_DISJOINT_DELTA}, or {self.prefix}disjoint_sets null"
+            )
+
+    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any]:
+        """Arguments of `DistractingColor`; the difficulty plays no part."""
+        return {
+            "max_delta": self.max_delta,
+            "step_std": self.step_std,
+            "disjoint_set": self.disjoint_sets,
+        }
+
+
 class DistractingColor(Distraction):
     """Keeps the RGB of every material in a box around a centre.
 
@@ -55,7 +111,7 @@ class DistractingColor(Distraction):
         high: Upper corners, likewise.
     """
 
-    tag = 1
+    name, tag, settings = "color", 1, ColorSettings
 
     def __init__(
         self,
@@ -86,6 +142,11 @@ class DistractingColor(Distraction):
         own = np.array(self._physics.model.mat_rgba[:, :3], dtype=np.float64)
         self.low, self.high = color_boxes(own, max_delta, disjoint_set)
         self._rgb = own
+
+    @classmethod
+    def preset(cls, domain: str, difficulty: str | None, dynamic: bool) -> dict[str, Any]:
+        """Arguments at a difficulty; none without one."""
+        return {} if difficulty is None else color_preset(DIFFICULTIES[difficulty], dynamic)
 
     @property
     def rgb(self) -> np.ndarray:

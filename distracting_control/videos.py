@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -153,5 +152,7 @@ def _decode(path: Path, max_frames: int) -> list[Image.Image]:
         with Image.open(path) as animation:
             frames = zip(range(max_frames), ImageSequence.Iterator(animation), strict=False)
             return [frame.convert("RGB") for _, frame in frames]
+    import imageio.v3 as iio
+
     frames = zip(range(max_frames), iio.imiter(path, plugin="pyav"), strict=False)
     return [Image.fromarray(frame) for _, frame in frames]

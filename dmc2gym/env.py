@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dm_env
@@ -52,20 +51,15 @@ class DMCEnv(gymnasium.Env):
         environment_kwargs: Arguments of dm_control's `Environment`.
         time_limit: The task's own time limit in seconds.
         channels_first: Observe [3, H, W] rather than [H, W, 3].
-        difficulty: Preset of the distractions, see `distracting_control.load` for this and
-            the following ones.
-        dynamic: Let the presets and the background move.
-        camera_kwargs: Arguments of `DistractingCamera`.
-        colour_kwargs: Arguments of `DistractingColor`.
-        color_kwargs: The same under its other spelling.
-        background_kwargs: Arguments of `DistractingBackground`.
-        background_dataset_path: Folder of background videos.
-        background_dataset_videos: `'train'`, `'val'`, names, or `None` for all.
-        shadow_size: Side of the shadow map in texels.
+        colour_kwargs: `color_kwargs` of the distractions under its other spelling.
         render_mode: `'rgb_array'` or `None`.
+        **distractions: `difficulty`, `dynamic`, `background_dataset_path`,
+            `background_dataset_videos`, `shadow_size` and `<name>_kwargs` for each distraction,
+            see `distracting_control.load`.
 
     Raises:
         FileNotFoundError: If the background's folder is missing or empty.
+        TypeError: If there is no such argument.
         ValueError: If the task does not exist, or settings are out of range or contradictory.
     """
 
@@ -85,41 +79,29 @@ class DMCEnv(gymnasium.Env):
         environment_kwargs: Kwargs | None = None,
         time_limit: float | None = None,
         channels_first: bool = True,
-        difficulty: str | None = None,
-        dynamic: bool = False,
-        camera_kwargs: Kwargs | None = None,
         colour_kwargs: Kwargs | None = None,
-        color_kwargs: Kwargs | None = None,
-        background_kwargs: Kwargs | None = None,
-        background_dataset_path: str | os.PathLike | None = None,
-        background_dataset_videos: str | Sequence[str] | None = "train",
-        shadow_size: int | None = None,
         render_mode: str | None = "rgb_array",
+        **distractions: Any,
     ) -> None:
         """Builds the env; for the arguments see the class."""
         _check(frame_skip, episode_length, render_mode)
         if from_pixels and visualize_reward:
             raise ValueError("visualize_reward would show the agent its reward: not with pixels")
-        if colour_kwargs is not None and color_kwargs is not None:
-            raise ValueError("colour_kwargs and color_kwargs are the same: give one of them")
+        if colour_kwargs is not None:
+            if distractions.get("color_kwargs") is not None:
+                raise ValueError("colour_kwargs and color_kwargs are the same: give one of them")
+            distractions["color_kwargs"] = colour_kwargs
         if camera_id is None:
             camera_id = _CAMERA_IDS.get(domain_name, 0)
         self._env = distracting_control.load(
             domain_name,
             task_name,
             seed=seed,
-            difficulty=difficulty,
-            dynamic=dynamic,
             camera_id=camera_id,
-            camera_kwargs=camera_kwargs,
-            color_kwargs=color_kwargs if colour_kwargs is None else colour_kwargs,
-            background_kwargs=background_kwargs,
-            background_dataset_path=background_dataset_path,
-            background_dataset_videos=background_dataset_videos,
             task_kwargs=None if time_limit is None else {"time_limit": time_limit},
             environment_kwargs=environment_kwargs,
             visualize_reward=visualize_reward,
-            shadow_size=shadow_size,
+            **distractions,
         )
         self._frame_skip, self._episode_length = frame_skip, episode_length
         self._over, self._control_steps = True, 0

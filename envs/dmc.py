@@ -5,33 +5,16 @@ environment; by then OpenGL is chosen.
 """
 
 import functools
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 
+import distracting_control
 import dmc2gym
 from envs.rendering import software_shadow_size
-from envs.settings import TEXTURE_SETTINGS, EnvSettings
-from envs.suites import VARIATIONS, Factories, Suite
-
-# Our settings' names → those of distracting_control.
-_CAMERA = {
-    "camera_horizontal_delta": "horizontal_delta",
-    "camera_vertical_delta": "vertical_delta",
-    "camera_roll_delta": "roll_delta",
-    "camera_max_vel": "max_vel",
-    "camera_vel_std": "vel_std",
-    "camera_max_roll_vel": "max_roll_vel",
-    "camera_roll_std": "roll_std",
-    "camera_max_zoom_in_percent": "zoom_in",
-    "camera_max_zoom_out_percent": "zoom_out",
-    "camera_limit_to_upper_quadrant": "upper_quadrant",
-}
-_BACKGROUND = {
-    "background_num_videos": "num_videos",
-    "background_ground_plane_alpha": "floor_alpha",
-}
+from envs.settings import DISTRACTION_SETTINGS, EnvSettings
+from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
 
 def _table() -> dict[str, tuple[str, str]]:
@@ -64,23 +47,24 @@ def distracting_factories(identity: tuple[str, ...], settings: EnvSettings) -> F
     Raises:
         ValueError: If the camera is to be distracted and nothing says how.
     """
-    for prefix in ("", "test_"):
-        _check_camera(settings, prefix)
     build = functools.partial(_build, identity, settings)
+    domain, _ = identity
     return {
-        "train": functools.partial(build, prefix=""),
-        "test": functools.partial(build, prefix="test_"),
+        "train": functools.partial(build, distractions=_distractions(domain, settings, "")),
+        "test": functools.partial(build, distractions=_distractions(domain, settings, "test_")),
         "original": build,
     }
 
 
-def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None = None) -> gym.Env:
+def _build(
+    identity: tuple[str, ...], settings: EnvSettings, distractions: Mapping[str, Any] | None = None
+) -> gym.Env:
     """One environment of the suite, which draws only when asked to.
 
     Args:
         identity: (domain, task).
         settings: The settings.
-        prefix: Start of the names of the distractions' settings; None for no distractions.
+        distractions: Arguments of ``dmc2gym.make`` that turn them on; None for none.
     """
     shadow_size = software_shadow_size(settings.shadow_size)
     domain, task = identity
@@ -96,7 +80,7 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
         episode_length=settings.time_limit,
         channels_first=False,
         shadow_size=shadow_size,
-        **({} if prefix is None else _distractions(domain, settings, prefix)),
+        **(distractions or {}),
     )
     # Read when the first frame makes the context. The model asks for 640×480 with four samples a
     # pixel, all of which the floor's reflection clears and writes again for every frame.
@@ -108,66 +92,27 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, prefix: str | None 
 def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, Any]:
     """The arguments of ``dmc2gym.make`` for one variation.
 
-    Its own ``difficulty`` would turn all distractions on; here each is turned on by itself, and
-    the difficulty only completes it.
+    Its own ``difficulty`` would turn all distractions on; here each is turned on by its settings,
+    and the difficulty only completes it.
 
     Args:
         domain: The domain, as presets differ.
         settings: The settings.
         prefix: '' for the variation 'train', 'test_' for 'test'.
+
+    Raises:
+        ValueError: If a distraction is on and nothing says what it does.
     """
-    from distracting_control import DIFFICULTIES, camera_preset
-
-    def own(name: str) -> Any:
-        return getattr(settings, prefix + name)
-
-    difficulty = _inherited(settings, prefix, "difficulty")
-    scale, num_videos = DIFFICULTIES.get(difficulty, (None, None))
-    kwargs: dict[str, Any] = {
-        "dynamic": own("dynamic"),
-        "colour_kwargs": {
-            "max_delta": _inherited(settings, prefix, "max_delta"),
-            "step_std": _inherited(settings, prefix, "step_std"),
-            "disjoint_set": own("disjoint_sets"),
-        },
+    values = vars(settings)
+    strength = distracting_control.Strength.of(values, prefix)
+    kwargs = {
+        f"{name}_kwargs": kind.settings.of(values, prefix).kwargs(domain, strength)
+        for name, kind in distracting_control.distractions().items()
     }
-    if _inherited(settings, prefix, "camera"):
-        preset = {} if scale is None else camera_preset(domain, scale, own("dynamic"))
-        kwargs["camera_kwargs"] = {**preset, **_given(settings, _CAMERA)}
-    if own("background_dataset_path") is not None:
-        kwargs["background_dataset_path"] = own("background_dataset_path")
-        kwargs["background_dataset_videos"] = own("background_dataset_videos")
-        given = _given(settings, _BACKGROUND)
-        kwargs["background_kwargs"] = {"num_videos": num_videos, **given}
-    return kwargs
+    return {name: given for name, given in kwargs.items() if given is not None}
 
-
-def _inherited(settings: EnvSettings, prefix: str, name: str) -> Any:
-    """The setting of a variation, or its namesake of 'train' where that is None."""
-    value = getattr(settings, prefix + name)
-    return getattr(settings, name) if value is None else value
-
-
-def _given(settings: EnvSettings, names: dict[str, str]) -> dict[str, Any]:
-    """The settings that are not None, under their names in distracting_control."""
-    values = {theirs: getattr(settings, ours) for ours, theirs in names.items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _check_camera(settings: EnvSettings, prefix: str) -> None:
-    """Refuses a camera that is distracted by nothing."""
-    wanted = _inherited(settings, prefix, "camera")
-    difficulty = _inherited(settings, prefix, "difficulty")
-    if wanted and difficulty is None and not _given(settings, _CAMERA):
-        raise ValueError(
-            f"{prefix}camera is on but nothing says how far it moves: "
-            "set difficulty, or camera_horizontal_delta and its like"
-        )
-
-
-_DISTRACTING = frozenset(field.name for field in fields(EnvSettings)) - TEXTURE_SETTINGS
 
 SUITES = (
     Suite("dmc", _table(), plain_factories),
-    Suite("dmc2gym", _table(), distracting_factories, reads=_DISTRACTING),
+    Suite("dmc2gym", _table(), distracting_factories, reads=COMMON | DISTRACTION_SETTINGS),
 )

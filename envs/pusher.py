@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import RescaleAction, TransformAction
 
+from distracting_control.color import ColorSettings, color_boxes
 from envs.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
@@ -59,8 +60,6 @@ class PusherColors(gym.Wrapper):
         Raises:
             ValueError: If the boxes of the two sets would overlap in every channel.
         """
-        from distracting_control.color import color_boxes  # imports MuJoCo
-
         super().__init__(env)
         model = env.unwrapped.model
         self._parts = [[model.geom(name).id for name in names] for names in (TABLE, ARM)]
@@ -99,7 +98,7 @@ def _tasks() -> dict[str, tuple[str, ...]]:
 
 
 def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The environment in the colours of each variation; one that is not Pusher has one look.
+    """The environment in the colours of each variation; one that is not Pusher has one alone.
 
     Args:
         identity: (id,).
@@ -109,10 +108,10 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
     build = functools.partial(_build, identity[0], settings)
     if identity[0] != PUSHER:
         return dict.fromkeys(VARIATIONS, build)
-    test_delta = settings.max_delta if settings.test_max_delta is None else settings.test_max_delta
+    train, test = (ColorSettings.of(vars(settings), prefix) for prefix in ("", "test_"))
     return {
-        "train": functools.partial(build, (settings.max_delta, settings.disjoint_sets)),
-        "test": functools.partial(build, (test_delta, settings.test_disjoint_sets)),
+        "train": functools.partial(build, (train.max_delta, train.disjoint_sets)),
+        "test": functools.partial(build, (test.max_delta, test.disjoint_sets)),
         "original": functools.partial(build, (None, None)),
     }
 

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from envs.inturn import InTurn
-from envs.processes import Processes
-from envs.restarts import Begun, in_a_line, used_up
+from envs.errors import EnvError
+from envs.parallel import ParallelEnvs
+from envs.recovery import OpenEpisode, in_a_line, used_up
+from envs.serial import SerialEnvs
 from envs.suites import SPLITS
-from envs.wrappers import EnvError, OneHot
+from envs.wrappers import OneHot
 
 WORKERS = ("none", "process", "auto")
 # What a step of a broken environment answers.
-_NOTHING = {"discount": 1.0, "control_steps": 0, "success": math.nan, "distance": math.nan}
+_NOTHING = {"discount": 1.0, "success": math.nan, "distance": math.nan}
 _LARGEST = float(np.finfo(np.float32).max)
 _BROKEN = (0.0, False, False, _NOTHING)
 
@@ -35,7 +36,6 @@ class StepResult(NamedTuple):
         terminated: bool [n], the task has ended.
         truncated: bool [n], the time is up.
         discount: float32 [n], 0 where terminated.
-        control_steps: int64 [n], how many the step took.
         success: float32 [n], above 0 where the task was achieved in this step; NaN where the
             environment does not tell.
         distance: float32 [n], from the goal, in the environment's unit; NaN likewise.
@@ -48,7 +48,6 @@ class StepResult(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     discount: np.ndarray
-    control_steps: np.ndarray
     success: np.ndarray
     distance: np.ndarray
     broken: np.ndarray
@@ -88,7 +87,6 @@ class VectorEnv:
         restarts: How often environments may be made anew, in all; at 0, the default, the first
             failure raises.
         restarted: How often they were.
-        dropped: Episodes lost.
         lost: bool [n], whose episode could not begin or be taken up: the next step is broken.
         notes: What has failed, see :meth:`take_notes`.
         n: How many environments.
@@ -130,18 +128,20 @@ class VectorEnv:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
         if workers == "auto":
             workers = "process" if len(factories) > 1 and (os.cpu_count() or 1) > 1 else "none"
-        process = workers == "process"
-        self._envs = Processes(factories, timeout) if process else InTurn(factories)
+        if workers == "process":
+            self._envs = ParallelEnvs(factories, timeout)
+        else:
+            self._envs = SerialEnvs(factories)
         self.n = len(factories)
         self.split = split
         self.workers = workers
         self.image_shape = self._envs.observation_space["image"].shape
         self.action_size = int(self._envs.action_space.shape[0])
         self.discrete = isinstance(self._envs.action_space, OneHot)
-        self.restarts = self.restarted = self.dropped = 0
+        self.restarts = self.restarted = 0
         self.lost = np.zeros(self.n, bool)
         self.notes: list[dict[str, Any]] = []
-        self._episodes = [Begun() for _ in factories]
+        self._episodes = [OpenEpisode() for _ in factories]
         self._running = np.zeros(self.n, bool)  # inside an episode, so able to step
         self._actions: np.ndarray | None = None  # sent or about to be, not yet answered
 
@@ -175,7 +175,7 @@ class VectorEnv:
         begun = {}
         for i in np.flatnonzero(mask).tolist():
             seed = None if chosen[i] is None else int(chosen[i])
-            begun[i] = Begun(seed, variation or self._episodes[i].variation)
+            begun[i] = OpenEpisode(seed, variation or self._episodes[i].variation)
         return self._begin(begun)
 
     def restore(self, episodes: Sequence[Mapping[str, Any] | None]) -> np.ndarray:
@@ -202,7 +202,7 @@ class VectorEnv:
             if entry is not None:
                 actions = np.array(entry["actions"], np.float32).reshape(-1, self.action_size)
                 variation = entry["variation"] or self._episodes[i].variation
-                begun[i] = Begun(int(entry["seed"]), variation, list(actions))
+                begun[i] = OpenEpisode(int(entry["seed"]), variation, list(actions))
         if not begun:
             raise ValueError("no episode to take up: all entries are None")
         return self._begin(begun)
@@ -283,7 +283,7 @@ class VectorEnv:
         """Closes it."""
         self.close()
 
-    def _begin(self, begun: dict[int, Begun]) -> np.ndarray:
+    def _begin(self, begun: dict[int, OpenEpisode]) -> np.ndarray:
         """Takes environments to where their episodes stand; returns the frames of all."""
         if self._actions is not None:
             raise RuntimeError("a step is under way: call step_wait first")
@@ -321,7 +321,7 @@ class VectorEnv:
         return answer
 
     def _again(
-        self, i: int, error: EnvError, episode: Begun, action: np.ndarray | None = None
+        self, i: int, error: EnvError, episode: OpenEpisode, action: np.ndarray | None = None
     ) -> tuple | None:
         """Makes an environment anew, takes its episode up and does what it failed in.
 
@@ -338,7 +338,6 @@ class VectorEnv:
             return answer
         except EnvError as again:
             self._renew(i, again, steps=len(episode.actions), dropped=True)
-            self.dropped += 1
             return None
 
     def _renew(self, i: int, error: EnvError, **note: Any) -> None:
@@ -364,7 +363,6 @@ class VectorEnv:
             np.array(terminated, bool),
             np.array(truncated, bool),
             np.array(told["discount"], np.float32),
-            np.array(told["control_steps"], np.int64),
             np.array(told["success"], np.float32),
             np.array(told["distance"], np.float32),
             np.array([i not in answers for i in range(self.n)]),

@@ -15,20 +15,16 @@ Info = dict[str, Any]
 TOLD = ("success", "distance")
 
 
-class EnvError(RuntimeError):
-    """An environment failed; the message says which one and holds its traceback."""
-
-
 class Variations(gym.Env):
-    """One task in several looks, of which one is built at a time.
+    """One task in several variations, of which one is built at a time.
 
-    ``reset(options={"variation": name})`` chooses; without a name the look stays. The inner
+    ``reset(options={"variation": name})`` chooses; without a name the variation stays. The inner
     environment is rebuilt only when the new name has another thunk than the old one, so a
     switch in the middle of training costs one construction and nothing before or after.
     """
 
     def __init__(self, factories: Factories, initial: str):
-        """Builds the first look.
+        """Builds the first variation.
 
         Args:
             factories: {variation: thunk that builds the environment}.

@@ -12,7 +12,6 @@ import functools
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from accel.runtime import Runtime
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
 from config import Config, load_saved
-from envs import SUITES, EnvError, EnvSettings, parse_task
+from envs import EnvError, EnvSettings, factories_of
 from fast import resolve_device
 from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
@@ -193,9 +192,7 @@ def _load(folder: Path) -> dict[str, Any]:
 
 
 def _check_variation(config: Config, variation: str) -> None:
-    task = parse_task(config.task)
-    settings = EnvSettings(**{field.name: config[field.name] for field in fields(EnvSettings)})
-    names = SUITES[task.suite].factories(task.identity, settings)
+    names = factories_of(config.task, EnvSettings.within(config))
     if variation not in names:
         raise UserError(
             f"--eval_colors takes {', '.join(names)} for {config.task}, not '{variation}'"

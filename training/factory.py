@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,16 @@ from agents.base import Spaces
 from config import Config
 from data.caching import cache_root
 from device_store import place
-from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
-from envs.restarts import used_up
+from envs import (
+    EnvError,
+    EnvSettings,
+    UnknownTask,
+    VectorEnv,
+    as_flags,
+    make_vector,
+    used_up,
+    variation_for,
+)
 from episodes import count_rows
 from replay import Replay
 from tools import UserError, derive_seed, expand_path
@@ -59,7 +65,7 @@ def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv
     Raises:
         UserError: a setting does not fit the task, or what it names is not there.
     """
-    settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
+    settings = EnvSettings.pick(config)
     envs, workers = None, config.async_env
     overlaps = split == "train" and runtime.overlap
     if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
@@ -82,8 +88,7 @@ def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv
         reason = str(error).strip().splitlines()[-1]
         if "No module named" in reason:
             reason += ": pip install -r requirements.txt"
-        flags = re.sub(rf"(?<![\w-])({'|'.join(settings)})\b", r"--\1", reason)
-        raise UserError(f"{config.task} cannot be made: {flags}") from error
+        raise UserError(f"{config.task} cannot be made: {as_flags(reason)}") from error
 
 
 def spaces_of(envs: VectorEnv) -> Spaces:

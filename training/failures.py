@@ -6,8 +6,7 @@ import errno
 
 import torch
 
-from envs import EnvError
-from envs.restarts import in_a_line
+from envs import EnvError, in_a_line
 
 # How PyTorch and Python tell of memory, threads or a GPU that fail, and of no mistake of ours.
 _SAID = (

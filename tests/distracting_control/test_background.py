@@ -1,9 +1,5 @@
 """The background: videos that the tests draw, found, decoded and seen in the sky."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import imageio.v3 as iio
 import numpy as np
 import pytest

@@ -1,9 +1,5 @@
 """The camera distraction, against the poses that MuJoCo gives an undistracted twin."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 from dm_control import suite

@@ -1,9 +1,5 @@
 """The colour distraction: boxes, motion, and what reaches the picture."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 from dm_control import suite

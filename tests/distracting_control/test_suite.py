@@ -1,9 +1,5 @@
 """Loading with presets, and what one seed determines."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 from dm_control import suite

@@ -1,9 +1,5 @@
 """The Gymnasium environment, against plain dm_control."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import warnings
 
 import gymnasium

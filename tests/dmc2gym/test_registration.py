@@ -1,9 +1,6 @@
 """Names: every task of the suite by its id, and what is said of those that do not exist."""
 
 import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import subprocess
 import sys
 
@@ -102,7 +99,7 @@ dropped = dmc2gym.make("walker", "walk", from_pixels=True, shadow_size=256)
 dropped.reset()
 del dropped
 """
-    env = os.environ | {"MUJOCO_GL": "osmesa", "PYTHONPATH": os.pathsep.join(sys.path)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True
     )

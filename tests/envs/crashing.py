@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from envs.wrappers import AgentInfo, Pixels, Resumable
 TASK = "dmc2gym_cartpole_swingup"
 SMALL = {"time_limit": 20, "shadow_size": 64}  # 10 steps
 SHAPE = (4, 4, 3)
+
+
+def processes(vector: envs.VectorEnv) -> list[BaseProcess]:
+    """The worker processes of a vector, in the order of its environments."""
+    return [worker.process for worker in vector._envs._workers if worker is not None]
 
 
 class Toy(gym.Env):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from envs import EnvError, VectorEnv
-from tests.envs.crashing import crashing, lingering, toy, unclosable
+from tests.envs.crashing import crashing, lingering, processes, toy, unclosable
 
 STILL = np.zeros((2, 1), np.float32)
 RESTARTS = 6
@@ -119,7 +119,7 @@ def test_many_restarts_leave_nothing_behind():
         before = facts()
         assert before[2] >= 2
         for _ in range(RESTARTS):
-            os.kill(vector._envs.processes[1].pid, signal.SIGKILL)
+            os.kill(processes(vector)[1].pid, signal.SIGKILL)
             assert not vector.step(STILL).broken.any()
         assert vector.restarted == RESTARTS
         # Descriptors of other tests may be collected meanwhile.
@@ -134,11 +134,11 @@ def test_a_worker_that_does_not_end_is_killed():
     with VectorEnv(factories, workers="process") as vector:
         vector.restarts = 2
         vector.reset(seeds=[11, 12])
-        pids = [process.pid for process in vector._envs.processes]
+        pids = [process.pid for process in processes(vector)]
         vector.step(np.array([[0], [np.nan]]))
         assert vector.restarted == 2
         assert [Path(f"/proc/{pid}").exists() for pid in pids] == [True, False]
-        pids += [process.pid for process in vector._envs.processes]
+        pids += [process.pid for process in processes(vector)]
         start = time.monotonic()
     assert time.monotonic() - start < 15
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -148,7 +148,7 @@ def test_a_worker_that_does_not_end_is_killed():
 def test_signals_to_all_processes_are_the_parents_business(number):
     with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process") as vector:
         vector.reset(seeds=[11, 12])
-        for process in vector._envs.processes:
+        for process in processes(vector):
             os.kill(process.pid, number)
         vector.step(STILL)  # with no restart to spend
         assert vector.restarted == 0
@@ -157,11 +157,11 @@ def test_signals_to_all_processes_are_the_parents_business(number):
 ENDS = """
 import functools
 from envs import VectorEnv
-from tests.envs.crashing import toy
+from tests.envs.crashing import processes, toy
 
 if __name__ == "__main__":
     vector = VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process")
-    print(*[process.pid for process in vector._envs.processes], flush=True)
+    print(*[process.pid for process in processes(vector)], flush=True)
     raise SystemExit(3)
 """
 
@@ -182,22 +182,22 @@ def test_a_process_that_closes_nothing_ends_with_its_workers(tmp_path):
 HANGS = """
 import atexit, functools, os, signal, sys, threading, time
 from pathlib import Path
-from envs import VectorEnv, processes
-from tests.envs.crashing import crashing, toy
+from envs import VectorEnv, parallel, worker
+from tests.envs.crashing import crashing, processes, toy
 
 if __name__ == "__main__":
-    processes._PATIENCE = 0.2
+    parallel.PATIENCE = worker.PATIENCE = 0.2
     plan = {{"moment": (12, 1), "how": "hang", "ledger": Path(sys.argv[1]), "times": 1}}
     vector = VectorEnv([functools.partial(crashing, 0, toy, **plan)], workers="process")
     vector.reset(seeds=[12])
     vector.step_async([[0.0]])
-    print(vector._envs.processes[0].pid, flush=True)
+    print(processes(vector)[0].pid, flush=True)
     while not Path(sys.argv[1]).exists():
         time.sleep(0.01)
     {then}
 """
 # As one that is stuck in the system, which no signal ends.
-STUCK = "vector._envs.processes[0].kill = lambda: None; vector.close()"
+STUCK = "processes(vector)[0].kill = lambda: None; vector.close()"
 
 
 @pytest.mark.parametrize("then", ["os.kill(os.getpid(), signal.SIGKILL)", STUCK])

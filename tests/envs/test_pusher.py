@@ -274,7 +274,7 @@ def test_without_a_set_each_part_keeps_to_its_own_color(make, plain):
 
 
 def test_colors_that_would_overlap_are_refused(make):
-    with pytest.raises(ValueError, match=r"max_delta 0\.25 .* overlap: lower it to 0\.2"):
+    with pytest.raises(ValueError, match=r"max_delta 0\.25 .* overlap: give at most 0\.2"):
         envs.make_env(PUSHER, max_delta=0.25)
     with pytest.raises(ValueError, match=r"max_delta 0\.3 .* overlap"):
         envs.make_env(PUSHER, variation="test", test_max_delta=0.3)

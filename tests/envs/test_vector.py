@@ -2,8 +2,6 @@
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -56,7 +54,6 @@ def test_facts_of_the_vector(vector):
         "terminated": ((N,), "bool"),
         "truncated": ((N,), "bool"),
         "discount": ((N,), "float32"),
-        "control_steps": ((N,), "int64"),
         "success": ((N,), "float32"),
         "distance": ((N,), "float32"),
         "broken": ((N,), "bool"),

@@ -1,20 +1,15 @@
 """The wrappers on Gymnasium's own environments, and where suites to come will need them."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 import dmc2gym
-from envs.reporting import Reported
+from envs.errors import EnvError, Reported
 from envs.wrappers import (
     ActionRepeat,
     AgentInfo,
-    EnvError,
     OneHot,
     OneHotAction,
     Pixels,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from envs import choose_backend
 from tests.faults.harness import Lab, Tally, Unmet
 from tests.faults.rows import ROWS, Row, table, write
 
@@ -36,7 +37,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the runs' folder there")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ.setdefault("MUJOCO_GL", "osmesa")
+    choose_backend()
     chosen = set(QUICK if given.quick else given.only)
     if os.geteuid():
         mounted = {row.name for row in ROWS if row.name in chosen and row.mounts}

@@ -4,8 +4,6 @@ import functools
 import os
 import signal
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ from envs import EnvError, VectorEnv, make_vector
 from episodes import read_episode
 from replay import Replay
 from tests.countdown import Countdown, Counting, step
-from tests.envs.crashing import SMALL, TASK, crashing, toy
+from tests.envs.crashing import SMALL, TASK, crashing, processes, toy
 from training.collector import Collector
 from training.evaluator import play_episodes
 
@@ -121,16 +119,16 @@ def test_a_worker_killed_while_a_step_overlaps_changes_nothing(tmp_path, when):
             policy = RandomPolicy(Spaces((8, 8, 3), 1, False), seed=1)
             for t in range(14):
                 if t == 13 and kill and when == "send":
-                    os.kill(vector._envs.processes[0].pid, signal.SIGKILL)
+                    os.kill(processes(vector)[0].pid, signal.SIGKILL)
                 collector.send(policy)
                 if t == 13 and kill and when != "send":
-                    os.kill(vector._envs.processes[0].pid, signal.SIGKILL)
+                    os.kill(processes(vector)[0].pid, signal.SIGKILL)
                 state = collector.replay.state_dict(), collector.save_state()
                 if t == 13 and kill and when == "state":
                     collector = collector_of(folder, vector)
                     vector.step_wait()
                     vector.restarts = 2
-                    os.kill(vector._envs.processes[1].pid, signal.SIGKILL)
+                    os.kill(processes(vector)[1].pid, signal.SIGKILL)
                     collector.replay.load_state_dict(state[0])
                     assert collector.load_state(state[1])
                 collector.receive()

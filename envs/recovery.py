@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from envs.wrappers import EnvError
+from envs.errors import EnvError
 
 
 @dataclass
-class Begun:
+class OpenEpisode:
     """An episode that an environment plays.
 
     Attributes:

@@ -9,13 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("MUJOCO_GL", "osmesa")
-
 import numpy as np
 import pytest
 
 import envs
 from envs import EnvError, VectorEnv
+from tests.envs.crashing import processes
 
 MAIN, OWN = sys.modules["__main__"], os.environ.get("LP_NUM_THREADS")
 
@@ -49,7 +48,7 @@ def breakable():
 
 
 def test_close_reaps_the_workers(breakable):
-    pids = [process.pid for process in breakable._envs.processes]
+    pids = [process.pid for process in processes(breakable)]
     assert all(alive(pid) for pid in pids)
     breakable.reset(seeds=[1, 2])
     breakable.step_async(STILL)  # and in the middle of a step
@@ -62,7 +61,7 @@ def test_close_reaps_the_workers(breakable):
 
 
 def test_workers_have_one_thread_pool_thread_and_leave_the_parents_environment(breakable):
-    for process in breakable._envs.processes:
+    for process in processes(breakable):
         environment = Path(f"/proc/{process.pid}/environ").read_text()
         for setting in ("OMP_NUM_THREADS=1", "LP_NUM_THREADS=1", "MUJOCO_GL="):
             assert setting in environment
@@ -84,21 +83,21 @@ def test_ctrl_c_does_not_reach_the_workers(breakable):
     breakable.reset(seeds=[1, 2])
     expected = breakable.step(STILL).image
     breakable.reset(seeds=[1, 2])
-    for process in breakable._envs.processes:
+    for process in processes(breakable):
         os.kill(process.pid, signal.SIGINT)
     np.testing.assert_array_equal(breakable.step(STILL).image, expected)
 
 
 def test_a_worker_that_dies_is_named_and_close_still_works(breakable):
     breakable.reset(seeds=[1, 2])
-    doomed = breakable._envs.processes[1]
+    doomed = processes(breakable)[1]
     os.kill(doomed.pid, signal.SIGKILL)
     with pytest.raises(EnvError, match="env 1 is gone: its worker ended with signal SIGKILL"):
         breakable.step(STILL)
     start = time.monotonic()
     breakable.close()
     assert time.monotonic() - start < 30
-    assert not any(process.is_alive() for process in breakable._envs.processes)
+    assert not any(process.is_alive() for process in processes(breakable))
 
 
 def test_a_worker_that_cannot_build_its_env_says_why_and_none_is_left():
@@ -114,11 +113,12 @@ SCRIPT = """
 import sys
 import numpy as np
 import envs
+from tests.envs.crashing import processes
 
 vector = envs.make_vector("{task}", 2, workers="process")
 vector.reset(seeds=[1, 2])
 try:
-    print(*[process.pid for process in vector._envs.processes], flush=True)
+    print(*[process.pid for process in processes(vector)], flush=True)
     while True:
         vector.reset(seeds=[1, 2])
         vector.step(np.zeros((2, 1)))

@@ -9,7 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.wrappers import EnvError
+
+class EnvError(RuntimeError):
+    """An environment failed; the message says which one and holds its traceback."""
 
 
 class Reported(gym.Wrapper):

@@ -7,12 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.reporting import Reported, close, perform
-from envs.wrappers import EnvError
+from envs.errors import EnvError, Reported, close, perform
 
 
-class InTurn:
-    """The same as :class:`envs.processes.Processes`, without processes.
+class SerialEnvs:
+    """The same as :class:`envs.parallel.ParallelEnvs`, without processes.
 
     What is sent to an environment is done when its answer is received.
     """
@@ -43,7 +42,7 @@ class InTurn:
         self._sent[index] = command, data
 
     def receive(self, index: int) -> tuple:
-        """The answer to what was sent last, as of :func:`envs.reporting.perform`.
+        """The answer to what was sent last, as of :func:`envs.errors.perform`.
 
         Raises:
             EnvError: If the environment failed.

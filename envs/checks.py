@@ -1,0 +1,54 @@
+"""What a configuration must satisfy for its environments; each refusal is a line with the mend."""
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from envs.settings import EnvSettings
+from envs.tasks import SUITES, parse_task
+from tools import UserError, check_folder
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks what a configuration says of environments, and notes what will change nothing.
+
+    Args:
+        config: Every key as an item. Its attributes ``blocks`` and ``overrides`` name the blocks
+            that it stacks and the keys that were flags.
+
+    Raises:
+        UserError: A setting is out of range, or a folder is not there; one line names the flag.
+        UnknownTask: There is no such task; one line with the nearest one.
+    """
+    try:
+        EnvSettings.within(config)
+    except ValueError as error:
+        raise UserError(as_flags(str(error))) from None
+    parse_task(config["task"])
+    evaluates = config["evaluate"] is not None
+    if evaluates or not config["beta_vae_pretrain"]:  # a pretraining plays nothing
+        for flag in ("background_dataset_path", "test_background_dataset_path"):
+            check_folder(config[flag], flag, "*")
+        if not evaluates:
+            _note_unread(config)
+
+
+def as_flags(text: str) -> str:
+    """A text in which the names of settings are flags."""
+    names = "|".join(EnvSettings.names())
+    return re.sub(rf"(?<![\w-])({names})\b", r"--\1", text)
+
+
+def _note_unread(config: Mapping[str, Any]) -> None:
+    """Says which of the given flags and blocks are not for the task's suite."""
+    task, suite = config["task"], parse_task(config["task"]).suite
+    for block in (set(config.blocks) & set(SUITES)) - {suite}:
+        print(
+            f"note: the block {block} is for {block}_… tasks; {task} has the block {suite}",
+            file=sys.stderr,
+        )
+    unread = (set(config.overrides) & set(EnvSettings.names())) - SUITES[suite].reads
+    if unread:
+        flags = ", ".join(f"--{name}" for name in sorted(unread))
+        print(f"note: {flags} changes nothing in {task}", file=sys.stderr)

@@ -1,0 +1,98 @@
+"""The tasks of all suites: their names, and the variations that they are played in."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from envs import dmc, drawerworld, pusher
+from envs.settings import EnvSettings
+from envs.suites import Factories, Suite
+
+SUITES: dict[str, Suite] = {
+    suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
+}
+
+
+class UnknownTask(ValueError):
+    """No suite has such a task; the message gives the nearest one."""
+
+
+class Task(NamedTuple):
+    """A parsed task name.
+
+    Attributes:
+        suite: Prefix of the suite, a key of ``SUITES``.
+        identity: What identifies the task there, such as ('walker', 'walk').
+    """
+
+    suite: str
+    identity: tuple[str, ...]
+
+
+def known_tasks() -> tuple[str, ...]:
+    """The full names of all tasks, sorted; a task with a short name is there under both."""
+    return tuple(
+        sorted(f"{suite.prefix}_{name}" for suite in SUITES.values() for name in suite.tasks)
+    )
+
+
+def parse_task(task: str) -> Task:
+    """The suite and the task that a name means. Imports no simulator.
+
+    Raises:
+        UnknownTask: If there is none; the message gives the nearest name.
+    """
+    prefix, _, name = task.partition("_")
+    suite = SUITES.get(prefix)
+    if suite is None or name not in suite.tasks:
+        # Of equally near ones the first: a task without its version means the paper's, v1.
+        nearest = min(known_tasks(), key=lambda known: -_likeness(task, known))
+        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?")
+    return Task(prefix, suite.tasks[name])
+
+
+def factories_of(task: str, settings: EnvSettings) -> Factories:
+    """{variation: thunk that builds the task's environment in it}; those that look alike share one.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If the settings do not fit together.
+    """
+    suite, identity = parse_task(task)
+    return SUITES[suite].factories(identity, settings)
+
+
+def variation_for(task: str, split: str, color_distractor: bool, second_half: bool) -> str:
+    """The variation to play an episode in.
+
+    Args:
+        task: Name of the task, whose suite decides.
+        split: 'train' or 'eval'.
+        color_distractor: Whether the distraction is switched at the midpoint of training.
+        second_half: Whether training is past its midpoint.
+
+    Returns:
+        A name for ``reset``'s ``options["variation"]``.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If ``split`` is not known.
+    """
+    suite = SUITES[parse_task(task).suite]
+    return suite.variation_for(split, color_distractor, second_half)
+
+
+def has_switch(task: str, settings: Mapping[str, Any]) -> bool:
+    """Whether ``color_distractor`` changes anything: training looks different in its second half.
+
+    Args:
+        task: Name of the task.
+        settings: Where :class:`EnvSettings` finds its fields; other names are left alone.
+    """
+    factories = factories_of(task, EnvSettings.within(settings))
+    first, second = (variation_for(task, "train", True, half) for half in (False, True))
+    return factories[first] is not factories[second]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, one).ratio()
