@@ -33,7 +33,12 @@ fi
 
 # All mounts are made in a namespace of this script's own, which ends with the command.
 root=$(mktemp -d "$FRESH/run.XXXXXX")
-trap 'rm -rf --one-file-system "$root"' EXIT
+clean_up() {
+  # The command's first process ends all others with it.
+  [ -z "${job:-}" ] || { pkill -KILL -P "$job"; wait "$job"; } || true
+  rm -rf --one-file-system "$root"
+}
+trap clean_up EXIT
 cp -a "$clean/." "$root"
 git clone --quiet --depth 1 "file://$(git rev-parse --show-toplevel)" "$root/project"
 
@@ -70,7 +75,7 @@ inside() {
   mount -t proc proc "$root/proc"
   mount -t sysfs -o ro sysfs "$root/sys"
   mount --rbind /dev "$root/dev"
-  exec chroot "$root" /usr/bin/env -i "$@" HOME="$HOME" LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+  chroot "$root" /usr/bin/env -i "$@" HOME="$HOME" LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     bash -c "cd /project && $COMMAND"
 }
@@ -78,4 +83,6 @@ export -f inside
 export root folders COMMAND
 mkdir -p "$root$HOME"
 unshare --mount --propagation private --pid --fork --kill-child \
-  bash -euo pipefail -c 'inside "$@"' bash "${settings[@]}"
+  bash -euo pipefail -c 'inside "$@"' bash "${settings[@]}" &
+job=$!
+wait "$job"
