@@ -80,7 +80,21 @@ def of_something_else(run):
 
 
 def broken_config(run):
-    (run / "config.yaml").write_text("a: [1")
+    (run / "config.yaml").write_text(config.HEAD + "a: [1")
+    return run
+
+
+def of_an_older_format(run):
+    rewrite(run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.removeprefix(config.HEAD))
+    return run
+
+
+def with_an_older_checkpoint(run):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    del state["format"]
+    torch.save(state, run / "checkpoint.pt")
     return run
 
 
@@ -109,6 +123,8 @@ REFUSED = [
     (damaged, {}, ["--evaluate", ".pt cannot be read"]),
     (of_something_else, {}, ["--evaluate", ".pt is not"]),
     (broken_config, {}, ["--evaluate", "config.yaml cannot be read"]),
+    (of_an_older_format, {}, ["--evaluate", "config.yaml", "format 1", "another version"]),
+    (with_an_older_checkpoint, {}, ["--evaluate", ".pt was written by another version"]),
     (of_newer_code, {}, ["--evaluate", "config.yaml", "'units_of_tomorrow'"]),
     (of_other_weights, {}, ["checkpoint.pt", "'behavior.extra'", "(3,)", "code"]),
     (Path, {"eval_colors": "tset"}, ["--eval_colors", "train, test, original", "'test'"]),

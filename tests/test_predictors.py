@@ -28,9 +28,13 @@ def pretrained(folder, actions=0, **changes):
     return model
 
 
-def test_a_predictor_comes_back(tmp_path):
+@pytest.mark.parametrize("end", [b"", b"\nDisWM, sha256 " + b"0" * 64 + b"\n"])
+def test_a_predictor_comes_back(tmp_path, end):
+    """Also one of earlier times, whose files end in a line with their SHA-256."""
     model = pretrained(tmp_path, actions=5)
     assert sorted(os.listdir(tmp_path)) == ["decoder.pt", "encoder.pt", "rssm.pt"]
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes() + end)
     loaded = predictors.load_predictor(make_config(tmp_path))
     assert loaded.rssm.actions == 5
     own = model.state_dict()

@@ -326,10 +326,11 @@ def test_config_of_another_run_is_refused_and_shown(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [1", ""], ids=["list", "broken", "empty"])
-def test_config_that_is_none_is_refused(tmp_path, tiny, content):
+@pytest.mark.parametrize("head", [config.HEAD, "", "# DisWM run, format 0\n"])
+def test_config_that_is_none_or_of_an_older_format_is_refused(tmp_path, tiny, content, head):
     argv = tiny.finetune(tmp_path)
     tiny.folder(argv).mkdir(parents=True)
-    (tiny.folder(argv) / "config.yaml").write_text(content)
+    (tiny.folder(argv) / "config.yaml").write_text(head + content)
     assert_refused(tiny.run(argv), ["config.yaml", "--logdir"])
 
 
