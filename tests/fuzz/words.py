@@ -286,7 +286,7 @@ _LINES = (
 )
 _ODD = (
     *(b'{"step": "3"}', b'{"step": null}', b'{"step": [1]}', b'{"step": NaN}', b'{"step": true}'),
-    *(b'{"step": 1e400, "time": 1}', b'{"resumed_from": "x"}', b'{"resumed_from": null}', b"[1]"),
+    *(b'{"step": 1e400, "time": 1}', b"[1]"),
     *(
         b"[" * 100_000,
         b'{"a":' * 50_000,
