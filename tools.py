@@ -73,7 +73,8 @@ def check_folder(given: str | None, flag: str, content: str) -> None:
             f"--{flag} {folder}: there is no such folder; give one that holds {content}"
         )
     if not any(folder.glob(content)):
-        raise UserError(f"--{flag} {folder} has no {content.lstrip('*')} file; give another folder")
+        kind = f"{content.lstrip('*')} file".strip()
+        raise UserError(f"--{flag} {folder} has no {kind}; give another folder")
 
 
 def is_on(choice: str, automatic: bool) -> bool:

@@ -60,7 +60,7 @@ def test_folders_of_backgrounds(tmp_path, prefix):
     with pytest.raises(UserError, match=f"^--{flag} {tmp_path}/no: there is no such folder"):
         envs.check(Given(**{flag: f"{tmp_path}/no"}, evaluate="run"))
     envs.check(Given(**{flag: f"{tmp_path}/no"}, beta_vae_pretrain=True))
-    with pytest.raises(UserError, match=f"^--{flag} {tmp_path} has no  file"):
+    with pytest.raises(UserError, match=f"^--{flag} {tmp_path} has no file"):
         envs.check(Given(**{flag: str(tmp_path)}))
     (tmp_path / "video").mkdir()
     envs.check(Given(**{flag: str(tmp_path)}))
