@@ -57,6 +57,7 @@ def presets(tmp_path):
         "chooses:\n  method_name: invented\n"
         "typo:\n  cuont: 7\n"
         "wrong:\n  count: many\n"
+        "many:\n  method_name: [a]\n"
         "lost:\n  three: {count: 1}\n"
     )
     return path
@@ -232,6 +233,7 @@ def test_a_saved_configuration_has_its_methods_keys(tmp_path):
         ("--configs invented --queuesize 5", "unknown flag --queuesize (did you mean 'queue_size'"),
         ("--configs typo", "block typo: unknown key 'cuont' (did you mean 'count'?)"),
         ("--configs wrong", "--count takes a whole number, not 'many'"),
+        ("--configs many", "--method_name takes up to 4096 characters"),
         ("--configs lost", "the block 'three' within it is called like none of the others"),
     ],
 )  # fmt: skip
