@@ -183,8 +183,7 @@ def project(measured: Mapping[str, Any], config: Config, frames: int) -> dict[st
 
 def at_presets_schedule(config: Config) -> Config:
     """The run's configuration, at the schedule that its blocks have without flags."""
-    preset = configuration.parse(["--configs", *config.blocks, "--task", config.task])
-    return config.replace(**{name: preset[name] for name in SCHEDULE})
+    return config.replace(**{name: config.preset_value(name) for name in SCHEDULE})
 
 
 def show(measured: Mapping[str, Any], projected: Mapping[str, Any]) -> str:

@@ -54,10 +54,8 @@ def method_of(
     Raises:
         UserError: a block is another method's.
     """
-    named = [
-        block if block in methods else _keys(document, block).get("method_name") for block in blocks
-    ]
-    method = flag or next((name for name in reversed(named) if name), None)
+    named = [b if b in methods else _keys(document, b).get("method_name") for b in blocks]
+    method = flag or next((name for name in reversed(named) if isinstance(name, str)), None)
     for block in blocks:
         if block in methods and block != method:
             raise UserError(

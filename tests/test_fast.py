@@ -313,3 +313,10 @@ def test_other_updates_draw_nothing_either(changes):
         before = torch.get_rng_state()
         learner.learn(data)
         assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("seen", "auto"), [(True, "cuda:0"), (False, "cpu")])
+def test_auto_is_the_first_gpu_or_else_the_cpu(monkeypatch, seen, auto):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    assert fast.resolve_device("auto") == torch.device(auto)
+    assert fast.resolve_device("cuda:1") == torch.device("cuda:1")

@@ -152,128 +152,74 @@ CASES = [
 class Things:
     """What a table's ``{name}`` stands for; it is made when it is asked for."""
 
-    plain = "--method_name dreamerv2 --beta_vae False --distillation False"
-    nothing = "''"
-
     def __init__(self, folder, finished):
         self.folder, self.finished = folder, finished
 
     def __getitem__(self, name):
-        return getattr(self, name)
+        if name in TEXTS:
+            return TEXTS[name]
+        made = self.folder / "made"
+        if name in RUNS:
+            # A copy of a finished run, whose agent has not learnt.
+            made = Path(shutil.copytree(self.finished(), self.folder / "seed_0"))
+        elif name not in ("nowhere", "a_file"):
+            made.mkdir()
+        {**FOLDERS, **RUNS}[name](made)
+        return "." if name == "from_above" else made
 
-    def _made(self, content=None):
-        """A new folder, with an encoder.pt of that content if there is any."""
-        folder = self.folder / "made"
-        folder.mkdir()
-        if isinstance(content, bytes):
-            (folder / "encoder.pt").write_bytes(content)
-        elif content is not None:
-            torch.save(content, folder / "encoder.pt")
-        return folder
 
-    @property
-    def nowhere(self):
-        return self.folder / "nowhere"
+def broken(folder):
+    (folder / "a.npz").write_bytes(b"no archive")
+    np.savez(folder / "b.npz", reward=np.zeros(3))
 
-    @property
-    def empty(self):
-        return self._made()
 
-    @property
-    def a_file(self):
-        (self.folder / "file").write_text("something else")
-        return self.folder / "file"
+def used(folder):
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "000000-s0-3.npz", image=np.zeros((3, 64, 64, 3), np.uint8))
 
-    @property
-    def damaged_encoder(self):
-        return self._made(b"PK\x03\x04 cut short")
 
-    @property
-    def no_tensors(self):
-        return self._made([1, 2])
+def rewritten(run, **changes):
+    yaml, path = YAML(typ="safe", pure=True), run / "config.yaml"
+    values = yaml.load(path.read_text()) | changes
+    with path.open("w") as file:
+        yaml.dump(values, file)
 
-    @property
-    def code(self):
-        """A pickle that would call a function."""
-        return self._made({"a": Path("x")})
 
-    @property
-    def broken(self):
-        folder = self._made()
-        (folder / "a.npz").write_bytes(b"no archive")
-        np.savez(folder / "b.npz", reward=np.zeros(3))
-        return folder
+def of_other_weights(run):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["learner"]["weights"]["behavior.extra"] = torch.zeros(3)
+    torch.save(state, run / "checkpoint.pt")
 
-    @property
-    def used(self):
-        folder = self._made()
-        np.savez(folder / "000000-s0-3.npz", image=np.zeros((3, 64, 64, 3), np.uint8))
-        return folder
 
-    @property
-    def run_folder(self):
-        """A run's folder in place of the train_eps in it."""
-        self.used.rename(self.folder / "train_eps")
-        folder = self._made()
-        (self.folder / "train_eps").rename(folder / "train_eps")
-        return folder
+def damaged(run):
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:5000])
 
-    @property
-    def run(self):
-        """A copy of a finished run, whose agent has not learnt."""
-        return Path(shutil.copytree(self.finished(), self.folder / "seed_0"))
 
-    @property
-    def from_above(self):
-        os.chdir(self.run.parent)
-        return "."
-
-    def _rewritten(self, **changes):
-        run, yaml = self.run, YAML(typ="safe", pure=True)
-        values = yaml.load((run / "config.yaml").read_text()) | changes
-        with (run / "config.yaml").open("w") as file:
-            yaml.dump(values, file)
-        return run
-
-    @property
-    def pretraining(self):
-        return self._rewritten(beta_vae_pretrain=True)
-
-    @property
-    def of_newer_code(self):
-        return self._rewritten(units_of_tomorrow=3)
-
-    @property
-    def broken_config(self):
-        run = self.run
-        (run / "config.yaml").write_text("a: [1")
-        return run
-
-    @property
-    def without_checkpoint(self):
-        run = self.run
-        (run / "checkpoint.pt").unlink()
-        return run
-
-    @property
-    def damaged(self):
-        path = self.run / "checkpoint.pt"
-        path.write_bytes(path.read_bytes()[:5000])
-        return path.parent
-
-    @property
-    def of_something_else(self):
-        run = self.run
-        torch.save([1, 2], run / "checkpoint.pt")
-        return run
-
-    @property
-    def of_other_weights(self):
-        run = self.run
-        state = torch.load(run / "checkpoint.pt", weights_only=True)
-        state["learner"]["weights"]["behavior.extra"] = torch.zeros(3)
-        torch.save(state, run / "checkpoint.pt")
-        return run
+TEXTS = {"plain": "--method_name dreamerv2 --beta_vae False --distillation False", "nothing": "''"}
+FOLDERS = {
+    "nowhere": lambda path: None,
+    "a_file": lambda path: path.write_text("something else"),
+    "empty": lambda folder: None,
+    "damaged_encoder": lambda f: (f / "encoder.pt").write_bytes(b"PK\x03\x04 cut"),
+    "no_tensors": lambda folder: torch.save([1, 2], folder / "encoder.pt"),
+    # A pickle that would call a function.
+    "code": lambda folder: torch.save({"a": Path("x")}, folder / "encoder.pt"),
+    "broken": broken,
+    "used": used,
+    # A run's folder in place of the train_eps in it.
+    "run_folder": lambda folder: used(folder / "train_eps"),
+}
+RUNS = {
+    "run": lambda run: None,
+    "from_above": lambda run: os.chdir(run.parent),
+    "pretraining": lambda run: rewritten(run, beta_vae_pretrain=True),
+    "of_newer_code": lambda run: rewritten(run, units_of_tomorrow=3),
+    "broken_config": lambda run: (run / "config.yaml").write_text("a: [1"),
+    "without_checkpoint": lambda run: (run / "checkpoint.pt").unlink(),
+    "damaged": damaged,
+    "of_something_else": lambda run: torch.save([1, 2], run / "checkpoint.pt"),
+    "of_other_weights": of_other_weights,
+}
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +298,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     argv, wanted = tiny.finetune(tmp_path), "--logdir … choose another"
     folder = tiny.folder(argv)
     if evaluated:
-        folder = Things(tmp_path, finished).run
+        folder = Things(tmp_path, finished)["run"]
         argv, wanted = ["--evaluate", str(folder)], "cannot be written to … copy its config.yaml"
     folder.mkdir(parents=True, exist_ok=evaluated)
     before = everything(folder)
@@ -372,30 +318,22 @@ def test_a_folder_that_cannot_be_written_is_refused(
         ("a: [1", "config.yaml … --logdir"),
         ("", "config.yaml … --logdir"),
         (None, "(batch_size: 2 there, 3 now, units: 16 there, 8 now) … --logdir"),
+        (b"PK\x03\x04 cut short", "checkpoint.pt"),
     ],
-    ids=["list", "broken", "empty", "another run's"],
+    ids=["list", "broken", "empty", "another run's", "checkpoint"],
 )
-def test_a_folder_with_another_configuration_is_refused(tmp_path, tiny, content, wanted):
-    argv = tiny.finetune(tmp_path)
-    folder = tiny.folder(argv)
-    folder.mkdir(parents=True)
-    if content is None:
-        config.parse(argv).save(folder / "config.yaml")
-    else:
-        (folder / "config.yaml").write_text(content)
-    before = everything(tmp_path)
-    changed = tiny.finetune(tmp_path, batch_size=3, units=8)
-    assert_refused(tiny.run(changed), f"{folder} … {wanted}" if content is None else wanted)
-    assert everything(tmp_path) == before
-
-
-def test_damaged_checkpoint_of_a_run_is_refused(tmp_path, tiny):
+def test_a_folder_with_something_else_is_refused(tmp_path, tiny, content, wanted):
     argv = tiny.finetune(tmp_path)
     folder = tiny.folder(argv)
     config.parse(argv).save(folder / "config.yaml")
-    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
+    if isinstance(content, bytes):
+        (folder / "checkpoint.pt").write_bytes(content)
+    elif content is None:
+        argv = tiny.finetune(tmp_path, batch_size=3, units=8)
+    else:
+        (folder / "config.yaml").write_text(content)
     before = everything(tmp_path)
-    assert_refused(tiny.run(argv), "checkpoint.pt")
+    assert_refused(tiny.run(argv), f"{folder} … {wanted}" if content is None else wanted)
     assert everything(tmp_path) == before
 
 

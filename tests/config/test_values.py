@@ -60,14 +60,6 @@ def test_change_of_any_key_is_noticed_or_harmless(saved, name):
         assert "\n" not in str(refusal.value)
 
 
-def test_what_may_change_when_a_run_goes_on():
-    names = "logdir device num_threads keep_memory image_chunk compile cuda_graphs "
-    names += "checkpoint_every keep_checkpoints max_bad_updates env_restarts env_timeout "
-    names += "pretrain_checkpoint_path wandb wandb_project wandb_name debug async_env "
-    names += "replay_storage replay_device prefetch cache_dir evaluate eval_colors "
-    assert parse([]).marked("resume") == {*names.split(), "export_checkpoint"}
-
-
 def test_key_that_came_later_had_its_default(tmp_path):
     parsed = parse(["--seed", "3"])
     older = Config({k: v for k, v in parsed.items() if k not in ("z_dim", "size")})
