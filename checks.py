@@ -11,10 +11,10 @@ import fast
 import sources
 from agent import SCHEDULES
 from config import Config
-from device_store import check_device
 from envs import SUITES, EnvSettings, parse_task
 from networks import ActionHead, activation
 from predictors import find_predictor
+from replay.device import check_device
 from run import check_writable
 from tools import UserError, expand, nearest, schedule
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from envs import EnvError, VectorEnv, episode_seed
-from episodes import Episode
 from replay import Replay
+from replay.episodes import Episode
 from tools import Diverged
 
 Observation = dict[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N]

@@ -20,11 +20,11 @@ from checkpoint import misfit, scratch_rng, to_arrays, to_device
 from collect import Collector, RandomPolicy, play
 from envs import VectorEnv, episode_seed, has_switch
 from envs.rendering import choose_backend
-from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from job import Job, expected_rows, load_episodes, new_replay, note_restored, note_stale
 from models import VideoPredictor
 from outcomes import outcome, summarize
 from predictors import load_predictor
+from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from run import Run
 from tools import Every, UserError, derive_seed, expand
 

@@ -13,12 +13,12 @@ import torch
 from agent import Agent, Pretrainer
 from checkpoint import misfit, scratch_rng
 from config import Config
-from device_store import place
-from episodes import Restored, count_rows
-from feeding import Feeder
 from guard import Guard
 from logger import Rate
 from replay import Replay
+from replay.device import place
+from replay.episodes import Restored, count_rows
+from replay.prefetch import Feeder
 from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root

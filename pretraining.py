@@ -14,10 +14,10 @@ import sources
 from agent import Pretrainer
 from checkpoint import scratch_rng
 from config import Config, load_keys
-from episodes import count_rows
 from job import Job, load_episodes, new_replay, rows_kept
 from pictures import encode_png, to_rgb
 from predictors import save_predictor
+from replay.episodes import count_rows
 from run import Run
 from tools import Every, UserError, atomic_write, derive_seed, expand
 

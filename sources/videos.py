@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from episodes import save_episode
+from replay.episodes import save_episode
 from sources.caching import building, read_marker, write_marker
 from sources.footage import Settings, Unusable, frames
 from sources.reading import readable, reading, shortened

@@ -5,8 +5,8 @@ import pytest
 
 from collect import Collector, RandomPolicy, first_row, play
 from envs import StepResult, VectorEnv, episode_seed
-from episodes import read_episode
 from replay import Replay
+from replay.episodes import read_episode
 from tests.countdown import SHAPE, Countdown, Counting, Outcome
 
 # Whole episodes

@@ -11,8 +11,8 @@ import pytest
 
 from collect import Collector, RandomPolicy, play
 from envs import EnvError, VectorEnv, make_vector
-from episodes import read_episode
 from replay import Replay
+from replay.episodes import read_episode
 from tests.countdown import Countdown, Counting
 from tests.envs.crashing import SMALL, TASK, crashing, toy
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-import device_store
-from device_store import DeviceRowStore, check_device, fits, place
-from episodes import count_rows
-from feeding import Feeder
 from job import expected_rows
 from replay import Replay
-from storage import DiskRowStore, RowStore
+from replay import device as device_store
+from replay.device import DeviceRowStore, check_device, fits, place
+from replay.episodes import count_rows
+from replay.prefetch import Feeder
+from replay.storage import DiskRowStore, RowStore
 from tools import UserError
 
 SHAPE = (2, 2, 3)

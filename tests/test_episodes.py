@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import npz
-from episodes import read_episode, save_episode, set_aside
 from replay import Replay
+from replay.episodes import read_episode, save_episode, set_aside
 
 SHAPE = (2, 2, 3)
 

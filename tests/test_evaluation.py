@@ -20,8 +20,8 @@ import config
 import dreamer
 from agent import Agent
 from envs import EnvSettings, episode_seed, make_env
-from episodes import read_episode
 from logger import read_metrics
+from replay.episodes import read_episode
 from run import Stopped
 from tools import derive_seed
 

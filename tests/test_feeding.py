@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feeding import Feeder
 from replay import Replay
+from replay.prefetch import Feeder
 from timing import Stopwatch
 from tools import UserError
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from episodes import Restored, read_episode
 from replay import Replay
-from storage import RowStore
+from replay.episodes import Restored, read_episode
+from replay.storage import RowStore
 
 SHAPE = (2, 2, 3)
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import episodes
 from logger import MeanMeter
-from replay import Replay
+from replay import Replay, episodes
 
 SHAPE = (2, 2, 3)
 

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-import storage
 from job import new_replay
-from replay import Replay
-from storage import DiskRowStore, RowStore
+from replay import Replay, storage
+from replay.storage import DiskRowStore, RowStore
 from tools import UserError
 
 SHAPE = (2, 2, 3)

@@ -15,7 +15,7 @@ import pytest
 import replay
 from run import Stopped
 
-ROOT = Path(replay.__file__).parent
+ROOT = Path(replay.__file__).parents[1]
 
 # A disk that does not suffice
 
@@ -115,7 +115,7 @@ LOAD = """
     import json, resource, sys, threading
     from pathlib import Path
     import numpy as np
-    import episodes
+    from replay import episodes
     from replay import Replay
 
     data, limit, folder = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] or None

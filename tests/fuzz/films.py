@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import config
 import sources
-from episodes import read_episode
+from replay.episodes import read_episode
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Case, Target
 from tests.fuzz.mutate import mutated, pick

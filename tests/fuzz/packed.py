@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from episodes import DTYPES, count_rows, read_episode
 from replay import Replay
+from replay.episodes import DTYPES, count_rows, read_episode
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Target
 from tests.fuzz.mutate import changed, mutated, one_line, pick

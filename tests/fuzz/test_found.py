@@ -15,8 +15,8 @@ import config
 import documents
 import npz
 import sources
-from episodes import check_episode, count_rows, read_episode
 from journal import read_metrics
+from replay.episodes import check_episode, count_rows, read_episode
 from sinks import JSONLSink
 from sources import archives, caching, footage, videos
 from tests.fuzz import films

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from episodes import read_episode
+from replay.episodes import read_episode
 from sources import footage, videos
 from sources.footage import Settings, Unusable, frames, resample
 from tools import UserError

@@ -21,7 +21,7 @@ import numpy as np
 
 import npz
 import tools
-from episodes import (
+from replay.episodes import (
     DTYPES,
     STORED,
     Episode,
@@ -36,9 +36,9 @@ from episodes import (
     name_of,
     set_aside,
 )
-from ongoing import Ongoing
-from storage import Ring, make_store
-from windows import Windows
+from replay.open_episodes import Ongoing
+from replay.sampler import Windows
+from replay.storage import Ring, make_store
 
 
 class Replay:

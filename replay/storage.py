@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from episodes import describe
+from replay.episodes import describe
+from replay.sampler import Piece, resets
 from tools import UserError
-from windows import Piece, resets
 
 WRITTEN_AT_ONCE = 8 << 20  # bytes copied on their way into a file
 READ_AHEAD = 128 << 10  # bytes of one request: the kernel silently cuts longer ones

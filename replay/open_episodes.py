@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from episodes import check_row, stack_rows
+from replay.episodes import check_row, stack_rows
 
 
 class Ongoing:

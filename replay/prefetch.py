@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replay import Replay
-from storage import buffers
+from replay.buffer import Replay
+from replay.storage import buffers
 from timing import Stopwatch
 from tools import is_on
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from config import Config
-from storage import Fields, Ring, make_store
+from replay.sampler import Piece, resets
+from replay.storage import Fields, Ring, make_store
 from tools import UserError
-from windows import Piece, resets
 
 SHARE = 0.4  # of the device's free memory: what a replay may take by itself
 
