@@ -44,7 +44,7 @@ def check(config: Config) -> None:
     check_values(config)
     parse_task(config.task)
     _check_device(config)
-    check_device(config)
+    check_device(config.replay_device, torch.device(config.device), config.replay_storage)
     if config.compile == "True" and (missing := fast.missing_compiler(torch.device(config.device))):
         raise UserError(f"--compile True needs {missing}: install it, or give --compile False")
     if config.evaluate is not None:

@@ -46,6 +46,7 @@ RETIRED = {
     "moving_average_denoise": "images are not denoised; leave the flag out",
     "moving_average_denoise_factor": "images are not denoised; leave the flag out",
     "moving_average_denoise_alpha": "images are not denoised; leave the flag out",
+    "prefetch": "on a GPU the next batch is always drawn while an update runs; leave the flag out",
     "expl_extr_scale": "it belongs to Plan2Explore, which is not part of DisWM",
     "expl_intr_scale": "it belongs to Plan2Explore, which is not part of DisWM",
 }
@@ -243,7 +244,7 @@ def _unknown_argument(argument: str, keys: Mapping[str, Key]) -> UserError:
 _RESUMABLE = (
     "logdir device num_threads keep_memory image_chunk compile cuda_graphs checkpoint_every "
     "keep_checkpoints max_bad_updates env_restarts env_timeout pretrain_checkpoint_path "
-    "wandb wandb_project wandb_name debug async_env replay_storage replay_device prefetch "
+    "wandb wandb_project wandb_name debug async_env replay_storage replay_device "
     "cache_dir evaluate eval_colors export_checkpoint"
 )
 RESUMABLE = frozenset(_RESUMABLE.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from checkpoint import misfit, scratch_rng
 from config import Config
 from guard import Guard
 from logger import Rate
-from replay import Replay
+from replay import Replay, Restored, row_fields
 from replay.device import place
-from replay.episodes import Restored, count_rows
-from replay.prefetch import Feeder
+from replay.episodes import count_rows
+from replay.prefetch import Prefetcher
 from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
@@ -32,7 +31,7 @@ class Job:
     run: Run
     learner: Agent | Pretrainer
     replay: Replay
-    feeder: Feeder | None = None
+    prefetcher: Prefetcher | None = None
 
     def __init__(self, run: Run):
         self.run, self.config = run, run.config
@@ -46,8 +45,6 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         """Frees what the job holds beyond memory."""
-        if self.feeder is not None:
-            self.feeder.close()
 
     @property
     def frames(self) -> int:
@@ -65,11 +62,10 @@ class Job:
 
     def update(self) -> None:
         """One update on one sampled batch."""
-        if self.feeder is None:
-            c, device = self.config, self.learner.device
-            sizes = c.batch_size, c.batch_length
-            self.feeder = Feeder(self.replay, *sizes, device, c.prefetch, self.watch)
-        batch = self.feeder.next()
+        if self.prefetcher is None:
+            sizes = self.config.batch_size, self.config.batch_length
+            self.prefetcher = Prefetcher(self.replay, *sizes, self.learner.device, self.watch)
+        batch = self.prefetcher.next()
         with self.watch("update"):
             metrics = self.learner.update(batch)
             self.run.logger.step = self.frames
@@ -224,7 +220,7 @@ def new_replay(
     config: Config,
     folder: Path | None,
     name: str,
-    action_size: int | None,
+    action_size: int,
     capacity: int = -1,
     rows: Callable[[], int] | None = None,
     background: bool = False,
@@ -235,7 +231,7 @@ def new_replay(
         config: the run's.
         folder: where closed episodes are written; None writes nothing.
         name: what it is for; its generator follows from it.
-        action_size: A; None for action-free data.
+        action_size: A; 0 for action-free data.
         capacity: rows to keep, 0 for all; −1 is ``--dataset_size``.
         rows: says how many rows will come; then ``--replay_device`` holds. None keeps them off it.
         background: write episodes beside what comes next.
@@ -244,20 +240,16 @@ def new_replay(
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
             that cannot hold them.
     """
-    storage = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
-    store = None
-    if rows is not None:
-        store = functools.partial(place, config=config, folder=storage, rows=rows)
+    fields = row_fields((*config.size, 1 if config.grayscale else 3), action_size)
+    choice, device = config.replay_device if rows else "cpu", torch.device(config.device)
+    cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
     return Replay(
+        place(fields, choice, device, rows, cache),
         folder,
         capacity=config.dataset_size if capacity < 0 else capacity,
         seed=derive_seed(config.seed, "replay", name),
         oversample_ends=config.oversample_ends,
-        image_shape=(*config.size, 1 if config.grayscale else 3),
-        action_shape=None if action_size is None else (action_size,),
         tag=f"s{config.seed}",
-        storage=storage,
-        store=store,
         background=background,
     )
 
@@ -276,6 +268,5 @@ def expected_rows(config: Config) -> int:
 
 
 def rows_kept(config: Config, rows: int) -> int:
-    """How many of the rows that come a replay holds at a time, with the gap where it wraps."""
-    capacity = config.dataset_size
-    return min(rows, capacity + capacity // 8) if capacity else rows
+    """How many of the rows that come a replay holds at a time."""
+    return min(rows, config.dataset_size or rows)

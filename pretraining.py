@@ -37,7 +37,7 @@ class Pretraining(Job):
             given = "offline_traindir"
             source = sources.Source(expand(c.offline_traindir, "offline_traindir"))
         rows = functools.partial(_expected_rows, c, source.folder)
-        self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
+        self.replay = new_replay(c, None, "pretrain", action_size=0, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = Pretrainer(c)
         periods = {
@@ -48,7 +48,7 @@ class Pretraining(Job):
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
         self.held_out = None
         if c.offline_evaldir:
-            self.held_out = new_replay(c, None, "held_out", capacity=0, action_size=None)
+            self.held_out = new_replay(c, None, "held_out", capacity=0, action_size=0)
             load_episodes(run, self.held_out, "offline_evaldir")
         if run.resumed:
             self.resume()

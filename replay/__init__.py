@@ -1,5 +1,15 @@
-"""Experience: episodes on disk, what is sampled of them, and where their rows lie."""
+"""Experience: episodes on disk, what is sampled of them, and where their rows lie.
+
+episodes.py       the files, and what a row holds
+open_episodes.py  episodes that are being played
+buffer.py         Replay: takes rows and files in, gives batches out, resumes
+sampler.py        which slices of which episodes make up a batch
+storage.py        closed episodes in memory or on disk; device.py: on the GPU
+prefetch.py       the way of the batches to the device
+"""
 
 from replay.buffer import Replay
+from replay.episodes import Episode, Restored, row_fields
+from replay.storage import DiskStorage, HostStorage
 
-__all__ = ["Replay"]
+__all__ = ["DiskStorage", "Episode", "HostStorage", "Replay", "Restored", "row_fields"]

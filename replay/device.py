@@ -1,7 +1,4 @@
-"""Rows of a replay on the device that trains: batches are made there, and none cross to it.
-
-Symbols in shapes: B batch, T time (rows).
-"""
+"""Episodes on the device that trains: batches are made there, and none cross to it."""
 
 from __future__ import annotations
 
@@ -12,143 +9,120 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import Config
-from replay.sampler import Piece, resets
-from replay.storage import Fields, Ring, make_store
+from replay.episodes import Fields
+from replay.sampler import Slice, resets
+from replay.storage import DiskStorage, HostStorage, Storage
 from tools import UserError
 
 SHARE = 0.4  # of the device's free memory: what a replay may take by itself
 
 
-class DeviceRowStore(Ring):
-    """The same ring of rows in tensors on a device; its batches hold what a `RowStore`'s do.
+class DeviceStorage(Storage):
+    """Episodes in tensors on a device; its batches hold what a `HostStorage`'s do.
 
     Args:
         fields: name → (shape of a row, dtype).
-        rows: rows to allocate at once. Memory of a device is taken whole: give those expected.
         device: where.
 
     Raises:
-        UserError: here and in `push`: the device has no memory for so many rows.
+        UserError: in `push`: the device has no memory for the episode.
     """
 
-    GROWTH = 1.25  # moving rows costs little there, and memory much
     on_device = True
 
-    def __init__(self, fields: Fields, rows: int, device: torch.device):
-        self._device = torch.device(device)
-        super().__init__(fields, max(rows, 1))
+    def __init__(self, fields: Fields, device: torch.device):
+        super().__init__(fields)
+        self._device = device
 
     def batch(
         self,
-        pieces: Sequence[Piece],
+        slices: Sequence[Slice],
         size: int,
         length: int,
         out: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Tensor]:
-        """New tensors on the device; all that crosses to it is which rows, and where states reset.
+        """New tensors on the device; all that crosses to it is where states are reset.
 
         Raises:
             ValueError: arrays in `out`, which a device cannot fill.
         """
         if out is not None:
             raise ValueError("rows on a device cannot be drawn into arrays: leave out `out`")
-        # Pinned, so that nobody waits for the copy.
-        host = torch.empty(
-            (2, size * length), dtype=torch.int64, pin_memory=self._device.type == "cuda"
-        )
-        index, is_first = host.numpy()
-        starts = [start for start, _ in self._spans]
-        for episode, first, rows, b, t in pieces:
-            start, at = starts[episode] + first, b * length + t
-            index[at : at + rows] = np.arange(start, start + rows)
-        is_first[:] = resets(pieces, size, length).ravel()
-        index, is_first = host.to(self._device, non_blocking=True)
-        batch = {key: _rows(array, index, size) for key, array in self._arrays.items()}
-        return {**batch, "is_first": is_first.view(size, length).bool()}
+        batch = {}
+        for key, (shape, _) in self.fields.items():
+            # Side by side in the order of the batch's rows, windows [B, T] are rows [B·T].
+            rows = [self._episodes[s.episode][key][s.first : s.first + s.rows] for s in slices]
+            batch[key] = torch.cat(rows).view(size, length, *shape)
+        return {**batch, "is_first": self._send(resets(slices, size, length))}
 
-    def _empty(self, rows: int, key: str) -> Tensor:
-        shape, dtype = self._fields[key]
-        dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+    def _hold(self, episode: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         try:
-            return torch.empty((rows, *shape), dtype=dtype, device=self._device)
+            return {key: self._send(episode[key]) for key in self.fields}
         except torch.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
             raise UserError(
-                f"the replay does not fit on {self._device} ({reason}): give --replay_device cpu, "
-                "or --dataset_size to keep fewer steps"
+                f"the replay does not fit on {self._device} ({reason}): {MEND}"
             ) from error
 
-    def _write(self, start: int, episode: Mapping[str, np.ndarray]) -> None:
-        for key, array in self._arrays.items():
-            rows = torch.from_numpy(np.ascontiguousarray(episode[key]))
-            if self._device.type == "cuda":
-                rows = rows.pin_memory()  # so that the copy waits for no update under way
-            array[start : start + len(rows)].copy_(rows, non_blocking=True)
-
-    def _grow(self, rows: int) -> int:
-        first = super()._grow(rows)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # the old rows' memory, which fits nothing else
-        return first
+    def _send(self, array: np.ndarray) -> Tensor:
+        """A copy on the device. Out of pinned memory nobody waits for it."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = tensor.pin_memory() if self._device.type == "cuda" else tensor.clone()
+        return tensor.to(self._device, non_blocking=True)
 
 
-def _rows(array: Tensor, index: Tensor, size: int) -> Tensor:
-    """Rows [B·T] of a tensor [N, …] as [B, T, …]; images go as words instead of bytes."""
-    shape = array.shape[1:]
-    words = array
-    if array.dtype is torch.uint8 and shape.numel() and shape.numel() % 8 == 0:
-        words = array.view(len(array), -1).view(torch.int64)
-    drawn = words.index_select(0, index).view(array.dtype)
-    return drawn.view(size, len(index) // size, *shape)
+MEND = "give --replay_device cpu, or --dataset_size to keep fewer steps"
 
 
 def place(
-    fields: Fields, capacity: int, config: Config, folder: Path | None, rows: Callable[[], int]
-) -> Ring:
-    """The store that ``--replay_device`` asks for; auto is the GPU where the rows fit.
+    fields: Fields,
+    choice: str,
+    device: torch.device,
+    rows: Callable[[], int],
+    folder: Path | None = None,
+) -> Storage:
+    """The storage that ``--replay_device`` asks for; auto is the GPU where the rows fit.
 
     Args:
         fields: name → (shape of a row, dtype).
-        capacity: rows to keep, 0 for all.
-        config: the run's.
-        folder: where rows are to lie in a file; None for no file.
-        rows: says how many rows the run comes to.
+        choice: auto, cpu or cuda.
+        device: the one that trains.
+        rows: says how many rows are expected.
+        folder: where episodes are to lie on disk; None for elsewhere.
 
     Raises:
-        UserError: the GPU is asked for where it cannot hold them.
+        UserError: the folder cannot be used, or the GPU is asked for and cannot hold the rows.
     """
-    device = torch.device(config.device)
-    if config.replay_device == "cpu" or device.type != "cuda" or folder is not None:
-        return make_store(fields, capacity, folder)
-    expected = rows()
-    if config.replay_device == "auto":
-        free, _ = torch.cuda.mem_get_info(device)
-        if not fits(fields, expected, free):
-            return make_store(fields, capacity, folder)
-    return DeviceRowStore(fields, expected, device)
+    if folder is not None:
+        return DiskStorage(fields, folder)
+    if choice == "cpu" or device.type != "cuda":
+        return HostStorage(fields)
+    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
+    needed, (free, _) = rows() * row, torch.cuda.mem_get_info(device)
+    if choice == "auto" and needed > SHARE * free:
+        return HostStorage(fields)
+    if needed > free:
+        raise UserError(
+            f"the replay does not fit on {device} (it comes to {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} are free): {MEND}"
+        )
+    return DeviceStorage(fields, device)
 
 
-def fits(fields: Fields, rows: int, free: int) -> bool:
-    """Whether so many rows leave enough of a device's free bytes to training."""
-    row = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in fields.values())
-    return rows * row <= SHARE * free
-
-
-def check_device(config: Config) -> None:
-    """Checks that ``--replay_device`` goes with the run's device and storage.
+def check_device(choice: str, device: torch.device, storage: str) -> None:
+    """Checks that ``--replay_device`` goes with the run's device and ``--replay_storage``.
 
     Raises:
         UserError: it does not; one line with the mend.
     """
-    if config.replay_device != "cuda":
+    if choice != "cuda":
         return
-    if torch.device(config.device).type != "cuda":
+    if device.type != "cuda":
         raise UserError(
-            f"--replay_device cuda does not go with --device {config.device}: give --device "
-            "cuda:0, or --replay_device auto"
+            f"--replay_device cuda does not go with --device {device}: give --device cuda:0, or "
+            "--replay_device auto"
         )
-    if config.replay_storage == "disk":
+    if storage == "disk":
         raise UserError(
             "--replay_device cuda does not go with --replay_storage disk: give one of them"
         )

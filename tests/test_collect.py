@@ -5,7 +5,7 @@ import pytest
 
 from collect import Collector, RandomPolicy, first_row, play
 from envs import StepResult, VectorEnv, episode_seed
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
 from replay.episodes import read_episode
 from tests.countdown import SHAPE, Countdown, Counting, Outcome
 
@@ -67,7 +67,7 @@ def test_play_stops_where_the_check_raises():
 
 
 def collector_of(folder, n, seed=0, variation=lambda: "train"):
-    replay = Replay(folder, image_shape=SHAPE, action_shape=(2,))
+    replay = Replay(HostStorage(row_fields(SHAPE, 2)), folder)
     return Collector(Countdown(n), replay, seed, variation)
 
 
@@ -263,7 +263,7 @@ def test_play_keeps_success_and_distance_where_they_are_told():
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
-    replay = Replay(tmp_path, image_shape=SHAPE, action_shape=(2,))
+    replay = Replay(HostStorage(row_fields(SHAPE, 2)), tmp_path)
     collector = Collector(Countdown(2, tells), replay, 0, lambda: "train")
     policy, closed = Counting(), []
     while len(closed) < 8:

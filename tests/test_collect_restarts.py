@@ -11,7 +11,7 @@ import pytest
 
 from collect import Collector, RandomPolicy, play
 from envs import EnvError, VectorEnv, make_vector
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
 from replay.episodes import read_episode
 from tests.countdown import Countdown, Counting
 from tests.envs.crashing import SMALL, TASK, crashing, toy
@@ -26,7 +26,7 @@ def small_seeds(monkeypatch):
 
 
 def collector_of(folder, envs, seed=0):
-    replay = Replay(folder, image_shape=envs.image_shape, action_shape=(envs.action_size,))
+    replay = Replay(HostStorage(row_fields(envs.image_shape, envs.action_size)), folder)
     return Collector(envs, replay, seed, lambda: "train")
 
 

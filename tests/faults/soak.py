@@ -181,7 +181,7 @@ def command(out: Path, steps: int) -> list[str]:
     flags |= {"task": TASK, "logdir": out, "device": "cpu", "num_threads": 1, "shadow_size": 16}
     flags |= {"size": f"{SIDE} {SIDE}", "action_repeat": REPEAT, "time_limit": 100}
     flags |= {"method_name": "dreamerv2", "steps": steps * REPEAT, "prefill": min(1000, phase // 4)}
-    flags |= {"envs": ENVS, "async_env": "process", "overlap": True, "prefetch": True}
+    flags |= {"envs": ENVS, "async_env": "process", "overlap": True}
     flags |= {"eval_envs": EVAL_ENVS, "eval_episodes": 4, "env_restarts": 10 * PHASES}
     flags |= {"dataset_size": max(phase // 4, 100), "pretrain": 1, "train_every": 2 * ENVS}
     flags |= {"batch_size": 4, "batch_length": 10, "color_distractor": True}

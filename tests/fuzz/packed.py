@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
 from replay.episodes import DTYPES, count_rows, read_episode
 from tests.fuzz.guard import Wrong
 from tests.fuzz.harness import Target
@@ -154,7 +154,7 @@ def judge_episode(given: Path, made: Path) -> None:
 
 def judge_folder(given: Path, made: Path) -> None:
     """Of a folder, each file is taken in or named."""
-    replay = Replay(None, image_shape=SHAPE, action_shape=(2,))
+    replay = Replay(HostStorage(row_fields(SHAPE, 2)))
     summary = replay.load(given)
     if summary.episodes + len(summary.skipped) != len(list(given.glob("*.npz"))):
         raise Wrong(f"{summary.episodes} taken in, {len(summary.skipped)} named")
