@@ -15,9 +15,9 @@ from config import Config
 from guard import Guard
 from logger import Rate
 from replay import Replay, Restored, row_fields
+from replay.batch import to_tensors
 from replay.device import place
 from replay.episodes import count_rows
-from replay.prefetch import Prefetcher
 from run import CHECKPOINT, Run
 from sources import FLAG, Source, bar
 from sources.caching import cache_root
@@ -31,7 +31,6 @@ class Job:
     run: Run
     learner: Agent | Pretrainer
     replay: Replay
-    prefetcher: Prefetcher | None = None
 
     def __init__(self, run: Run):
         self.run, self.config = run, run.config
@@ -62,10 +61,10 @@ class Job:
 
     def update(self) -> None:
         """One update on one sampled batch."""
-        if self.prefetcher is None:
-            sizes = self.config.batch_size, self.config.batch_length
-            self.prefetcher = Prefetcher(self.replay, *sizes, self.learner.device, self.watch)
-        batch = self.prefetcher.next()
+        with self.watch("sample"):
+            drawn = self.replay.sample(self.config.batch_size, self.config.batch_length)
+        with self.watch("transfer"):
+            batch = to_tensors(drawn, self.learner.device)
         with self.watch("update"):
             metrics = self.learner.update(batch)
             self.run.logger.step = self.frames

@@ -14,6 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -120,9 +121,9 @@ class Replay:
         self._steps += not row["is_first"]
         return None if episode is None else self._close(worker, episode)
 
-    def drop(self, worker: int) -> int:
-        """Forget a worker's open episode; returns how many agent steps it had."""
-        return self._open.drop(worker)
+    def drop(self, worker: int) -> None:
+        """Forget a worker's open episode, if it has one."""
+        self._open.drop(worker)
 
     def load(
         self,
@@ -194,9 +195,8 @@ class Replay:
         self,
         batch_size: int,
         batch_length: int,
-        out: Mapping[str, np.ndarray] | None = None,
         rng: np.random.Generator | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """Draw a batch of windows, each start in each closed episode equally likely.
 
         An episode shorter than the window counts as one start; it is given whole, and the rest of
@@ -205,7 +205,6 @@ class Replay:
         Args:
             batch_size: B.
             batch_length: T, in rows.
-            out: arrays to fill instead of new ones (pinned buffers, say), as returned here.
             rng: draws instead of the replay's own generator, which then does not move.
 
         Returns:
@@ -214,7 +213,7 @@ class Replay:
             has to reset its state. NumPy arrays, or tensors on the storage's device.
 
         Raises:
-            ValueError: no closed episode yet, a size below 1, or arrays in `out` that do not fit.
+            ValueError: no closed episode yet, or a size below 1.
         """
         if batch_size < 1 or batch_length < 1:
             raise ValueError(f"batch of {batch_size} × {batch_length}: both must be at least 1")
@@ -223,7 +222,7 @@ class Replay:
         if self._sampler is None or self._sampler.length != batch_length:
             self._sampler = SequenceSampler(self._rows, batch_length, self._oversample_ends)
         slices = self._sampler.plan(batch_size, rng or self._rng)
-        return self.storage.batch(slices, batch_size, batch_length, out)
+        return self.storage.batch(slices, batch_size, batch_length)
 
     def written(self) -> None:
         """Waits until every closed episode is on the disk; raises what kept one from there."""

@@ -28,31 +28,17 @@ class DeviceStorage(Storage):
         UserError: in `push`: the device has no memory for the episode.
     """
 
-    on_device = True
-
     def __init__(self, fields: Fields, device: torch.device):
         super().__init__(fields)
         self._device = device
 
-    def batch(
-        self,
-        slices: Sequence[Slice],
-        size: int,
-        length: int,
-        out: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, Tensor]:
-        """New tensors on the device; all that crosses to it is where states are reset.
-
-        Raises:
-            ValueError: arrays in `out`, which a device cannot fill.
-        """
-        if out is not None:
-            raise ValueError("rows on a device cannot be drawn into arrays: leave out `out`")
+    def batch(self, slices: Sequence[Slice], size: int, length: int) -> dict[str, Tensor]:
         batch = {}
         for key, (shape, _) in self.fields.items():
             # Side by side in the order of the batch's rows, windows [B, T] are rows [B·T].
             rows = [self._episodes[s.episode][key][s.first : s.first + s.rows] for s in slices]
             batch[key] = torch.cat(rows).view(size, length, *shape)
+        # All that crosses to the device is where states are reset.
         return {**batch, "is_first": self._send(resets(slices, size, length))}
 
     def _hold(self, episode: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

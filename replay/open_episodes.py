@@ -43,9 +43,9 @@ class OpenEpisodes:
         rows.append(checked)
         return stack_rows(rows) if row["is_last"] else None
 
-    def drop(self, worker: int) -> int:
-        """Forget a worker's episode; returns how many agent steps it had."""
-        return max(0, len(self._rows.pop(worker, [])) - 1)
+    def drop(self, worker: int) -> None:
+        """Forget a worker's episode, if it has one."""
+        self._rows.pop(worker, None)
 
     def actions(self) -> dict[int, np.ndarray]:
         """The actions float32 [k, A] that each worker has taken so far."""

@@ -34,10 +34,7 @@ class Storage(ABC):
 
     Attributes:
         fields: as given.
-        on_device: whether batches are tensors on a device instead of arrays.
     """
-
-    on_device = False
 
     def __init__(self, fields: Fields):
         self.fields = dict(fields)
@@ -60,23 +57,13 @@ class Storage(ABC):
         self._episodes.clear()
 
     @abstractmethod
-    def batch(
-        self,
-        slices: Sequence[Slice],
-        size: int,
-        length: int,
-        out: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, Any]:
+    def batch(self, slices: Sequence[Slice], size: int, length: int) -> dict[str, Any]:
         """The batch that slices make up: [B, T, …] of each field, and ``is_first`` [B, T].
 
         Args:
             slices: fill it, in the order of its rows.
             size: B.
             length: T.
-            out: arrays to fill instead of new ones, as `buffers` makes them.
-
-        Raises:
-            ValueError: arrays in `out` that do not fit.
         """
 
     @abstractmethod
@@ -87,20 +74,16 @@ class Storage(ABC):
 class HostStorage(Storage):
     """Episodes in memory, as NumPy arrays."""
 
-    def batch(
-        self,
-        slices: Sequence[Slice],
-        size: int,
-        length: int,
-        out: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        batch = buffers(self.fields, size, length, out)
+    def batch(self, slices: Sequence[Slice], size: int, length: int) -> dict[str, np.ndarray]:
+        batch = {
+            key: np.empty((size, length, *shape), dtype)
+            for key, (shape, dtype) in self.fields.items()
+        }
         for episode, first, rows, b, t in slices:
             held = self._episodes[episode]
             for key in self.fields:
                 self._read(held, key, first, batch[key][b, t : t + rows])
-        batch["is_first"][:] = resets(slices, size, length)
-        return batch
+        return {**batch, "is_first": resets(slices, size, length)}
 
     def _hold(self, episode: Mapping[str, np.ndarray]) -> Any:
         try:
@@ -187,26 +170,6 @@ class _File:
         """Fill a contiguous array with what begins there."""
         if os.preadv(self._descriptor, [target], start) != target.nbytes:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-def buffers(
-    fields: Fields,
-    size: int,
-    length: int,
-    out: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """New arrays [B, T, …] for a batch of these fields and ``is_first``, or `out` where it fits.
-
-    Raises:
-        ValueError: an array in `out` is missing, or of another shape or dtype.
-    """
-    batch = {}
-    for key, (shape, dtype) in {**fields, "is_first": ((), np.bool_)}.items():
-        shape = size, length, *shape
-        batch[key] = np.empty(shape, dtype) if out is None else out.get(key)
-        if batch[key] is None or (batch[key].shape, batch[key].dtype) != (shape, dtype):
-            raise ValueError(f"out[{key!r}] is not {np.dtype(dtype)} {list(shape)}")
-    return batch
 
 
 def _mapped(array: np.ndarray) -> np.ndarray:

@@ -60,14 +60,6 @@ def test_memory_that_does_not_suffice_names_the_cpu(monkeypatch):
     assert replay.episodes == 1
 
 
-def test_arrays_cannot_be_filled():
-    replay = make(storage=DeviceStorage(FIELDS, CPU))
-    replay.replace([episode(0, 9)])
-    out = {name: value.numpy() for name, value in replay.sample(2, 3).items()}
-    with pytest.raises(ValueError, match="cannot be drawn into arrays"):
-        replay.sample(2, 3, out=out)
-
-
 def test_what_does_not_go_together_is_refused(tmp_path, tiny, videos):
     check_device("auto", CPU, "disk")
     check_device("cuda", GPU, "memory")

@@ -114,21 +114,6 @@ def test_what_is_pushed_is_copied(tmp_path, kind):
     equal(before, replay.sample(1, 4))
 
 
-@pytest.mark.parametrize("kind", ["host", "disk"])
-def test_given_arrays_are_filled(tmp_path, kind):
-    replays = [make(storage=KINDS[kind](tmp_path), seed=3) for _ in range(2)]
-    for replay in replays:
-        replay.replace([episode(1, 9)])
-    batch = replays[0].sample(4, 5)
-    out = {key: np.ones_like(value) for key, value in batch.items()}
-    filled = replays[1].sample(4, 5, out=out)
-    assert all(filled[key] is out[key] for key in batch)
-    equal(batch, filled)
-    for unfit in ({}, out | {"image": out["image"][:, :3]}, out | {"image": out["image"] * 1.0}):
-        with pytest.raises(ValueError, match=r"out\['image'\]"):
-            replays[1].sample(4, 5, out=unfit)
-
-
 # Memory
 
 

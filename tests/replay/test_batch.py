@@ -1,38 +1,24 @@
-"""The way of the batches to the device: those of the plain replay, whatever reads them when."""
+"""The way of a batch to the device: it arrives unharmed, whoever reads it when."""
 
 import numpy as np
 import pytest
 import torch
 
-from replay.prefetch import Prefetcher
+from replay.batch import to_tensors
 from tests.replay.rows import KINDS, equal, feed, make
-from timing import Stopwatch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.mark.parametrize("kind", ["host", "disk", "device"])
-def test_batches_are_the_replays_in_tensors_of_their_own(tmp_path, kind):
-    plain, given, watch = make(), make(storage=KINDS[kind](tmp_path)), Stopwatch()
-    prefetcher, batches, expected = Prefetcher(given, 5, 7, CPU, watch), [], []
-    for number in range(6):
+def test_on_a_cpu_batches_are_handed_over(tmp_path, kind):
+    plain, given = make(), make(storage=KINDS[kind](tmp_path))
+    for number in range(4):
         for replay in (plain, given):
             feed(replay, number, 9 + number)
-        batches.append(prefetcher.next())
-        expected.append(plain.sample(5, 7))
-    for batch, values in zip(batches, expected, strict=True):
+        batch = to_tensors(given.sample(5, 7), CPU)
         assert all(isinstance(value, torch.Tensor) for value in batch.values())
-        equal(batch, values)
-    assert plain.rng_state() == given.rng_state()
-    assert set(watch.flush()) == {"other", "sample", "transfer"}
-
-
-def test_nothing_to_draw_says_so():
-    prefetcher = Prefetcher(replay := make(), 5, 7, CPU)
-    with pytest.raises(ValueError, match="raise prefill"):
-        prefetcher.next()
-    feed(replay, 0, 9)
-    assert prefetcher.next()["image"].shape[:2] == (5, 7)
+        equal(batch, plain.sample(5, 7))
 
 
 # On a GPU
@@ -42,17 +28,17 @@ def test_nothing_to_draw_says_so():
 @pytest.mark.parametrize("kind", ["host", "disk", "cuda"])
 def test_batches_cross_to_the_gpu_unharmed(tmp_path, kind):
     """Readers are slow, and each reads its own batch, with no wait by hand anywhere."""
-    plain, given = make(), make(storage=KINDS[kind](tmp_path), capacity=0)
+    plain, given = make(), make(storage=KINDS[kind](tmp_path))
     for replay in (plain, given):
         for number in range(8):
             feed(replay, number, 40)
-    prefetcher, copies = Prefetcher(given, 50, 20, GPU), []
+    copies = []
     busy = torch.randn(3000, 3000, device=GPU)
     for step in range(20):
         if step == 9:
             for replay in (plain, given):
                 feed(replay, 50, 30)
-        batch = prefetcher.next()
+        batch = to_tensors(given.sample(50, 20), GPU)
         assert all(value.device.type == "cuda" for value in batch.values())
         for _ in range(20):  # the reader comes late
             busy = busy @ busy / 100
@@ -64,14 +50,13 @@ def test_batches_cross_to_the_gpu_unharmed(tmp_path, kind):
 
 
 @pytest.mark.gpu
-def test_drawing_does_not_wait_for_the_last_update():
+def test_a_batch_does_not_wait_for_the_gpu():
     feed(replay := make(), 0, 40)
-    prefetcher = Prefetcher(replay, 50, 20, GPU)
-    prefetcher.next()
+    to_tensors(replay.sample(50, 20), GPU)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            prefetcher.next()
+            to_tensors(replay.sample(50, 20), GPU)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
