@@ -25,9 +25,9 @@ from agents.model_configs import check_networks
 from agents.pretrained import export_predictor
 from agents.registry import METHODS, agent_class
 from config import Config
-from device_store import check_device
 from envs import UnknownTask
 from envs.rendering import RenderingError
+from replay.device import check_device
 from tools import Diverged, UserError, derive_seed, print_safe
 from training import evaluate
 from training.failures import RunFailed, describe, is_environment_failure
@@ -72,7 +72,7 @@ def run_command(argv: Sequence[str]) -> int:
     if config.evaluate is not None:
         config = evaluate.configure(config)  # the run's own, under the flags given
     runtime = Runtime.resolve(config)
-    check(config)
+    check(config, runtime)
     prepare_torch(config, runtime)
     if config.evaluate is not None:
         evaluate.evaluate(config, runtime)
@@ -81,7 +81,7 @@ def run_command(argv: Sequence[str]) -> int:
         return train(run, runtime)
 
 
-def check(config: Config) -> None:
+def check(config: Config, runtime: Runtime) -> None:
     """Each room checks what is true of its things, before anything is made.
 
     Raises:
@@ -89,7 +89,7 @@ def check(config: Config) -> None:
         UnknownTask: there is no such task; one line with the nearest one.
     """
     envs.check(config)
-    check_device(config.replay_device, config.replay_storage, config.device)
+    check_device(config.replay_device, runtime.device, config.replay_storage)
     if config.evaluate is not None:
         return
     evaluate.check(config)

@@ -17,8 +17,8 @@ import numpy as np
 from data.caching import building, read_marker, write_marker
 from data.errors import readable, reading, shortened
 from data.frames import Settings, Unusable, read_frames
-from episodes import save_episode
 from fileio.atomic import atomic_write
+from replay.episodes import save_episode
 from tools import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

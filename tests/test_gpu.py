@@ -353,7 +353,7 @@ def test_memory_of_an_update_of_the_papers_size(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_run_on_the_gpu(tmp_path, tiny, overlap):
-    """The real command line: batches drawn ahead in a thread while updates are recorded."""
-    flags = {"device": DEVICE, "compile": False, "overlap": overlap, "prefetch": True}
+    """The real command line: batches are drawn while updates are recorded."""
+    flags = {"device": DEVICE, "compile": False, "overlap": overlap}
     folder = tiny.finish(tiny.finetune(tmp_path, replay_device="cpu", **flags))
     assert (folder / "checkpoint.pt").exists()

@@ -11,8 +11,8 @@ import numpy as np
 
 from agents.base import Obs, Policy, State
 from envs import StepResult, VectorEnv, episode_seed
-from episodes import Episode
 from replay import Replay
+from replay.episodes import Episode
 from tools import Diverged
 
 

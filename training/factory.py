@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from accel.runtime import Runtime
 from agents.base import Spaces
 from config import Config
 from data.caching import cache_root
-from device_store import place
 from envs import (
     EnvError,
     EnvSettings,
@@ -23,8 +21,9 @@ from envs import (
     used_up,
     variation_for,
 )
-from episodes import count_rows
-from replay import Replay
+from replay import Replay, row_fields
+from replay.device import place
+from replay.episodes import count_rows
 from tools import UserError, derive_seed, expand_path
 
 
@@ -100,7 +99,7 @@ def make_replay(
     config: Config,
     runtime: Runtime,
     name: str,
-    action_size: int | None,
+    action_size: int,
     *,
     folder: Path | None = None,
     capacity: int | None = None,
@@ -113,7 +112,7 @@ def make_replay(
         config: the run's.
         runtime: its device.
         name: what it is for; its generator follows from it.
-        action_size: A; None for action-free data.
+        action_size: A; 0 for action-free data.
         folder: where closed episodes are written; None writes nothing.
         capacity: rows to keep, 0 for all; None is ``--dataset_size``.
         rows: says how many rows will come; then ``--replay_device`` holds. None keeps them off it.
@@ -123,20 +122,16 @@ def make_replay(
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
             that cannot hold them.
     """
-    storage = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
-    store = None
-    if rows is not None:
-        store = functools.partial(place, config=config, folder=storage, rows=rows)
+    fields = row_fields((*config.size, 1 if config.grayscale else 3), action_size)
+    choice = config.replay_device if rows else "cpu"
+    cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
     return Replay(
+        place(fields, choice, runtime.device, rows or (lambda: 0), cache),
         folder,
         capacity=config.dataset_size if capacity is None else capacity,
         seed=derive_seed(config.seed, "replay", name),
         oversample_ends=config.oversample_ends,
-        image_shape=(*config.size, 1 if config.grayscale else 3),
-        action_shape=None if action_size is None else (action_size,),
         tag=f"s{config.seed}",
-        storage=storage,
-        store=store,
         background=background,
     )
 
@@ -155,6 +150,5 @@ def expected_rows(config: Config) -> int:
 
 
 def rows_kept(config: Config, rows: int) -> int:
-    """How many of the rows that come a replay holds at a time, with the gap where it wraps."""
-    capacity = config.dataset_size
-    return min(rows, capacity + capacity // 8) if capacity else rows
+    """How many of the rows that come a replay holds at a time."""
+    return min(rows, config.dataset_size or rows)

@@ -19,8 +19,8 @@ from agents.registry import agent_class
 from config import Config
 from envs import has_switch
 from envs.rendering import choose_backend
-from episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from fileio.checkpoints import to_arrays, to_device
+from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator

@@ -13,9 +13,9 @@ from accel.runtime import Runtime
 from agents.base import Learner
 from agents.registry import agent_class
 from config import Config
-from episodes import count_rows
 from fileio.checkpoints import scratch_rng
 from replay import Replay
+from replay.episodes import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
 from training.run_folder import RunFolder
@@ -37,7 +37,7 @@ class PretrainTrainer(Trainer):
             given = "offline_traindir"
             source = data.Source(expand_path(c.offline_traindir, "offline_traindir"))
         self.replay = make_replay(
-            c, runtime, "pretrain", None, rows=lambda: _expected_rows(c, source.folder)
+            c, runtime, "pretrain", 0, rows=lambda: _expected_rows(c, source.folder)
         )
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = pretrainer_class(c)(c, runtime)
@@ -49,7 +49,7 @@ class PretrainTrainer(Trainer):
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
         self.held_out: Replay | None = None
         if c.offline_evaldir:
-            self.held_out = make_replay(c, runtime, "held_out", None, capacity=0)
+            self.held_out = make_replay(c, runtime, "held_out", 0, capacity=0)
             load_episodes(run, self.held_out, "offline_evaldir")
         if run.resumed:
             self.resume()

@@ -12,12 +12,11 @@ import torch
 from accel.runtime import Runtime
 from agents.base import Batch, Learner
 from data import FLAG, Source, bar
-from episodes import Restored
-from feeding import Feeder as Prefetcher
 from fileio.checkpoints import scratch_rng
 from logger import Rate
 from logger.timing import Stopwatch
-from replay import Replay
+from replay import Replay, Restored
+from replay.batch import to_tensors
 from tools import Diverged, Every, UserError, derive_seed, expand_path
 from training.nonfinite import NonFinite
 from training.run_folder import CHECKPOINT, RunFolder
@@ -41,7 +40,6 @@ class Trainer:
         self.frame_rate, self.update_rate = Rate(), Rate()
         self.watch = Stopwatch()
         self.nonfinite = NonFinite(run, self.config.max_bad_updates)
-        self._batches: Prefetcher | None = None
 
     def __enter__(self) -> Trainer:
         return self
@@ -69,11 +67,10 @@ class Trainer:
 
     def update(self) -> None:
         """One update on one sampled batch."""
-        if self._batches is None:
-            c = self.config
-            sizes = c.batch_size, c.batch_length
-            self._batches = Prefetcher(self.replay, *sizes, self.runtime.device, watch=self.watch)
-        batch = self._batches.next()
+        with self.watch("sample"):
+            drawn = self.replay.sample(self.config.batch_size, self.config.batch_length)
+        with self.watch("transfer"):
+            batch = to_tensors(drawn, self.runtime.device)
         with self.watch("update"):
             update = self.learner.learn(batch, self.schedule_step)
             self.updates += 1
@@ -99,8 +96,7 @@ class Trainer:
     def sample(self, replay: Replay, size: int, seed: int) -> Batch:
         """So many sequences, drawn by the seed and not by the replay's own generator."""
         drawn = replay.sample(size, self.config.batch_length, rng=np.random.default_rng(seed))
-        device = self.runtime.device
-        return {name: torch.as_tensor(value).to(device) for name, value in drawn.items()}
+        return to_tensors(drawn, self.runtime.device)
 
     def log(self, last: bool = False) -> None:
         """One log line: the means of all metrics, the rates, the replay's size, the seconds.

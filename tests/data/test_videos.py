@@ -15,7 +15,7 @@ import pytest
 
 from data import frames, videos
 from data.frames import Settings, Unusable, read_frames
-from episodes import read_episode
+from replay.episodes import read_episode
 from tests.data.samples import encode, level, plain
 from tools import UserError
 

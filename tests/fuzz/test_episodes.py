@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 from hypothesis import strategies as st
 
-from episodes import DTYPES, count_rows, read_episode
 from replay import Replay
+from replay.episodes import DTYPES, count_rows, read_episode
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tests.fuzz.pickles import PICKLES
 

@@ -14,8 +14,8 @@ import pytest
 import config
 import data
 from data import archives, caching, frames, videos
-from episodes import check_episode, count_rows, read_episode
 from fileio import npz, yaml_files
+from replay.episodes import check_episode, count_rows, read_episode
 from tests.fuzz.test_episodes import fields
 from tests.fuzz.test_episodes import npz as npz_of
 from tests.fuzz.test_videos import seeds

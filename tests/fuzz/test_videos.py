@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import config
 import data
-from episodes import read_episode
+from replay.episodes import read_episode
 from tests.data.samples import encode
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tools import UserError

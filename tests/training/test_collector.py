@@ -6,8 +6,8 @@ import pytest
 from agents.base import Spaces
 from agents.random import RandomPolicy
 from envs import StepResult, VectorEnv, episode_seed
-from episodes import read_episode
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
+from replay.episodes import read_episode
 from tests.countdown import SHAPE, Countdown, Counting, Outcome, step
 from training.collector import Collector, first_row
 from training.evaluator import play_episodes
@@ -70,7 +70,7 @@ def test_play_stops_where_the_check_raises():
 
 
 def collector_of(folder, n, seed=0, variation=lambda: "train"):
-    replay = Replay(folder, image_shape=SHAPE, action_shape=(2,))
+    replay = Replay(HostStorage(row_fields(SHAPE, 2)), folder)
     return Collector(Countdown(n), replay, seed, variation)
 
 
@@ -256,7 +256,7 @@ def test_play_keeps_success_and_distance_where_they_are_told():
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_closed_episode_says_whether_any_step_succeeded(tmp_path, tells):
-    replay = Replay(tmp_path, image_shape=SHAPE, action_shape=(2,))
+    replay = Replay(HostStorage(row_fields(SHAPE, 2)), tmp_path)
     collector = Collector(Countdown(2, tells), replay, 0, lambda: "train")
     policy, closed = Counting(), []
     while len(closed) < 8:

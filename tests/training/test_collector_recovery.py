@@ -10,8 +10,8 @@ import pytest
 from agents.base import Spaces
 from agents.random import RandomPolicy
 from envs import EnvError, VectorEnv, make_vector
-from episodes import read_episode
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
+from replay.episodes import read_episode
 from tests.countdown import Countdown, Counting, step
 from tests.envs.crashing import SMALL, TASK, crashing, processes, toy
 from training.collector import Collector
@@ -27,7 +27,7 @@ def small_seeds(monkeypatch):
 
 
 def collector_of(folder, envs, seed=0):
-    replay = Replay(folder, image_shape=envs.image_shape, action_shape=(envs.action_size,))
+    replay = Replay(HostStorage(row_fields(envs.image_shape, envs.action_size)), folder)
     return Collector(envs, replay, seed, lambda: "train")
 
 

@@ -21,9 +21,9 @@ from accel.runtime import Runtime
 from agents.base import Spaces
 from agents.diswm import DisWM
 from envs import EnvSettings, episode_seed, make_env
-from episodes import read_episode
 from fileio import checkpoints
 from logger import read_metrics
+from replay.episodes import read_episode
 from tools import derive_seed
 from training.stop import Stopped
 

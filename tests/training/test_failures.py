@@ -11,7 +11,7 @@ from agents import pretrained
 from envs import EnvError
 from fileio import checkpoints, npz
 from models import VideoPredictor
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
 from tests.tiny import events
 from tools import UserError
 from training import factory
@@ -124,7 +124,7 @@ def test_memory_that_does_not_suffice_for_a_file_is_not_the_files_fault(videos, 
 
     monkeypatch.setattr(npz, "read", fail)
     with pytest.raises(UserError, match=r"0\.npz cannot be read \(there is too little memory"):
-        Replay(None, action_shape=None).load(videos)
+        Replay(HostStorage(row_fields((64, 64, 3), 0))).load(videos)
 
 
 # A teacher that is another, or elsewhere

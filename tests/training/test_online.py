@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dreamer
-from episodes import read_episode
 from logger import read_metrics
+from replay.episodes import read_episode
 from tests.tiny import events
 
 ROOT = Path(dreamer.__file__).parent

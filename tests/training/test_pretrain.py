@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-import episodes
 from logger import read_metrics
+from replay import episodes
 from tests.tiny import events
 
 FILES = {"encoder.pt", "decoder.pt", "rssm.pt", "traverse.png"}

@@ -1,4 +1,4 @@
-"""Which windows of which episodes make up a batch: row counts and a generator in, slices out.
+"""Which slices of which episodes make up a batch: row counts and a generator in, slices out.
 
 Symbols: B batch, T time (rows).
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Piece(NamedTuple):
+class Slice(NamedTuple):
     """A slice of an episode and its place in a batch: rows t … t + rows of window b.
 
     Episodes are counted from the oldest. Row t of b is where a state has to be reset.
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     t: int
 
 
-class Windows:
+class SequenceSampler:
     """Draws windows of T rows from episodes, each start in each of them equally likely.
 
     An episode shorter than the window counts as one start; it is given whole, and the rest of the
@@ -44,31 +44,31 @@ class Windows:
         weights = counts if oversample_ends else np.maximum(counts - length + 1, 1)
         self._last, self._ends = np.maximum(counts - length, 0), np.cumsum(weights)
 
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def plan(self, size: int, rng: np.random.Generator) -> list[Slice]:
+        """The slices that make up a batch of `size` windows, in the order of its rows."""
+        slices = []
+        for b, (episode, first) in enumerate(zip(*self._draw(size, rng), strict=True)):
+            t = 0
+            while True:
+                rows = min(self._rows[episode], self.length - t)
+                slices.append(Slice(int(episode), int(first), rows, b, t))
+                t += rows
+                if t == self.length:
+                    break
+                episode, first = int(self._draw(1, rng)[0][0]), 0
+        return slices
+
+    def _draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draws `count` starts: episodes and first rows, int64 [count] each."""
         drawn = rng.integers(self._ends[-1], size=count)
         episode = np.searchsorted(self._ends, drawn, side="right")
         first = drawn - np.where(episode > 0, self._ends[episode - 1], 0)
         return episode, np.minimum(first, self._last[episode])
 
-    def plan(self, size: int, rng: np.random.Generator) -> list[Piece]:
-        """The pieces that make up a batch of `size` windows."""
-        pieces = []
-        for b, (episode, first) in enumerate(zip(*self.draw(size, rng), strict=True)):
-            t = 0
-            while True:
-                rows = min(self._rows[episode], self.length - t)
-                pieces.append(Piece(int(episode), int(first), rows, b, t))
-                t += rows
-                if t == self.length:
-                    break
-                episode, first = int(self.draw(1, rng)[0][0]), 0
-        return pieces
 
-
-def resets(pieces: Iterable[Piece], size: int, length: int) -> np.ndarray:
+def resets(slices: Iterable[Slice], size: int, length: int) -> np.ndarray:
     """bool [B, T]: row 0 and every seam inside a window, where the model resets its state."""
     is_first = np.zeros((size, length), bool)
-    for piece in pieces:
-        is_first[piece.b, piece.t] = True
+    for each in slices:
+        is_first[each.b, each.t] = True
     return is_first

@@ -6,22 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from episodes import read_episode, save_episode, set_aside
 from fileio import npz
-from replay import Replay
-
-SHAPE = (2, 2, 3)
-
-
-def make():
-    return Replay(None, image_shape=SHAPE, action_shape=(2,))
+from replay import HostStorage, row_fields
+from replay.episodes import read_episode, save_episode, set_aside
+from tests.replay.rows import SHAPE, make
 
 
 def published(rows=5, **changes):
     fields = {
         "image": np.zeros((rows, *SHAPE), np.uint8),
         "action": np.zeros((rows, 2), np.float32),
-        "logprob": np.zeros(rows, np.float32),
         "reward": np.arange(rows, dtype=np.float32),
         "discount": np.full(rows, 0.5, np.float32),
         "is_terminal": np.zeros(rows, bool),
@@ -32,7 +26,7 @@ def published(rows=5, **changes):
 def test_saved_episode_reads_back_and_unknown_keys_stay_out(tmp_path):
     rng = np.random.default_rng(0)
     content = published(image=rng.integers(0, 256, (5, *SHAPE), dtype=np.uint8))
-    save_episode(tmp_path / "a-5.npz", content | {"note": np.array(["x"] * 5)})
+    save_episode(tmp_path / "a-5.npz", content | {"logprob": np.zeros(5), "note": np.array(["x"])})
     back = read_episode(tmp_path / "a-5.npz")
     assert set(back) == set(content)
     for key in content:
@@ -48,8 +42,8 @@ def test_load_takes_published_and_image_only_files_in_order(tmp_path):
     summary = replay.load(tmp_path, progress=lambda *call: calls.append(call))
     assert (summary.episodes, summary.frames, summary.skipped) == (2, 9, [])
     assert calls == [(1, 2), (2, 2)]
-    assert (replay.steps, replay.frames, replay.episodes, len(replay)) == (7, 9, 2, 2)
-    assert [path.name for path in replay._paths] == ["a-4.npz", "b-5.npz"]
+    assert (replay.steps, replay.frames, replay.episodes) == (7, 9, 2)
+    assert replay.contents() == [["a-4.npz", 4], ["b-5.npz", 5]]
     batch = replay.sample(200, 4)
     bare = batch["image"][:, 0, 0, 0, 0] == 4
     assert bare.any()
@@ -62,9 +56,8 @@ def test_load_takes_published_and_image_only_files_in_order(tmp_path):
 
 def test_action_free_replay_ignores_actions_in_files(tmp_path):
     np.savez_compressed(tmp_path / "a-5.npz", **published(5))
-    replay = Replay(None, image_shape=SHAPE, action_shape=None)
+    replay = make(storage=HostStorage(row_fields(SHAPE, 0)))
     assert replay.load(tmp_path).episodes == 1
-    assert replay.action_size == 0
     assert replay.sample(2, 3)["action"].shape == (2, 3, 0)
 
 
@@ -75,7 +68,7 @@ def test_fraction_takes_a_seeded_nested_subset(tmp_path):
     def names(**kwargs):
         replay = make()
         replay.load(tmp_path, **kwargs)
-        return [path.name for path in replay._paths]
+        return [name for name, _ in replay.contents()]
 
     quarter, half = names(fraction=0.25, seed=1), names(fraction=0.5, seed=1)
     assert (len(quarter), len(half)) == (5, 10)

@@ -6,19 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from episodes import check_row, stack_rows
+from replay.episodes import Fields, check_row, stack_rows
 
 
-class Ongoing:
+class OpenEpisodes:
     """The open episode of each worker.
 
     Args:
-        image_shape: (H, W, C).
-        action_shape: of one action, (A,).
+        fields: of a row (`episodes.row_fields`).
     """
 
-    def __init__(self, image_shape: tuple[int, ...], action_shape: tuple[int, ...]):
-        self._image_shape, self._action_shape = image_shape, action_shape
+    def __init__(self, fields: Fields):
+        self._fields = fields
         self._rows: dict[int, list[dict]] = {}
 
     def add(self, worker: int, row: Mapping) -> dict[str, np.ndarray] | None:
@@ -30,7 +29,7 @@ class Ongoing:
         Raises:
             ValueError: a row of wrong keys, shape, dtype or order, or a number that is not finite.
         """
-        checked = check_row(worker, row, self._image_shape, self._action_shape)
+        checked = check_row(worker, row, self._fields)
         rows = self._rows.get(worker)
         if row["is_first"]:
             if rows:
@@ -44,16 +43,14 @@ class Ongoing:
         rows.append(checked)
         return stack_rows(rows) if row["is_last"] else None
 
-    def drop(self, worker: int) -> int:
-        """Forget a worker's episode; returns how many agent steps it had."""
-        return max(0, len(self._rows.pop(worker, [])) - 1)
+    def drop(self, worker: int) -> None:
+        """Forget a worker's episode, if it has one."""
+        self._rows.pop(worker, None)
 
     def actions(self) -> dict[int, np.ndarray]:
         """The actions float32 [k, A] that each worker has taken so far."""
         return {
-            worker: np.array([row["action"] for row in rows[1:]], np.float32).reshape(
-                -1, *self._action_shape
-            )
+            worker: np.stack([row["action"] for row in rows])[1:]
             for worker, rows in self._rows.items()
         }
 

@@ -31,12 +31,12 @@ from fileio import atomic, npz
 DTYPES = {
     "image": np.uint8,
     "action": np.float32,
-    "logprob": np.float32,
     "reward": np.float32,
     "discount": np.float32,
     "is_terminal": np.bool_,
 }
 STORED = ("image", "action", "reward", "discount")
+Fields = Mapping[str, tuple[tuple[int, ...], type]]  # name → shape of a row, dtype
 DECODERS = min(8, os.cpu_count() or 1)
 
 
@@ -83,7 +83,7 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the known fields of an episode in the published dtypes.
 
     Args:
-        episode: image uint8 [T, H, W, C]; where present action [T, A], logprob, reward, discount,
+        episode: image uint8 [T, H, W, C]; where present action [T, A], reward, discount and
             is_terminal [T]. Other keys are left out.
 
     Raises:
@@ -110,59 +110,60 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return fields
 
 
-def conform(
-    episode: dict[str, np.ndarray],
-    image_shape: tuple[int, ...],
-    action_shape: tuple[int, ...] | None,
-) -> dict[str, np.ndarray]:
+def row_fields(image_shape: tuple[int, ...], action_size: int) -> Fields:
+    """The fields that batches have, of such images and actions.
+
+    Args:
+        image_shape: (H, W, C).
+        action_size: A; 0 for action-free data.
+    """
+    shapes = {"image": tuple(image_shape), "action": (action_size,)}
+    return {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
+
+
+def conform(episode: dict[str, np.ndarray], fields: Fields) -> dict[str, np.ndarray]:
     """Fill absent fields of a checked episode, in place, and refuse shapes of another replay's.
 
     Args:
         episode: as `check_episode` returned it.
-        image_shape: (H, W, C).
-        action_shape: of one action, (A,); None for action-free data: actions are dropped, A is 0.
+        fields: of the replay (`row_fields`); where actions have no numbers, those of the episode
+            are dropped.
 
     Raises:
         ValueError: images or actions of another shape.
     """
     rows = len(episode["image"])
-    if action_shape is None:
-        episode.pop("action", None)
-        action_shape = (0,)
-    episode.setdefault("action", np.zeros((rows, *action_shape), np.float32))
-    episode.setdefault("reward", np.zeros(rows, np.float32))
-    episode.setdefault("discount", np.ones(rows, np.float32))
-    for key, shape in (("image", image_shape), ("action", action_shape)):
-        if episode[key].shape[1:] != tuple(shape):
-            expected = f"{np.dtype(DTYPES[key])} {[rows, *shape]}"
+    for key, (shape, dtype) in fields.items():
+        if key not in episode or shape == (0,):
+            episode[key] = np.full((rows, *shape), key == "discount", dtype)
+        if episode[key].shape[1:] != shape:
+            expected = f"{np.dtype(dtype)} {[rows, *shape]}"
             raise ValueError(f"{key} is {describe(episode[key])}, expected {expected}")
     return episode
 
 
-def check_row(
-    worker: int, row: Mapping, image_shape: tuple[int, ...], action_shape: tuple[int, ...]
-) -> dict[str, np.ndarray]:
+def check_row(worker: int, row: Mapping, fields: Fields) -> dict[str, np.ndarray]:
     """One row's fields in their dtypes, copied: environments reuse their buffers."""
     needed = {"image", "reward", "discount", "is_first", "is_last", "is_terminal"}
     if missing := sorted(needed - set(row)):
         raise ValueError(f"worker {worker}: row without {', '.join(missing)}")
     if "action" not in row and not row["is_first"]:
         raise ValueError(f"worker {worker}: row without action")
-    action = row.get("action", np.zeros(action_shape))
-    fields = {key: row[key] for key in DTYPES if key in row} | {"action": action}
     if np.asarray(row["image"]).dtype != np.uint8:  # a cast would wrap floats round
         raise ValueError(f"worker {worker}: image is {describe(np.asarray(row['image']))}")
-    fields = {key: np.array(value, DTYPES[key]) for key, value in fields.items()}
-    for key, shape in (("image", image_shape), ("action", action_shape)):
-        if fields[key].shape != shape:
-            raise ValueError(
-                f"worker {worker}: {key} is {describe(fields[key])}, expected {list(shape)}"
-            )
-    if not all(np.isfinite(fields[key]).all() for key in STORED):
-        raise ValueError(f"worker {worker}: action, reward or discount is not finite")
-    if row["is_first"] and fields["action"].any():
+    given = {"action": np.zeros(fields["action"][0]), **row}
+    checked: dict[str, np.ndarray] = {
+        key: np.array(given[key], dtype) for key, dtype in DTYPES.items()
+    }
+    for key, (shape, _) in fields.items():
+        if checked[key].shape != shape:
+            found = describe(checked[key])
+            raise ValueError(f"worker {worker}: {key} is {found}, expected {list(shape)}")
+        if not np.isfinite(checked[key]).all():
+            raise ValueError(f"worker {worker}: {key} is not finite")
+    if row["is_first"] and checked["action"].any():
         raise ValueError(f"worker {worker}: no action leads to a first row, it must be zero")
-    return fields
+    return checked
 
 
 def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
@@ -171,9 +172,9 @@ def save_episode(path: Path, episode: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: `check_episode` refuses it.
     """
-    episode = check_episode(episode)
+    arrays: dict[str, Any] = dict(check_episode(episode))
     with atomic.atomic_write(path) as file:
-        np.savez_compressed(file, **episode)
+        np.savez_compressed(file, **arrays)
 
 
 class Writer:
@@ -208,8 +209,7 @@ def read_episode(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file cannot be read or is no episode; the message is the reason in one line,
             without the path.
     """
-    content = npz.read(Path(path), DTYPES)
-    return check_episode(content)
+    return check_episode(npz.read(Path(path), DTYPES))
 
 
 def count_rows(directory: Path) -> int:
@@ -288,6 +288,5 @@ def describe(value: np.ndarray) -> str:
 
 
 def stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Rows to arrays [T, …] with the keys of the published files; logprob only if a row has one."""
-    keys = [key for key in DTYPES if any(key in row for row in rows)]
-    return {key: np.stack([row.get(key, DTYPES[key](0)) for row in rows]) for key in keys}
+    """Rows to arrays [T, …]."""
+    return {key: np.stack([row[key] for row in rows]) for key in DTYPES}

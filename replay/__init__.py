@@ -1,0 +1,15 @@
+"""Experience: episodes on disk, what is sampled of them, and where their rows lie.
+
+- episodes.py: the files, and what a row holds
+- open_episodes.py: episodes that are being played
+- buffer.py: Replay, which takes rows and files in, gives batches out, and resumes
+- sampler.py: which slices of which episodes make up a batch
+- storage.py: closed episodes in memory or on disk; device.py: on a GPU
+- batch.py: the way of a batch to the device that trains
+"""
+
+from replay.buffer import Replay
+from replay.episodes import Episode, Restored, row_fields
+from replay.storage import DiskStorage, HostStorage
+
+__all__ = ["DiskStorage", "Episode", "HostStorage", "Replay", "Restored", "row_fields"]

@@ -1,0 +1,57 @@
+"""Which slices make up a batch: every start alike, short episodes joined at seams."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replay.sampler import SequenceSampler, Slice, resets
+
+
+def plan(rows, length, count, ends=False, seed=0):
+    return SequenceSampler(rows, length, ends).plan(count, np.random.default_rng(seed))
+
+
+@given(
+    rows=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    length=st.integers(1, 9),
+    ends=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_slices_fill_windows_and_only_whole_episodes_are_followed(rows, length, ends, seed):
+    slices = plan(rows, length, 8, ends, seed)
+    assert [s.b for s in slices if s.t == 0] == list(range(8))
+    for s, after in itertools.pairwise([*slices, Slice(0, 0, 0, 8, 0)]):
+        assert s.rows > 0
+        assert 0 <= s.first <= s.first + s.rows <= rows[s.episode]
+        if after.b == s.b:  # a seam: this episode was complete, the next begins at its row 0
+            assert after.t == s.t + s.rows
+            assert s.first + s.rows == rows[s.episode]
+            assert after.first == 0
+        else:
+            assert s.t + s.rows == length
+    is_first = resets(slices, 8, length)
+    assert is_first.sum() == len(slices)
+    assert all(is_first[s.b, s.t] for s in slices)
+
+
+def test_every_start_is_equally_likely():
+    rows = [10, 25, 5, 3]  # the last is short: it counts as one start
+    found = np.zeros((4, 25), int)
+    for s in plan(rows, 5, 45_000):
+        found[s.episode, s.first] += s.t == 0
+    counts = np.concatenate([found[n, :count] for n, count in enumerate([6, 21, 1, 1])])
+    assert counts.sum() == 45_000
+    expected = 45_000 / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < 56.9  # χ², 28 degrees, p = 0.001
+
+
+@pytest.mark.parametrize("others", [[], [20, 20]])
+def test_oversampled_ends_are_windows_clipped_to_the_last(others):
+    firsts = [s.first for s in plan([20, *others], 5, 20_000, ends=True)]
+    counts = np.bincount(firsts)
+    assert len(counts) == 16
+    np.testing.assert_allclose(counts[:15], 1000, rtol=0.15)
+    np.testing.assert_allclose(counts[15], 5000, rtol=0.05)
