@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import fast
 import networks
+from accel import graphs as fast
 from behavior import ActorCritic
 from config import Config
 from models import WorldModel

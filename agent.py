@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import fast
 import reports
+from accel import graphs as fast
 from acting import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-import fast
+from accel import graphs as fast
 from config import Config
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
 from envs.restarts import used_up

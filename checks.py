@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-import fast
 import sources
+from accel import graphs as fast
 from agent import SCHEDULES
 from config import Config
 from device_store import check_device

@@ -20,7 +20,7 @@ import torch
 import checks
 import config as configuration
 import evaluation
-import fast
+from accel import graphs as fast
 from config import Config
 from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError

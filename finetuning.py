@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import checks
-import fast
+from accel import graphs as fast
 from agent import Agent
 from arenas import make_envs, make_more_envs, variation_at
 from checkpoint import misfit, scratch_rng, to_arrays, to_device

@@ -25,7 +25,7 @@ Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
 def ours(spec: Mapping[str, Any]) -> tuple[Policy, dict[str, Any]]:
     """Our policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
-    import fast
+    from accel import graphs as fast
     from agent import Agent
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]

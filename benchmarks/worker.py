@@ -57,7 +57,7 @@ def memory(device: str) -> dict[str, int]:
 def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     """Our update at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
-    import fast
+    from accel import graphs as fast
     from agent import Agent, Pretrainer
     from models import VideoPredictor
 

@@ -159,7 +159,7 @@ def test_a_step_is_encoder_recursion_and_actor(changes, mode):
 
 @pytest.mark.parametrize("records", [False, True])
 def test_what_a_step_gave_stays_as_it_is(monkeypatch, records):
-    import fast
+    from accel import graphs as fast
 
     monkeypatch.setattr(fast, "graphs", lambda _: records)
     agent = make_agent()

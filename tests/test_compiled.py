@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 import behavior
 import config
-import fast
 import rssm
+from accel import graphs as fast
 from agent import Agent, Pretrainer
 from models import VideoPredictor
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import config
-import fast
+from accel import graphs as fast
 from agent import Agent, Pretrainer
 from models import VideoPredictor
 

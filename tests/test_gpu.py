@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import config
-import fast
+from accel import graphs as fast
 from agent import Agent, Pretrainer
 from checkpoint import load, rng_state, save, set_rng_state
 from models import VideoPredictor

@@ -3,8 +3,8 @@
 import pytest
 
 import arenas
-import fast
 import finetuning
+from accel import graphs as fast
 from agent import Agent
 from envs import VectorEnv
 from finetuning import Finetuning

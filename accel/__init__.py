@@ -1,0 +1,1 @@
+"""What makes updates fast without changing what they compute."""
