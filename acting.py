@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import networks
-from accel import graphs as fast
+from accel.fallback import Accelerated
+from accel.runtime import Runtime
 from behavior import ActorCritic
 from config import Config
 from models import WorldModel
@@ -25,6 +27,7 @@ class Acting:
 
     Args:
         config: the run's configuration.
+        runtime: where and how it computes; nothing is compiled here.
         world_model: whose encoder and RSSM see.
         behavior: whose actor acts.
 
@@ -36,26 +39,25 @@ class Acting:
     then computed on a stream of their own. Evaluation always acts with the learner's weights.
     """
 
-    def __init__(self, config: Config, world_model: WorldModel, behavior: ActorCritic):
+    def __init__(
+        self, config: Config, runtime: Runtime, world_model: WorldModel, behavior: ActorCritic
+    ):
         self.config = config
-        self.device = world_model.rssm.prior_stats.weight.device
+        self.device = runtime.device
         self.actions = behavior.actor.actions
         self._live = (world_model.encoder, world_model.rssm, behavior.actor)
         self._pad, self._copy, self._stream = world_model.pad_action, None, None
-        on_gpu = self.device.type == "cuda"
-        if fast.overlaps(config):
+        if runtime.overlap:
             self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
             self._copy.requires_grad_(False)
-            if on_gpu:
+            if self.device.type == "cuda":
                 self._stream = torch.cuda.Stream(self.device)
-                self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._steps: dict[str, Callable] = {mode: self._step(mode) for mode in ("train", "eval")}
-        if fast.graphs(config):
-            nothing: list[Tensor] = []
-            self._steps = {
-                mode: fast.Graph(step, lambda: nothing, self.device)
-                for mode, step in self._steps.items()
-            }
+                self._wait()
+        runtime = dataclasses.replace(runtime, compile=False)
+        self._steps = {
+            mode: Accelerated(self._step(mode), runtime, "a policy's step")
+            for mode in ("train", "eval")
+        }
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -64,6 +66,10 @@ class Acting:
             return
         live = [p for part in self._live for p in part.parameters()]
         torch._foreach_copy_(list(self._copy.parameters()), live)
+        self._wait()
+
+    def _wait(self) -> None:
+        """What is acted from here on comes behind what the device has been given so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -75,6 +81,7 @@ class Acting:
         """Takes up the copy's weights; where none were kept, those of the learner."""
         if self._copy is not None and state is not None:
             self._copy.load_state_dict(state)
+            self._wait()
         else:
             self.refresh()
 

@@ -7,9 +7,7 @@ An agent is ``act(obs, state, mode)``, ``update(batch)``, ``report(batch)``, ``s
 from __future__ import annotations
 
 import contextlib
-import platform
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 import reports
-from accel import graphs as fast
+from accel.compiling import compile_methods
+from accel.fallback import Accelerated
+from accel.runtime import Runtime
 from acting import Acting, ActState
 from behavior import ActorCritic, frozen
 from config import Config
 from models import Terms, VideoPredictor, WorldModel
 from optimizer import Metrics, Optimizer
 from rssm import State
-from tools import schedule
+from tools import say, schedule
 
 # The schedules of a run: the name inside a loss and the config key that says how it moves.
 SCHEDULES = {
@@ -47,24 +47,6 @@ DISTILL_SCHEDULES = {
 }
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products and convolutions under ``--precision``."""
-    if precision == "32":
-        return torch.float32
-    if precision in ("16", "bf16"):
-        return torch.bfloat16
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif platform.machine().lower() in ("x86_64", "amd64"):
-        # oneDNN says yes to any AVX-512 and then emulates bfloat16, at a fraction of the speed.
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = (
-            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-    return torch.bfloat16 if native else torch.float32
-
-
 class Learner(nn.Module):
     """What the agent and the pretrainer have in common.
 
@@ -72,11 +54,10 @@ class Learner(nn.Module):
     loop. ``updates`` counts updates. Subclasses say in :meth:`learn` what an update computes.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, runtime: Runtime):
         super().__init__()
-        self.config = config
-        self.device = torch.device(config.device)
-        self.dtype = compute_dtype(config.precision, self.device)
+        self.config, self.runtime = config, runtime
+        self.device, self.dtype = runtime.device, runtime.dtype
         self.step = 0
         self.updates = 0
         eta = config.distill_scale
@@ -87,9 +68,14 @@ class Learner(nn.Module):
             for name, key in SCHEDULES.items()
         }
         self.optimizers: dict[str, Optimizer] = {}
-        self._learn: Callable[[Terms], Metrics] = self.learn
-        if fast.graphs(config):
-            self._learn = fast.Graph(self.learn, self._tensors, self.device)
+        self._learn = Accelerated(self.learn, runtime, "an update", self._tensors)
+
+    def place(self, model: VideoPredictor) -> VideoPredictor:
+        """A model and its teacher on the device, which take images in chunks that suit it."""
+        for part in model.modules():
+            if isinstance(part, VideoPredictor):
+                part.encoder.rows = self.runtime.image_chunk
+        return model.to(self.device)
 
     def update(self, batch: Mapping[str, np.ndarray | Tensor]) -> Metrics:
         """One update; the metrics stay on the device, and nothing waits for it.
@@ -101,8 +87,7 @@ class Learner(nn.Module):
         data |= self.noise(*data["is_first"].shape)
         data["weights"] = self._schedule_values()
         self.before_update()
-        with fast.updating():
-            metrics = self._learn(data)
+        metrics = self._learn(data)
         self.updates += 1
         return metrics
 
@@ -174,8 +159,7 @@ class Learner(nn.Module):
         super().load_state_dict(state["weights"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if isinstance(self._learn, fast.Graph):
-            self._learn.reset()
+        self._learn.reset()
         self.step, self.updates = state["step"], state["updates"]
 
 
@@ -190,25 +174,25 @@ def named(terms: Terms, weights: Terms) -> Metrics:
 
 def compile_model(model: VideoPredictor) -> None:
     """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
-    print("note: the first update compiles its steps, for a minute or more", file=sys.stderr)
-    fast.compile_methods(model, "encode", "image_nll", "kl_term")
-    fast.compile_methods(model.rssm, "filter_steps", "prior_of")
+    say("note: the first update compiles its steps, for a minute or more")
+    compile_methods(model, "encode", "image_nll", "kl_term")
+    compile_methods(model.rssm, "filter_steps", "prior_of")
     if isinstance(model, WorldModel):
-        fast.compile_methods(model, "head_term")
+        compile_methods(model, "head_term")
         if model.teacher is not None:
-            fast.compile_methods(model.teacher, "encode")
+            compile_methods(model.teacher, "encode")
 
 
 class Pretrainer(Learner):
     """Learns a video predictor from frames alone."""
 
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.model = VideoPredictor(config, config.pretrain_action_num).to(self.device)
+    def __init__(self, config: Config, runtime: Runtime):
+        super().__init__(config, runtime)
+        self.model = self.place(VideoPredictor(config, config.pretrain_action_num))
         self.optimizers["model"] = Optimizer(
             "model", self.model.parameters(), config, config.model_lr, config.grad_clip
         )
-        if fast.compiles(config):
+        if runtime.compile:
             compile_model(self.model)
 
     def noise(self, batch: int, length: int) -> Terms:
@@ -240,14 +224,21 @@ class Agent(Learner):
 
     Args:
         config: the run's configuration.
+        runtime: where and how it computes.
         actions: size of the action vector.
         teacher: the pretrained predictor; needed with ``--distillation True``.
     """
 
-    def __init__(self, config: Config, actions: int, teacher: VideoPredictor | None = None):
-        super().__init__(config)
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        actions: int,
+        teacher: VideoPredictor | None = None,
+    ):
+        super().__init__(config, runtime)
         self.num_actions = actions
-        self.world_model = WorldModel(config, actions, teacher).to(self.device)
+        self.world_model = self.place(WorldModel(config, actions, teacher))
         feat = self.world_model.rssm.feat_size
         self.behavior = ActorCritic(config, feat, actions).to(self.device)
         c, b = config, self.behavior
@@ -256,10 +247,10 @@ class Agent(Learner):
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
-        self.acting = Acting(config, self.world_model, self.behavior)
-        if fast.compiles(config):
+        self.acting = Acting(config, runtime, self.world_model, self.behavior)
+        if runtime.compile:  # not before there is a copy that acts, which is not to be compiled
             compile_model(self.world_model)
-            fast.compile_methods(b, "dream_steps", "targets", "actor_loss", "value_loss")
+            compile_methods(b, "dream_steps", "targets", "actor_loss", "value_loss")
 
     def initial(self, batch: int) -> ActState:
         """The recurrent state of ``batch`` environments before their first observation."""

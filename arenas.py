@@ -7,7 +7,6 @@ import os
 import re
 from typing import Any
 
-from accel import graphs as fast
 from config import Config
 from envs import EnvError, EnvSettings, UnknownTask, VectorEnv, make_vector, variation_for
 from envs.restarts import used_up
@@ -42,19 +41,21 @@ def make_more_envs(config: Config, n: int, split: str) -> VectorEnv:
             notes.append({"env": -1, "reason": str(error), "steps": 0, "dropped": False})
 
 
-def make_envs(config: Config, n: int, split: str) -> VectorEnv:
+def make_envs(config: Config, n: int, split: str, overlap: bool = False) -> VectorEnv:
     """``n`` environments as the configuration describes them.
 
-    Those to train in, where their steps overlap with updates, have worker processes even if there
-    is one alone.
+    Args:
+        config: the run's.
+        n: how many.
+        split: train or eval.
+        overlap: their steps overlap with updates, so that even one has a worker process.
 
     Raises:
         UserError: a setting does not fit the task, or what it names is not there.
     """
     settings = {field.name: config[field.name] for field in dataclasses.fields(EnvSettings)}
     envs, workers = None, config.async_env
-    overlaps = split == "train" and fast.overlaps(config)
-    if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
+    if workers == "auto" and overlap and (os.cpu_count() or 1) > 1:
         workers = "process"
     try:
         envs = make_vector(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-import torch
-
 import sources
-from accel import graphs as fast
 from agent import SCHEDULES
 from config import Config
 from device_store import check_device
@@ -43,10 +40,7 @@ def check(config: Config) -> None:
     """
     check_values(config)
     parse_task(config.task)
-    _check_device(config)
     check_device(config)
-    if config.compile == "True" and (missing := fast.missing_compiler(torch.device(config.device))):
-        raise UserError(f"--compile True needs {missing}: install it, or give --compile False")
     if config.evaluate is not None:
         _check_backgrounds(config)
     elif config.eval_colors is not None:
@@ -153,28 +147,6 @@ def _check_kernels(config: Config) -> None:
 
 def _words(values: tuple) -> str:
     return " ".join(map(str, values))
-
-
-def _check_device(config: Config) -> None:
-    try:
-        device = torch.device(config.device)
-    except RuntimeError:
-        raise UserError(
-            f"--device '{config.device}' is no device of PyTorch: give cpu or cuda:0"
-        ) from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(
-                f"--device {config.device}: PyTorch sees no CUDA GPU here; give --device cpu, "
-                "or --configs … cpu for a laptop's settings"
-            )
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"--device {config.device}: there are {torch.cuda.device_count()} GPUs, "
-                "counted from cuda:0"
-            )
-    elif device.type != "cpu":
-        raise UserError(f"--device {config.device} is not supported: give cpu or cuda:0")
 
 
 def _check_pretraining(config: Config) -> None:

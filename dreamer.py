@@ -20,7 +20,7 @@ import torch
 import checks
 import config as configuration
 import evaluation
-from accel import graphs as fast
+from accel.runtime import Runtime
 from config import Config
 from envs import EnvError, UnknownTask
 from envs.rendering import RenderingError
@@ -40,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return export(config)
         if config.evaluate is not None:
             config = evaluation.configure(config)  # the run's own, under the flags given
+        runtime = Runtime.resolve(config)
+        config = config.replace(device=str(runtime.device))  # auto is settled
         checks.check(config)
-        prepare_torch(config)
+        runtime.prepare()
+        torch.manual_seed(derive_seed(config.seed, "torch"))
         if config.evaluate is not None:
-            evaluation.evaluate(config)
+            evaluation.evaluate(config, runtime)
             return 0
-        with contextlib.closing(Run(config)) as run:
+        with contextlib.closing(Run(config, runtime)) as run:
             return train(run)
     except (UserError, UnknownTask, RenderingError) as error:
         say(f"dreamer.py: {error}")
@@ -134,13 +137,6 @@ def export(config: Config) -> int:
     names = ", ".join(path.name for path in paths)
     print(f"{names} of {source}, as the authors' code reads them, are in {paths[0].parent}")
     return 0
-
-
-def prepare_torch(config: Config) -> None:
-    """Seeds and settings of the process; the first use of PyTorch's generators comes after it."""
-    fast.prepare_process(config)
-    torch.autograd.set_detect_anomaly(config.debug)
-    torch.manual_seed(derive_seed(config.seed, "torch"))
 
 
 if __name__ == "__main__":

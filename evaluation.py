@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import checkpoint
+from accel.runtime import Runtime, find_device
 from agent import Agent
 from arenas import make_envs, variation_at
 from checks import check_actor
@@ -104,18 +104,20 @@ def _check_folder(given: str, folder: Path) -> None:
 
 def _device_here(device: str) -> str:
     """The run's device, or the CPU where this machine lacks it."""
-    wanted = torch.device(device)
-    if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
-        return device
-    print(f"note: the run's device {device} is not here: evaluating on the cpu", file=sys.stderr)
-    return "cpu"
+    try:
+        find_device(device)
+    except UserError:
+        say(f"note: the run's device {device} is not here: evaluating on the cpu")
+        return "cpu"
+    return device
 
 
-def evaluate(config: Config) -> None:
+def evaluate(config: Config, runtime: Runtime) -> None:
     """Plays the episodes, prints what they came to, and writes it beside the run.
 
     Args:
         config: what :func:`configure` gave.
+        runtime: where and how the agent computes.
 
     Raises:
         UserError: the checkpoint cannot be used, or the folder not be written to.
@@ -123,12 +125,12 @@ def evaluate(config: Config) -> None:
     folder = expand(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
-    played = play_episodes(config)
+    played = play_episodes(config, runtime)
     paths = write(played, folder / FOLDER)
     say("\n".join([table(played), *map(str, paths)]), sys.stdout)
 
 
-def play_episodes(config: Config) -> Played:
+def play_episodes(config: Config, runtime: Runtime) -> Played:
     """Plays ``--eval_episodes`` episodes with the run's agent.
 
     As many of them as the run's own evaluation plays are the same ones, and so are the colours
@@ -152,7 +154,7 @@ def play_episodes(config: Config) -> Played:
     start = time.monotonic()
     with make_envs(config, min(config.eval_envs, config.eval_episodes), "eval") as envs:
         _check_colors(config, colors)
-        agent = _load_agent(config, envs, learner["weights"], path)
+        agent = _load_agent(config, runtime, envs, learner["weights"], path)
         if not learner["updates"]:
             print("note: this agent has made no update yet", file=sys.stderr)
         policy = functools.partial(agent.act, mode="eval")
@@ -214,10 +216,12 @@ def _check_colors(config: Config, colors: str) -> None:
         )
 
 
-def _load_agent(config: Config, envs: VectorEnv, weights: Mapping, path: Path) -> Agent:
+def _load_agent(
+    config: Config, runtime: Runtime, envs: VectorEnv, weights: Mapping, path: Path
+) -> Agent:
     """The agent with the run's weights; it acts and learns no more, so it needs no teacher."""
     check_actor(config, envs.discrete)
-    agent = Agent(config, envs.action_size, None)
+    agent = Agent(config, runtime, envs.action_size)
     agent.optimizers.clear()
     taught = {k: v for k, v in weights.items() if not k.startswith("world_model.teacher.")}
     if wrong := checkpoint.misfit(taught, agent.state_dict()["weights"]):

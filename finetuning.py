@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 import checks
-from accel import graphs as fast
 from agent import Agent
 from arenas import make_envs, make_more_envs, variation_at
 from checkpoint import misfit, scratch_rng, to_arrays, to_device
@@ -49,7 +48,7 @@ class Finetuning(Job):
         c = self.config
         self.repeat = c.action_repeat
         self.total = c.steps // self.repeat  # agent steps
-        self.overlap = fast.overlaps(c)
+        self.overlap = self.runtime.overlap
         self.begun_at = -1  # agent step at which learning began; -1 while the replay fills
         self.evaluated_at = -1
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
@@ -59,7 +58,7 @@ class Finetuning(Job):
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
         self.eval_envs: VectorEnv | None = None  # started by the first evaluation
-        self.train_envs = make_envs(c, c.envs, "train")
+        self.train_envs = make_envs(c, c.envs, "train", self.overlap)
         try:
             self._build(teacher)
         except BaseException:
@@ -75,7 +74,7 @@ class Finetuning(Job):
         folder, size = self.own_folder("train"), envs.action_size
         self.replay = new_replay(c, folder, "train", size, rows=rows, background=beside)
         self.seen = new_replay(c, None, "eval", envs.action_size, capacity=0)  # last evaluation
-        self.learner = Agent(c, envs.action_size, teacher)
+        self.learner = Agent(c, self.runtime, envs.action_size, teacher)
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
         seed = derive_seed(c.seed, "random policy")
         self.random = RandomPolicy(envs.action_size, envs.discrete, seed)

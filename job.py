@@ -35,7 +35,7 @@ class Job:
     feeder: Feeder | None = None
 
     def __init__(self, run: Run):
-        self.run, self.config = run, run.config
+        self.run, self.config, self.runtime = run, run.config, run.runtime
         self.clocks: dict[str, Every] = {}
         self.frame_rate, self.update_rate = Rate(), Rate()
         self.watch = Stopwatch()

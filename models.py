@@ -100,16 +100,6 @@ def sum_in_pieces(
     return _SumOfPieces.apply(function, rows, x, target, *parameters)
 
 
-def image_rows(config: Config) -> int:
-    """How many images pass through the convolutions at once; 0 is all of them.
-
-    On a CPU so many that a layer's output stays in the cache of its cores.
-    """
-    if config.image_chunk:
-        return config.image_chunk
-    return 250 if torch.device(config.device).type == "cpu" else 0
-
-
 class VideoPredictor(nn.Module):
     """An action-free video model: encoder, RSSM, decoder.
 
@@ -146,7 +136,6 @@ class VideoPredictor(nn.Module):
             std_act=config.dyn_std_act,
             min_std=config.dyn_min_std,
         )
-        self.encoder.rows = image_rows(config)
         feat = self.rssm.feat_size
         if config.beta_vae:
             self.decoder = networks.BetaVAEDecoder(feat, config.z_dim, channels)

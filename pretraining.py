@@ -39,7 +39,7 @@ class Pretraining(Job):
         rows = functools.partial(_expected_rows, c, source.folder)
         self.replay = new_replay(c, None, "pretrain", action_size=None, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
-        self.learner = Pretrainer(c)
+        self.learner = Pretrainer(c, self.runtime)
         periods = {
             "snapshot": c.pretrain_save_every,
             "log": c.log_every,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 
 import checkpoint
+from accel.runtime import Runtime
 from config import Config, check_same
 from logger import Logger, MeanMeter, make_sinks
 from pictures import encode_gif, encode_png, to_rgb
@@ -48,6 +48,10 @@ class Run:
     building on, where the folder is there already, no other process can begin in it; the lock ends
     with :meth:`close`, or with the process.
 
+    Args:
+        config: its configuration.
+        runtime: where and how it computes.
+
     Attributes:
         folder: where everything lies.
         resumed: the checkpoint's content until the run begins, or None for a new run.
@@ -61,8 +65,8 @@ class Run:
 
     logger: Logger
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, runtime: Runtime):
+        self.config, self.runtime = config, runtime
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self._lock: TextIO | None = None
@@ -251,7 +255,7 @@ class Run:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoint.rng_state(torch.device(self.config.device)),
+            "rng": checkpoint.rng_state(self.runtime.device),
             **state,
         }
         checkpoint.save(self.folder / CHECKPOINT, whole, keep=self.config.keep_checkpoints)
@@ -259,7 +263,7 @@ class Run:
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoint.set_rng_state(self.resumed["rng"], torch.device(self.config.device))
+        checkpoint.set_rng_state(self.resumed["rng"], self.runtime.device)
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""

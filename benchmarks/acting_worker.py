@@ -25,14 +25,15 @@ Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
 def ours(spec: Mapping[str, Any]) -> tuple[Policy, dict[str, Any]]:
     """Our policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
-    from accel import graphs as fast
+    from accel.runtime import Runtime
     from agent import Agent
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
     parsed = config.parse([*flags, "--num_threads", str(spec["threads"]), *spec["flags"]])
-    fast.prepare_process(parsed)
+    runtime = Runtime.resolve(parsed)
+    runtime.prepare()
     torch.manual_seed(parsed.seed)
-    agent = Agent(parsed, spec["actions"], None)
+    agent = Agent(parsed, runtime, spec["actions"])
 
     def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
         return agent.act({"image": image, "is_first": is_first}, state, mode)

@@ -57,7 +57,7 @@ def memory(device: str) -> dict[str, int]:
 def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     """Our update at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
-    from accel import graphs as fast
+    from accel.runtime import Runtime
     from agent import Agent, Pretrainer
     from models import VideoPredictor
 
@@ -65,12 +65,13 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
     flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
     parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
-    fast.prepare_process(parsed)
+    runtime = Runtime.resolve(parsed)
+    runtime.prepare()
     torch.manual_seed(parsed.seed)
     if spec["kind"] == "pretrain":
-        learner = Pretrainer(parsed)
+        learner = Pretrainer(parsed, runtime)
     else:
-        learner = Agent(parsed, spec["actions"], VideoPredictor(parsed, 0))
+        learner = Agent(parsed, runtime, spec["actions"], VideoPredictor(parsed, 0))
     keys = [k for k in ("precision", "compile", "cuda_graphs", "image_chunk") if k in parsed]
     return learner.update, {"config": {k: parsed[k] for k in keys}, "dtype": str(learner.dtype)}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import config
-from agent import Agent, Pretrainer, compute_dtype
+from accel.runtime import Runtime, compute_dtype
+from agent import Agent, Pretrainer
 from models import VideoPredictor
 
 B, T, A = 2, 4, 2
@@ -24,7 +25,12 @@ def make_config(**changes):
 def make_agent(seed=0, teacher=True, **changes):
     torch.manual_seed(seed)
     c = make_config(**changes)
-    return Agent(c, A, VideoPredictor(c, 0) if teacher else None)
+    return Agent(c, Runtime.resolve(c), A, VideoPredictor(c, 0) if teacher else None)
+
+
+def make_pretrainer():
+    c = make_config()
+    return Pretrainer(c, Runtime.resolve(c))
 
 
 def make_batch(seed=0):
@@ -270,7 +276,7 @@ def test_precision():
 
 def test_metrics_stay_tensors_without_a_graph():
     agent = make_agent(pred_discount=True, imag_gradient="both")
-    for metrics in (agent.update(make_batch()), Pretrainer(make_config()).update(make_batch())):
+    for metrics in (agent.update(make_batch()), make_pretrainer().update(make_batch())):
         for name, value in metrics.items():
             assert isinstance(value, torch.Tensor), name
             assert value.ndim == 0

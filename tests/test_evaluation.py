@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 import config
 import dreamer
+from accel.runtime import Runtime
 from agent import Agent
 from envs import EnvSettings, episode_seed, make_env
 from episodes import read_episode
@@ -131,7 +132,7 @@ def by_hand(made, colors, count, seed, **settings):
     """Returns of the checkpoint's agent, played without what the evaluation is made of."""
     c = config.load_saved(made / "config.yaml")
     state = torch.load(made / "checkpoint.pt", weights_only=True)
-    agent = Agent(c, 1)
+    agent = Agent(c, Runtime.resolve(c), 1)
     weights = state["learner"]["weights"]
     assert any(".teacher." in name for name in weights)
     own = {name: value for name, value in weights.items() if ".teacher." not in name}

@@ -9,6 +9,7 @@ import torch
 
 import agent
 import config
+from accel.runtime import Runtime
 from guard import RECORDS, Guard
 from tests.tiny import events
 from tools import Diverged
@@ -17,7 +18,7 @@ from tools import Diverged
 def test_an_agents_later_steps_are_skipped_with_the_first(tiny):
     given = config.parse(tiny.finetune(tiny.teacher, distillation=False))
     torch.manual_seed(0)
-    learner, rng = agent.Agent(given, 2), np.random.default_rng(0)
+    learner, rng = agent.Agent(given, Runtime.resolve(given), 2), np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (2, 6, 64, 64, 3), dtype=np.uint8),
         "action": rng.uniform(-1, 1, (2, 6, 2)).astype(np.float32),

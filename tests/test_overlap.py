@@ -4,7 +4,6 @@ import pytest
 
 import arenas
 import finetuning
-from accel import graphs as fast
 from agent import Agent
 from envs import VectorEnv
 from finetuning import Finetuning
@@ -74,21 +73,11 @@ def test_an_environment_that_overlaps_has_a_process(tmp_path, tiny, monkeypatch)
         parsed = config.parse(tiny.finetune(tmp_path, overlap=overlap))
         for split in ("train", "eval"):
             with pytest.raises(arenas.UserError, match="not made"):
-                arenas.make_envs(parsed, 1, split)
+                arenas.make_envs(parsed, 1, split, overlap and split == "train")
     given = config.parse(tiny.finetune(tmp_path, overlap=True, async_env="none"))
     with pytest.raises(arenas.UserError, match="not made"):
-        arenas.make_envs(given, 1, "train")
+        arenas.make_envs(given, 1, "train", True)
     assert [workers for *_, workers in made] == ["process", "auto", "auto", "auto", "none"]
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_overlap_is_on_by_itself_on_a_gpu_alone(tmp_path, tiny, device):
-    import config
-
-    parsed = config.parse(tiny.finetune(tmp_path, device=device))
-    assert fast.overlaps(parsed) == (device == "cuda:0")
-    assert fast.overlaps(parsed.replace(overlap="True"))
-    assert not fast.overlaps(parsed.replace(overlap="False"))
 
 
 def test_every_log_line_says_where_the_time_went(tmp_path, tiny):

@@ -10,10 +10,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import checkpoint
 import config
 import npz
+from accel.runtime import Runtime
 from run import Run, Stopped
 from tests.tiny import events
 from tools import leftovers, move_aside, say, set_bad_aside
@@ -283,7 +285,7 @@ def test_files_are_moved_aside_under_free_names(tmp_path):
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
     """A shell and the system both tell of a terminal that closes, within a millisecond."""
-    run = Run(config.parse(tiny.finetune(tmp_path)))
+    run = Run(config.parse(tiny.finetune(tmp_path)), Runtime(torch.device("cpu")))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         run._on_signal(number, None)
     with pytest.raises(Stopped):
@@ -328,7 +330,7 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
 def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, tiny):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    run = Run(config.parse(tiny.finetune(tmp_path)))
+    run = Run(config.parse(tiny.finetune(tmp_path)), Runtime(torch.device("cpu")))
     with run:
         assert signal.getsignal(signal.SIGTERM) == run._on_signal
     # While environments close, a second signal must not end what is being stopped.
