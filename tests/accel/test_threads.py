@@ -42,7 +42,7 @@ def test_one_core_is_not_crowded(monkeypatch):
 FAULTS = """
 import resource, sys, torch
 sys.path.insert(0, {root!r})
-from accel import graphs as fast
+from accel import threads
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
