@@ -19,7 +19,6 @@ import torch
 import config as configuration
 import data
 import envs
-import fast
 from accel.runtime import Runtime
 from agents.model_configs import check_networks
 from agents.pretrained import export_predictor
@@ -73,12 +72,13 @@ def run_command(argv: Sequence[str]) -> int:
         config = evaluate.configure(config)  # the run's own, under the flags given
     runtime = Runtime.resolve(config)
     check(config, runtime)
-    prepare_torch(config, runtime)
+    runtime.prepare()
+    torch.manual_seed(derive_seed(config.seed, "torch"))
     if config.evaluate is not None:
         evaluate.evaluate(config, runtime)
         return 0
-    with contextlib.closing(RunFolder(config)) as run:
-        return train(run, runtime)
+    with contextlib.closing(RunFolder(config, runtime)) as run:
+        return train(run)
 
 
 def check(config: Config, runtime: Runtime) -> None:
@@ -101,7 +101,7 @@ def check(config: Config, runtime: Runtime) -> None:
         OnlineTrainer.check(config)
 
 
-def train(run: RunFolder, runtime: Runtime) -> int:
+def train(run: RunFolder) -> int:
     """Begins a run or goes on with it; returns the exit status.
 
     Raises:
@@ -114,7 +114,7 @@ def train(run: RunFolder, runtime: Runtime) -> int:
         print_safe(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
         return 0
     try:
-        with kind(run, runtime) as trainer, run:
+        with kind(run) as trainer, run:
             try:
                 trainer.loop()
             except Stopped:
@@ -140,13 +140,6 @@ def export(config: Config) -> int:
     names = ", ".join(path.name for path in paths)
     print(f"{names} of {source}, as the authors' code reads them, are in {paths[0].parent}")
     return 0
-
-
-def prepare_torch(config: Config, runtime: Runtime) -> None:
-    """Seeds and settings of the process; the first use of PyTorch's generators comes after it."""
-    fast.prepare_process(config)
-    torch.autograd.set_detect_anomaly(config.debug)
-    torch.manual_seed(derive_seed(config.seed, "torch"))
 
 
 if __name__ == "__main__":

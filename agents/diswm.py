@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import fast
+from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
@@ -66,7 +66,7 @@ class DisWM(GradientLearner, Agent):
         self.policy = RecurrentPolicy(config, runtime, self.world_model, self.behavior)
         if runtime.compile:
             compile_model(self.world_model)
-            fast.compile_methods(b, "imagine_steps", "targets", "actor_loss", "value_loss")
+            compile_methods(b, "imagine_steps", "targets", "actor_loss", "value_loss")
 
     @classmethod
     def check(cls, config: Config) -> None:

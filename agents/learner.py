@@ -7,15 +7,14 @@ A method that inherits from :class:`GradientLearner` says in ``compute`` what an
 from __future__ import annotations
 
 import contextlib
-import platform
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import fast
+from accel.fallback import Accelerated
 from accel.runtime import Runtime
 from agents.base import Batch, Learner, Metrics, Update
 from agents.optimizer import SKIPPED, Optimizer
@@ -29,24 +28,6 @@ DISTILL_SCHEDULES = {
     False: "linear(0.1,0.01,45000)",
     True: "delay(50000,linear(0.1,0.01,45000))",
 }
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products and convolutions under ``--precision``."""
-    if precision == "32":
-        return torch.float32
-    if precision in ("16", "bf16"):
-        return torch.bfloat16
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif platform.machine().lower() in ("x86_64", "amd64"):
-        # oneDNN says yes to any AVX-512 and then emulates bfloat16, at a fraction of the speed.
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = (
-            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-    return torch.bfloat16 if native else torch.float32
 
 
 def loss_scales(config: Config) -> dict[str, Schedule]:
@@ -87,10 +68,8 @@ class GradientLearner(Learner):
         self.updates = 0
         self.schedules = loss_scales(config)
         self.optimizers: dict[str, Optimizer] = {}
-        self._compute: Callable[[dict[str, Tensor]], Metrics] = self._compute_flat
+        self._compute = Accelerated(self._compute_flat, runtime, "an update", self._tensors)
         self._like: Any = None  # the shape of what an update takes
-        if runtime.graphs:
-            self._compute = fast.Graph(self._compute_flat, self._tensors, self.device)
 
     def learn(self, batch: Batch, step: int) -> Update:
         """One update; the metrics stay on the device, and nothing waits for it."""
@@ -99,8 +78,7 @@ class GradientLearner(Learner):
         inputs["scales"] = self._scales_at(step)
         self.before_update()
         self._like = inputs
-        with fast.updating():
-            metrics = self._compute(flatten(inputs))
+        metrics = self._compute(flatten(inputs))
         self.updates += 1
         skipped = [metrics.pop(name) for name in list(metrics) if name.startswith(SKIPPED)]
         return Update(metrics, torch.stack(skipped))
@@ -176,6 +154,5 @@ class GradientLearner(Learner):
         self.load_state_dict(state["weights"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if isinstance(self._compute, fast.Graph):
-            self._compute.reset()
+        self._compute.reset()
         self.updates = state["updates"]

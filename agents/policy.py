@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import fast
 import networks
+from accel.fallback import Accelerated
 from accel.runtime import Runtime
 from agents.base import Obs, State
 from behavior import ActorCritic
@@ -25,6 +26,7 @@ class RecurrentPolicy:
 
     Args:
         config: the run's configuration.
+        runtime: where and how it computes; nothing is compiled here.
         world_model: whose encoder and RSSM see.
         behavior: whose actor acts.
 
@@ -44,20 +46,17 @@ class RecurrentPolicy:
         self.actions = behavior.actor.actions
         self._live = (world_model.encoder, world_model.rssm, behavior.actor)
         self._pad, self._copy, self._stream = world_model.pad_action, None, None
-        on_gpu = self.device.type == "cuda"
         if runtime.overlap:
             self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
             self._copy.requires_grad_(False)
-            if on_gpu:
+            if self.device.type == "cuda":
                 self._stream = torch.cuda.Stream(self.device)
-                self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._steps: dict[str, Callable] = {mode: self._step(mode) for mode in ("train", "eval")}
-        if runtime.graphs:
-            nothing: list[Tensor] = []
-            self._steps = {
-                mode: fast.Graph(step, lambda: nothing, self.device)
-                for mode, step in self._steps.items()
-            }
+                self._wait()
+        runtime = dataclasses.replace(runtime, compile=False)
+        self._steps = {
+            mode: Accelerated(self._step(mode), runtime, "a policy's step")
+            for mode in ("train", "eval")
+        }
 
     @torch.no_grad()
     def sync(self) -> None:
@@ -66,6 +65,10 @@ class RecurrentPolicy:
             return
         live: list[Tensor] = [p for part in self._live for p in part.parameters()]
         torch._foreach_copy_([*self._copy.parameters()], live)
+        self._wait()
+
+    def _wait(self) -> None:
+        """What is acted from here on comes behind what the device has been given so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
@@ -77,6 +80,7 @@ class RecurrentPolicy:
         """Takes up the copy's weights; where none were kept, those of the learner."""
         if self._copy is not None and state is not None:
             self._copy.load_state_dict(state)
+            self._wait()
         else:
             self.sync()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
-import fast
+from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
 from agents.base import Batch, Metrics
@@ -33,13 +32,13 @@ def log_names(terms: Terms, scales: LossScales) -> Metrics:
 
 def compile_model(model: VideoPredictor) -> None:
     """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
-    print("note: the first update compiles its steps, for a minute or more", file=sys.stderr)
-    fast.compile_methods(model, "encode", "image_nll", "kl_term")
-    fast.compile_methods(model.rssm, "filter_steps", "prior_of")
+    print_safe("note: the first update compiles its steps, for a minute or more")
+    compile_methods(model, "encode", "image_nll", "kl_term")
+    compile_methods(model.rssm, "filter_steps", "prior_of")
     if isinstance(model, WorldModel):
-        fast.compile_methods(model, "head_term")
+        compile_methods(model, "head_term")
         if model.teacher is not None:
-            fast.compile_methods(model.teacher, "encode")
+            compile_methods(model.teacher, "encode")
 
 
 class Predictor(GradientLearner):

@@ -29,16 +29,6 @@ MODES = ("train", "eval")
 SETTINGS = ("reference", "exact", "default")
 
 
-class Player(Worker):
-    """A setting's process that acts."""
-
-    module = "benchmarks.acting_worker"
-
-    def act(self, envs: int, mode: str, steps: int) -> float:
-        """Seconds of one step of all ``envs``."""
-        return self._ask({"envs": envs, "mode": mode, "steps": steps})["seconds"]
-
-
 def measure(
     specs: Mapping[str, Mapping[str, Any]], envs: Sequence[int], steps: int, rounds: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -47,7 +37,7 @@ def measure(
     Returns:
         The results, and why a setting has none.
     """
-    players: dict[str, Player] = {}
+    players: dict[str, Worker] = {}
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     cases = [(mode, n) for mode in MODES for n in envs]
@@ -60,7 +50,7 @@ def measure(
                     continue
                 try:
                     if name not in players:
-                        players[name] = Player(specs[name])
+                        players[name] = Worker(specs[name])
                         empty = {f"{mode} {n}": [] for mode, n in cases}
                         results[name] = {**players[name].built["facts"], "seconds": empty}
                     for mode, n in cases:
@@ -140,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
     if args.settings is None:
         args.settings = [n for n in SETTINGS if n != "reference" or args.reference is not None]
     here = look(args, ceiling=False)
-    common = {"device": here["device"], "threads": args.threads, "actions": ACTIONS}
+    common = {"kind": "act", "device": here["device"], "threads": args.threads, "sizes": {}}
+    common |= {"actions": ACTIONS}
     common["checkout"] = str((args.reference or ROOT).resolve())
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
     results, failed = measure(specs, args.envs, args.steps, args.rounds)

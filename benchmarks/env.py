@@ -1,14 +1,12 @@
-"""Environment steps per second, by suite and renderer, and where a step's time goes.
+"""Environment steps per second, by suite and renderer.
 
 python -m benchmarks.env [--tasks T …] [--renderers osmesa egl] [--envs 1 4] [--json OUT] [-- FLAGS]
 
 Every row is a process of its own, because OpenGL is chosen once for a process. The settings are
 those of the suite's block in configs.yaml; words behind ``--`` are flags of dreamer.py over them.
-One environment is stepped in the process itself, and its step is divided: ``render`` is the drawing
-of the frame, ``physics`` MuJoCo's own step functions, ``rest`` all between (the distractions, the
-rewards, the wrappers). Several environments are stepped in worker processes. A step is the agent's,
-of ``--action_repeat`` control steps; resets are told apart. A renderer that cannot draw here is
-named below the table.
+One environment is stepped in that process, several in worker processes. A step is the agent's, of
+``--action_repeat`` control steps; resets are told apart. A renderer that cannot draw here is named
+below the table.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ import config
 from benchmarks.settings import look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
-from envs import EnvSettings, UnknownTask, make_env, make_vector, parse_task
+from envs import EnvSettings, UnknownTask, make_vector, parse_task
 from envs.rendering import choose_backend
 from tools import UserError
 
@@ -44,103 +42,39 @@ TASKS = (
 )
 RENDERERS = ("osmesa", "egl")
 WARMUP = 5  # steps; the first frames compile shaders
-PHYSICS = ("mj_step", "mj_step1", "mj_step2", "mj_forward", "mj_rnePostConstraint")
 
 
-class Timed:
-    """A function, and the seconds that it took so far."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function, self.seconds = function, 0.0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return self.function(*args, **kwargs)
-        finally:
-            self.seconds += time.perf_counter() - start
-
-
-def measure_one(task: str, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """One environment in this process.
+def measure(task: str, n: int, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Steps ``n`` environments, one of them in this process and more in processes of their own.
 
     Returns:
-        ``steps`` and ``resets``: the seconds of each; ``render`` and ``physics``: of all steps
-        together.
+        ``steps`` and ``resets``: the seconds of each, of all environments together.
     """
-    env = make_env(task, **settings)
-    try:
-        import mujoco
-
-        env.reset(seed=0)
-        inner = env.unwrapped.inner
-        inner.render = render = Timed(inner.render)
-        physics = [Timed(getattr(mujoco, name)) for name in PHYSICS]
-        for name, timed in zip(PHYSICS, physics, strict=True):
-            setattr(mujoco, name, timed)  # the simulators look it up at every call
-        rng, found = np.random.default_rng(0), {"steps": [], "resets": []}
-        shape, shares = env.action_space.shape, {"render": 0.0, "physics": 0.0}
-
-        def step() -> bool:
-            for timed in (render, *physics):
-                timed.seconds = 0.0
-            start = time.perf_counter()
-            _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, shape).astype(np.float32))
-            found["steps"].append(time.perf_counter() - start)
-            shares["render"] += render.seconds
-            shares["physics"] += sum(timed.seconds for timed in physics)
-            return terminated or truncated
-
-        def reset() -> None:
-            start = time.perf_counter()
-            env.reset(seed=len(found["resets"]))
-            found["resets"].append(time.perf_counter() - start)
-
-        reset()
-        for _ in range(WARMUP):
-            step()
-        found["steps"].clear()
-        shares.update(render=0.0, physics=0.0)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or not found["steps"]:
-            if step():
-                reset()
-        return {**found, **shares}
-    finally:
-        env.close()
-
-
-def measure_many(task: str, n: int, settings: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """``n`` environments in worker processes: ``steps``, the seconds of each step of them all."""
-    found: list[float] = []
-    with make_vector(task, n, workers="process", **settings) as envs:
-        rng, seed, ended = np.random.default_rng(0), 0, np.ones(n, bool)
-        end = None
-        while end is None or time.perf_counter() < end or not found:
+    found: dict[str, list[float]] = {"steps": [], "resets": []}
+    with make_vector(task, n, workers="none" if n == 1 else "process", **settings) as envs:
+        rng, ended, end = np.random.default_rng(0), np.ones(n, bool), None
+        while end is None or time.perf_counter() < end or not found["steps"]:
             if ended.any():
-                envs.reset(ended, [seed + i for i in range(n)])
-                seed += n
+                start, first = time.perf_counter(), n * len(found["resets"])
+                envs.reset(ended, [first + i for i in range(n)])
+                found["resets"].append(time.perf_counter() - start)
             actions = rng.uniform(-1, 1, (n, envs.action_size)).astype(np.float32)
             start = time.perf_counter()
             result = envs.step(actions)
-            found.append(time.perf_counter() - start)
+            found["steps"].append(time.perf_counter() - start)
             ended = result.terminated | result.truncated
-            if end is None and len(found) == WARMUP:
-                found.clear()
+            if end is None and len(found["steps"]) == WARMUP:
+                found["steps"].clear()
                 end = time.perf_counter() + seconds
-    return {"steps": found}
+    return found
 
 
 def summarise(n: int, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Rates and shares: ``steps_per_second`` of all n, ``ms`` of a step, its parts' shares."""
+    """``steps_per_second`` of all n, and ``ms`` of a step of them all."""
     steps = measured["steps"]
     row = {"steps_per_second": n * len(steps) / sum(steps), "ms": 1e3 * statistics.median(steps)}
     row |= {"ms_min": 1e3 * min(steps), "ms_max": 1e3 * max(steps), "count": len(steps)}
-    if "render" in measured:
-        shares = {name: measured[name] / sum(steps) for name in ("render", "physics")}
-        shares["rest"] = 1.0 - sum(shares.values())
-        row |= {**shares, "reset_ms": 1e3 * statistics.median(measured["resets"])}
-    return row
+    return row | {"reset_ms": 1e3 * statistics.median(measured["resets"])}
 
 
 def serve() -> int:
@@ -149,11 +83,7 @@ def serve() -> int:
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)  # whatever a simulator prints
         backend = choose_backend(spec["renderer"])
-        given = (spec["settings"], spec["seconds"])
-        if spec["envs"] == 1:
-            measured = measure_one(spec["task"], *given)
-        else:
-            measured = measure_many(spec["task"], spec["envs"], *given)
+        measured = measure(spec["task"], spec["envs"], spec["settings"], spec["seconds"])
         answer = {**measured, "backend": dataclasses.asdict(backend)}
         out.write(json.dumps(answer))
     return 0
@@ -197,9 +127,6 @@ _COLUMNS = (
     ("ms/step", "ms", "{:.2f}"),
     ("min", "ms_min", "{:.2f}"),
     ("max", "ms_max", "{:.2f}"),
-    ("render", "render", "{:.1%}"),
-    ("physics", "physics", "{:.1%}"),
-    ("rest", "rest", "{:.1%}"),
     ("reset, ms", "reset_ms", "{:.1f}"),
 )
 
@@ -213,7 +140,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["task", "renderer", "envs", *(name for name, _, _ in _COLUMNS)], body)
 
 
-def measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measure_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows, and why others are missing."""
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -254,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
     if not args.seconds > 0:
         raise UserError(f"--seconds takes a number above 0, not {args.seconds}")
-    rows, failed = measure(args)
+    rows, failed = measure_all(args)
     print(show(rows))
     for name, why in failed.items():
         print(f"{name}: {why}")

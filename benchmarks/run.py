@@ -1,4 +1,4 @@
-"""A real finetuning, where each of its seconds went, and what a run of 1e6 frames would take.
+"""A real finetuning, and where each of its seconds went.
 
 python -m benchmarks.run [--frames N] [--device cuda] [--json OUT] [-- FLAGS OF dreamer.py]
 
@@ -18,12 +18,8 @@ wait        for the device's numbers, once a log line
 other       all that has no name
 start, end  the process outside its loop: imports, building, the last checkpoint
 
-The projection takes each name's cost of one piece (of an agent step, an update, a step of an
-evaluation, …) and counts the pieces of a run of ``--project`` frames: prefill, pretraining updates
-and evaluations included, all at the schedule that the preset of configs.yaml has, whatever the
-flags made of it here. Costs of steps and updates are those after the first log line; what the first
-line had beyond them (compiling, warming up) is added once, like start and end. Evaluation episodes
-are taken to last ``--time_limit`` frames.
+The first column is of the whole run, the second without what came before its first log line, which
+compiles and warms up.
 """
 
 from __future__ import annotations
@@ -50,23 +46,7 @@ from tools import UserError
 from training.run_folder import folder_of
 
 WORDS = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--distillation", "True"]
-# What each name's seconds are divided by, and whether they settle only after the first log line.
-PIECES = {
-    "env": ("agent steps", True),
-    "act": ("steps acted", True),
-    "sample": ("updates", True),
-    "transfer": ("updates", True),
-    "update": ("updates", True),
-    "wait": ("updates", True),
-    "other": ("agent steps", True),
-    "evaluate": ("evaluation steps", False),
-    "log": ("log lines", False),
-    "checkpoint": ("checkpoints", False),
-}
 START = "start, end"
-# The preset's own in a projection.
-SCHEDULE = ("prefill", "pretrain", "train_every", "train_steps", "checkpoint_every", "log_every")
-SCHEDULE += ("eval_every", "eval_episodes")
 
 
 class Failed(Exception):
@@ -80,58 +60,12 @@ def begun_at(config: Config) -> int:
     return -(-step // config.envs) * config.envs
 
 
-def pieces(config: Config, frames: int) -> dict[str, int]:
-    """How often a run of so many frames does each thing."""
-    c, repeat = config, config.action_repeat
-    steps, begun = frames // repeat, begun_at(config)
-    acted = max(steps - begun, 0)
-
-    def times(period: int) -> int:
-        """Multiples of a period from the beginning of learning to the end."""
-        return frames // period - begun * repeat // period if period else 0
-
-    # One evaluation when learning begins, one where it ends, and the random policy's.
-    ends = bool(c.eval_every) and frames % c.eval_every != 0
-    evaluations = 2 + times(c.eval_every) + ends if c.eval_every else 0
-    episode = -(-c.time_limit // repeat)
-    return {
-        "agent steps": steps,
-        "steps acted": acted,
-        "updates": c.pretrain + acted // c.train_every * c.train_steps,
-        "evaluation steps": evaluations * c.eval_episodes * episode,
-        "log lines": times(c.log_every) + (not c.log_every or frames % c.log_every != 0),
-        "checkpoints": times(c.checkpoint_every),
-    }
-
-
-def counted(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, int]:
-    """The same of a run that was made, up to its last log line, by its log where that tells."""
-    lines = [row for row in rows if "seconds_other" in row]
-    found = pieces(config, lines[-1]["step"])
-    played = [
-        row[f"{kind}_length"] * row[f"{kind}_episodes"]
-        for row in rows
-        for kind in ("eval", "random")
-        if f"{kind}_length" in row
-    ]
-    found["evaluation steps"] = round(sum(played))
-    with_means = [row for row in lines if "updates" in row]  # the others have seconds alone
-    found["log lines"] = len(with_means)
-    found["updates"] = int(with_means[-1]["updates"]) if with_means else 0
-    return found
-
-
-def costs(rows: Sequence[Mapping[str, Any]], config: Config, wall: float) -> dict[str, Any]:
-    """Where the time of a run went.
+def spent(rows: Sequence[Mapping[str, Any]], wall: float) -> dict[str, dict[str, float]]:
+    """By name, a run's ``seconds``, and those ``later`` than its first log line.
 
     Args:
         rows: of its metrics.jsonl.
-        config: the run's.
         wall: seconds of its process.
-
-    Returns:
-        ``frames``, ``wall``, ``counts``, and ``names``: for each name its ``seconds``, the
-        seconds ``each`` piece takes (None if there was none) and those to count ``once``.
 
     Raises:
         Failed: the log has no seconds.
@@ -139,78 +73,28 @@ def costs(rows: Sequence[Mapping[str, Any]], config: Config, wall: float) -> dic
     lines = [row for row in rows if "seconds_other" in row]
     if not lines:
         raise Failed("its log has no line with seconds: give more --frames or -- --log_every")
-    whole, first = counted(rows, config), counted(_until(rows, lines[0]), config)
-    names: dict[str, dict[str, Any]] = {}
-    for name, (piece, settles) in PIECES.items():
-        each = [row.get(f"seconds_{name}", 0.0) for row in lines]
-        seconds, count = sum(each), whole[piece]
-        unit = seconds / count if count else None
-        if settles and count > first[piece] > 0:
-            unit = sum(each[1:]) / (count - first[piece])
-        once = max(seconds - (unit or 0.0) * count, 0.0) if settles else 0.0
-        names[name] = {"seconds": seconds, "piece": piece, "each": unit, "once": once}
-    logged = sum(cost["seconds"] for cost in names.values())
-    rest = max(wall - logged, 0.0)
-    names[START] = {"seconds": rest, "piece": "run", "each": None, "once": rest}
-    return {"frames": lines[-1]["step"], "wall": wall, "counts": whole, "names": names}
+    names = sorted({key for row in lines for key in row if key.startswith("seconds_")})
+    found = {}
+    for name in names:
+        each = [row.get(name, 0.0) for row in lines]
+        found[name.removeprefix("seconds_")] = {"seconds": sum(each), "later": sum(each[1:])}
+    rest = max(wall - sum(each["seconds"] for each in found.values()), 0.0)
+    return found | {START: {"seconds": rest, "later": 0.0}}
 
 
-def _until(rows: Sequence[Mapping[str, Any]], line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows up to a log line, that one included."""
-    index = next(i for i, row in enumerate(rows) if row is line)
-    return list(rows[: index + 1])
+def show(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The table of the seconds and their shares."""
+    whole = {kind: sum(each[kind] for each in found.values()) for kind in ("seconds", "later")}
 
+    def cells(name: str, each: Mapping[str, float]) -> list[str]:
+        return [name] + [
+            text
+            for kind, total in whole.items()
+            for text in (f"{each[kind]:.1f}", f"{each[kind] / total:.1%}" if total else "")
+        ]
 
-def project(measured: Mapping[str, Any], config: Config, frames: int) -> dict[str, Any]:
-    """The seconds of a run of ``frames``, by name; ``unknown`` are names without a cost."""
-    counts = pieces(config, frames)
-    seconds: dict[str, float] = {}
-    unknown = []
-    for name, cost in measured["names"].items():
-        count = counts.get(cost["piece"], 0)
-        if cost["each"] is None and count:
-            unknown.append(name)
-        seconds[name] = cost["once"] + (cost["each"] or 0.0) * count
-    total = sum(seconds.values())
-    return {
-        "frames": frames,
-        "counts": counts,
-        "seconds": seconds,
-        "total": total,
-        "unknown": unknown,
-    }
-
-
-def at_presets_schedule(config: Config) -> Config:
-    """The run's configuration, at the schedule that its blocks have without flags."""
-    return config.replace(**{name: config.preset_value(name) for name in SCHEDULE})
-
-
-def show(measured: Mapping[str, Any], projected: Mapping[str, Any]) -> str:
-    """The table of the costs, measured and projected."""
-    header = ["", "seconds", "share", "pieces", "", "ms each", "once, s"]
-    header += [f"pieces of {projected['frames']:.3g}", "seconds", "share"]
-    body = []
-    for name, cost in measured["names"].items():
-        count = measured["counts"].get(cost["piece"], 1)
-        ahead = projected["seconds"][name]
-        body.append(
-            [
-                name,
-                f"{cost['seconds']:.1f}",
-                f"{cost['seconds'] / measured['wall']:.1%}",
-                str(count),
-                cost["piece"],
-                "" if cost["each"] is None else f"{1e3 * cost['each']:.3f}",
-                f"{cost['once']:.1f}",
-                str(projected["counts"].get(cost["piece"], 1)),
-                f"{ahead:.0f}",
-                f"{ahead / projected['total']:.1%}",
-            ]
-        )
-    total = [f"{measured['wall']:.1f}", "100.0%", "", "", "", ""]
-    body.append(["whole", *total, "", f"{projected['total']:.0f}", "100.0%"])
-    return markdown(header, body)
+    body = [cells(name, each) for name, each in found.items()]
+    return markdown(["", "seconds", "share", "later", "share"], [*body, cells("whole", whole)])
 
 
 def finetune(words: Sequence[str]) -> tuple[list[dict[str, Any]], Config, dict[str, float]]:
@@ -246,7 +130,6 @@ def finetune(words: Sequence[str]) -> tuple[list[dict[str, Any]], Config, dict[s
 def _parser() -> argparse.ArgumentParser:
     made = base("run", __doc__)
     made.add_argument("--frames", type=int, default=50_000, help="env frames of the run")
-    made.add_argument("--project", type=int, default=1_000_000, help="env frames to project to")
     return made
 
 
@@ -261,21 +144,18 @@ def run(args: argparse.Namespace) -> int:
     if args.frames <= begun:
         raise UserError(f"--frames must be more than {begun}, where learning begins")
     rows, config, whole = finetune(words)
-    measured = costs(rows, config, whole["wall"])
-    projected = project(measured, at_presets_schedule(config), args.project)
-    machine = here["machine"]
+    found = spent(rows, whole["wall"])
+    machine, frames = here["machine"], max(row.get("step", 0) for row in rows)
     print(f"{config.task} on {machine.get('gpu', machine['cpu'])}, {here['device']}")
-    print(show(measured, projected))
-    rate = measured["frames"] / measured["wall"]
+    print(show(found))
     print(
-        f"{measured['frames']} frames in {whole['wall']:.0f} s: {rate:.1f} a second, "
+        f"{frames} frames in {whole['wall']:.0f} s: {frames / whole['wall']:.1f} a second, "
         f"peak RSS {whole['peak']:.2f} GB"
     )
-    print(f"{args.project} frames: {projected['total'] / 60:.1f} minutes", end="")
-    print(f", without {', '.join(projected['unknown'])}" if projected["unknown"] else "")
     if args.json:
         report = {"benchmark": "run", **here, "flags": args.flags, "peak_gb": whole["peak"]}
-        write(args.json, {**report, "measured": measured, "projected": projected, "rows": rows})
+        report |= {"frames": frames, "wall": whole["wall"]}
+        write(args.json, {**report, "seconds": found, "rows": rows})
     return 0
 
 

@@ -27,23 +27,18 @@ class Failed(Exception):
 class Worker:
     """A setting's process.
 
-    Attributes:
-        module: what runs in it.
-
     Args:
-        spec: what to hold, in that module's words.
+        spec: what to hold, in the words of :mod:`benchmarks.worker`.
 
     Raises:
         Failed: it could not be built.
     """
 
-    module = "benchmarks.worker"
-
     def __init__(self, spec: Mapping[str, Any]):
         # Its stderr goes to a file: a full pipe that nobody reads would stop it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", self.module],
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.worker"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,6 +54,10 @@ class Worker:
     def update(self, updates: int = 1) -> dict[str, Any]:
         """So many updates in a row: ``seconds`` of one, ``model_loss``, ``memory`` in bytes."""
         return self._ask({"updates": updates})
+
+    def act(self, envs: int, mode: str, steps: int) -> float:
+        """Seconds of one step of all ``envs``, the mean of so many steps."""
+        return self._ask({"envs": envs, "mode": mode, "steps": steps})["seconds"]
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -1,13 +1,13 @@
-"""A process that holds one setting and does its updates on request.
+"""A process that holds one setting and does its updates, or acts, on request.
 
 It reads one JSON object a line: first what to hold, then ``{"do": …}`` requests, and answers each
 with one JSON line. It ends when its input does. :mod:`benchmarks.turns` is the other side.
 
 What to hold: ``source`` (``ours``, ``reference``, ``flops``, ``machine``), ``kind`` (``update``,
-``pretrain``), ``flags`` (words of our command line), ``precision`` (of the reference), ``checkout``
-(of the reference), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
-(``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes to count
-the arithmetic of.
+``pretrain``, ``act``), ``flags`` (words of our command line), ``precision`` (of the reference),
+``checkout`` (of the reference), ``device``, ``threads`` (0 leaves the choice), ``actions`` and
+``sizes`` (``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes
+to count the arithmetic of.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import numpy as np
 import torch
 
 Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+# (image uint8 [N, 64, 64, 3], is_first bool [N], state, mode) → (action [N, A], state)
+Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
 
 
 def make_batch(sizes: Mapping[str, int], actions: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -54,31 +56,43 @@ def memory(device: str) -> dict[str, int]:
     return sizes
 
 
-def ours(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
-    """Our update at a setting, and the configuration keys that say which."""
+def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
+    """Our update or policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
-    import fast
+    from accel.runtime import Runtime
+    from agents.diswm import Agent, Pretrainer
     from models import VideoPredictor
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
     flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
     flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
     parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
-    fast.prepare_process(parsed)
+    runtime = Runtime.resolve(parsed)
+    runtime.prepare()
     torch.manual_seed(parsed.seed)
     if spec["kind"] == "pretrain":
-        learner = Pretrainer(parsed)
+        learner = Pretrainer(parsed, runtime)
     else:
-        learner = Agent(parsed, spec["actions"], VideoPredictor(parsed, 0))
-    keys = [k for k in ("precision", "compile", "cuda_graphs", "image_chunk") if k in parsed]
-    return learner.update, {"config": {k: parsed[k] for k in keys}, "dtype": str(learner.dtype)}
+        teacher = VideoPredictor(parsed, 0) if parsed.distillation else None
+        learner = Agent(parsed, runtime, spec["actions"], teacher)
+    keys = ("precision", "compile", "cuda_graphs", "image_chunk")
+    facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(learner.dtype)}
+
+    def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
+        return learner.act({"image": image, "is_first": is_first}, state, mode)
+
+    return policy if spec["kind"] == "act" else learner.update, facts
 
 
-_OF_KIND = {"update": ["--distillation", "True"], "pretrain": ["--beta_vae_pretrain", "True"]}
+_OF_KIND = {
+    "update": ["--distillation", "True"],
+    "pretrain": ["--beta_vae_pretrain", "True"],
+    "act": [],
+}
 
 
-def reference(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
-    """The authors' update, and the commit of their checkout."""
+def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
+    """The authors' update or policy, and the commit of their checkout."""
     from benchmarks.machine import commit
     from benchmarks.reference import STUBS, Reference
 
@@ -88,13 +102,21 @@ def reference(spec: Mapping[str, Any]) -> tuple[Update, dict[str, Any]]:
     checkout = Path(spec["checkout"])
     theirs = Reference(
         checkout,
-        spec["kind"],
+        "pretrain" if spec["kind"] == "pretrain" else "update",
         spec["actions"],
         spec["device"],
         spec["precision"],
         spec["sizes"],
     )
-    return theirs.update, {"commit": commit(checkout), "stubs": list(STUBS)}
+
+    @torch.no_grad()  # as their loop has it
+    def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
+        obs = {"image": image, "reward": np.zeros(len(image), np.float32)}
+        output, state = theirs.agent._policy(obs, state, mode == "train")
+        return output["action"].cpu().numpy(), state
+
+    facts = {"commit": commit(checkout), "stubs": list(STUBS)}
+    return policy if spec["kind"] == "act" else theirs.update, facts
 
 
 def count_flops(spec: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -161,22 +183,56 @@ def _timed(
     return {"seconds": seconds, "model_loss": loss, "memory": memory(device)}
 
 
+class _Player:
+    """A policy among environments that show noise.
+
+    Args:
+        policy: who acts.
+        actions: A.
+    """
+
+    def __init__(self, policy: Policy, actions: int):
+        self._policy, self._actions = policy, actions
+        self._states: dict[tuple[int, str], Any] = {}
+        self._rng = np.random.default_rng(0)
+
+    def act(self, envs: int, mode: str, steps: int) -> dict[str, float]:
+        """``seconds`` of one step of all ``envs``, the mean of ``steps``; the episodes go on."""
+        image = self._rng.integers(0, 256, (2, envs, 64, 64, 3), dtype=np.uint8)
+        state = self._states.get((envs, mode))
+        is_first = np.full(envs, state is None)
+        start = time.perf_counter()
+        for step in range(steps):
+            action, state = self._policy(image[step % 2], is_first, state, mode)
+            is_first = np.zeros(envs, bool)
+        seconds = (time.perf_counter() - start) / steps
+        if action.shape != (envs, self._actions) or not np.isfinite(action).all():
+            raise ValueError(f"the policy's actions are {action}")
+        self._states[envs, mode] = state
+        return {"seconds": seconds}
+
+
 def serve(requests: Any, answer: Callable[[Mapping[str, Any]], None]) -> None:
-    """Builds what the first request says, then does updates until the requests end."""
+    """Builds what the first request says, then does updates or acts until the requests end."""
     spec = json.loads(next(requests))
     if spec["source"] in ("flops", "machine"):
         answer(count_flops(spec) if spec["source"] == "flops" else _machine(spec))
         return
-    batch = known(make_batch(spec["sizes"], spec["actions"]), spec)
-    update, facts = {"ours": ours, "reference": reference}[spec["source"]](spec)
+    acts = spec["kind"] == "act"
+    batch = {} if acts else known(make_batch(spec["sizes"], spec["actions"]), spec)
+    made, facts = {"ours": ours, "reference": reference}[spec["source"]](spec)
     answer(
         {"facts": {**facts, "threads": torch.get_num_threads()}, "memory": memory(spec["device"])}
     )
+    player = _Player(made, spec["actions"])
     for line in requests:
-        answer(_timed(update, batch, json.loads(line)["updates"], spec["device"]))
+        wanted = json.loads(line)
+        answer(
+            player.act(**wanted) if acts else _timed(made, batch, wanted["updates"], spec["device"])
+        )
 
 
-def main(serve: Callable[[Any, Callable[[Mapping[str, Any]], None]], None] = serve) -> int:
+def main() -> int:
     """Serves the process on the other side of the pipes; returns the exit status."""
     # What anybody prints goes to stderr: the answers have the old stdout for themselves.
     with os.fdopen(os.dup(1), "w") as out:

@@ -1,6 +1,5 @@
 """The benchmarks of updates: what they hold, count, print and write; never how fast it was."""
 
-import io
 import json
 import os
 import re
@@ -8,10 +7,9 @@ import statistics
 import subprocess
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 
-from benchmarks import compare, growth, pretrain_update, settings, table, turns, update
+from benchmarks import compare, pretrain_update, table, turns, update
 
 TINY = ["--device", "cpu", "--threads", "1", "--warmup", "1"]
 SMALL = ["--batch_size", "2", "--batch_length", "3", "--horizon", "3"]
@@ -194,69 +192,6 @@ def test_memory_on_cuda_is_the_allocators():
     assert (rows["default"]["gb_allocated"], rows["default"]["gb_reserved"]) == (1, 2)
     assert rows["default"]["tflops"] == pytest.approx(1 / 0.03)
     assert "| GPU peak reserved, GB |" in compare.show(rows, {})
-
-
-def test_a_point_of_growth_is_a_process_of_its_own(checkout):
-    theirs = spec("reference", kind="pretrain", precision=32, checkout=str(checkout))
-    point = growth.measure(theirs, warmup=1, rounds=3, updates=2)
-    assert point["sizes"] == theirs["sizes"]
-    assert point["ms"] == sorted(point["ms_all"])[1] > 0
-    assert point["gb"] > point["own_gb"] > 0
-
-
-def test_growth_measures_each_quantity_and_draws_it(tmp_path, capsys, monkeypatch):
-    def work(spec, points):
-        return [p["batch_size"] * p["batch_length"] for p in points]
-
-    def measured(spec, warmup, rounds, updates):
-        sizes = spec["sizes"]
-        ms = 3 * sizes["batch_size"] * sizes["batch_length"] ** 2
-        return {"sizes": sizes, "ms": ms, "ms_all": [ms], "own_gb": 0.5, "gb": 1.0}
-
-    here = {"device": "cpu", "machine": {"cpu": "this one"}}
-    monkeypatch.setattr(growth, "look", lambda args: here)
-    monkeypatch.setattr(growth, "count_flops", work)
-    monkeypatch.setattr(growth, "measure", measured)
-    out, plot = tmp_path / "growth.json", tmp_path / "growth.png"
-    words = ["--kind", "pretrain", "--setting", "exact", *TINY, *SMALL]
-    words += ["--batch_sizes", "4", "1", "2", "--batch_lengths", "2", "4"]
-    assert growth.main([*words, "--json", str(out), "--plot", str(plot)]) == 0
-    report = json.loads(out.read_text())
-    sizes = [(p["sizes"]["batch_size"], p["sizes"]["batch_length"]) for p in _all(report)]
-    assert sizes == [(1, 3), (2, 3), (4, 3), (2, 2), (2, 4)]
-    for size, slope in (("batch_size", 1), ("batch_length", 2)):
-        assert report["slopes"][size]["ms"]["slope"] == pytest.approx(slope)
-        assert report["slopes"][size]["tflop"]["last"] == pytest.approx(1)
-        assert report["slopes"][size]["own_gb"]["slope"] == pytest.approx(0)
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "| sequence length: slope |      2.00 |" in capsys.readouterr().out
-
-
-def _all(report):
-    return [point for row in report["points"].values() for point in row]
-
-
-def test_slopes_are_exponents():
-    whole, last = growth.slopes([1, 2, 4], [3, 12, 48])
-    assert (whole, last) == (pytest.approx(2), pytest.approx(2))
-    assert growth.slopes([1, 2, 4], [1, 1, 4])[1] == pytest.approx(2)
-
-
-def test_growth_draws_a_line_for_each_quantity():
-    sizes = dict(settings.PAPER)
-    points = {
-        name: [{"sizes": {**sizes, name: v}, "ms": v, "own_gb": v, "tflop": v} for v in (8, 16)]
-        for name in growth.RANGES
-    }
-    figure = growth.draw(points, growth.growth(points), "title")
-    with io.BytesIO() as file:
-        figure.savefig(file)
-    for axes in figure.axes:
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert labels[0] == "batch size: slope 1.00 (work 1.00)"
-        assert len(labels) == 4
-        assert axes.get_xscale() == axes.get_yscale() == "log"
-    plt.close(figure)
 
 
 def test_failed_settings_have_a_row():

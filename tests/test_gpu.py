@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import config
-import fast
 from fileio.checkpoints import load, rng_state, save, set_rng_state
 from models import VideoPredictor
 
@@ -21,10 +20,10 @@ pytestmark = pytest.mark.gpu
 DEVICE = "cuda:0"
 FLAGS = "--configs defaults dmc2gym --beta_vae True --distillation True --batch_size 4 "
 FLAGS += "--batch_length 8 --imag_horizon 5 --slow_target_update 2 --kl_free 0.1"
-EAGER = {"compile": "False", "cuda_graphs": False}
-GRAPHED = {"compile": "False", "cuda_graphs": True}
-COMPILED = {"compile": "True", "cuda_graphs": False}
-BOTH = {"compile": "True", "cuda_graphs": True}
+EAGER = {"compile": "False", "cuda_graphs": "False"}
+GRAPHED = {"compile": "False", "cuda_graphs": "True"}
+COMPILED = {"compile": "True", "cuda_graphs": "False"}
+BOTH = {"compile": "True", "cuda_graphs": "True"}
 PATHS = {"graphed": GRAPHED, "compiled": COMPILED, "both": BOTH}
 SHARES = {"32": 1e-3, "bf16": 5e-2}
 
@@ -36,9 +35,9 @@ def make_config(device=DEVICE, **changes):
 def make_agent(seed=0, **changes):
     torch.manual_seed(seed)
     c = make_config(**changes)
-    if c.compile == "True" and (missing := fast.missing_compiler(torch.device(c.device))):
+    if c.compile == "True" and (missing := missing_compiler(torch.device(c.device))):
         pytest.skip(f"torch.compile needs {missing}")
-    return Agent(c, 6, VideoPredictor(c, 2))
+    return Agent(c, Runtime.resolve(c), 6, VideoPredictor(c, 2))
 
 
 def make_batch(seed=0):
@@ -104,12 +103,12 @@ def test_gpu_and_cpu_compute_the_same_terms():
 
 def test_a_checkpoint_continues_the_generators(precision, tmp_path):
     parsed, batch = make_config(precision=precision), make_batch()
-    pretrainer, device = Pretrainer(parsed), torch.device("cuda:0")
+    pretrainer, device = Pretrainer(parsed, Runtime.resolve(parsed)), torch.device("cuda:0")
     pretrainer.update(batch)
     save(tmp_path / "c.pt", {"learner": pretrainer.state_dict(), "rng": rng_state(device)})
     expected = torch.rand(3, device=device)
     state = load(tmp_path / "c.pt")
-    other = Pretrainer(parsed)
+    other = Pretrainer(parsed, Runtime.resolve(parsed))
     other.load_state_dict(state["learner"])
     set_rng_state(state["rng"], device)
     torch.testing.assert_close(torch.rand(3, device=device), expected, atol=0, rtol=0)
@@ -168,7 +167,8 @@ def test_a_recorded_pretrainer():
     told = []
     for flags in (EAGER, GRAPHED):
         torch.manual_seed(0)
-        pretrainer = Pretrainer(make_config(precision="32", **flags))
+        c = make_config(precision="32", **flags)
+        pretrainer = Pretrainer(c, Runtime.resolve(c))
         batch = {name: make_batch()[name] for name in ("image", "is_first")}
         told.append([pretrainer.update(batch) for _ in range(3)])
     for expected, metrics in zip(*told, strict=True):
@@ -213,7 +213,7 @@ def test_a_recording_computes_once_what_it_is_asked_for():
         out.copy_(state)
         return {"vector": out, "number": state.sum()}
 
-    graph = fast.Graph(function, lambda: [state], device)
+    graph = CUDAGraph(function, lambda: [state], device)
     told = []
     for call in (function, graph):
         torch.manual_seed(0)

@@ -354,7 +354,8 @@ def test_imag_sample_decides_whether_a_dream_draws(sample):
 def test_the_pretrainer_learns_one_batch_by_heart():
     """It must beat the best still picture, so it has to tell frames apart."""
     torch.manual_seed(0)
-    pretrainer = Pretrainer(make_config(model_lr=3e-3, beta_vae_beta="0.001", kl_free="0.1"))
+    c = make_config(model_lr=3e-3, beta_vae_beta="0.001", kl_free="0.1")
+    pretrainer = Pretrainer(c, Runtime.resolve(c))
     pixels = np.full((B, T, 64, 64, 3), 128, np.uint8)
     for b in range(B):
         for t in range(T):  # a bright square that moves

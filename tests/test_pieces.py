@@ -232,8 +232,8 @@ def decode(decoder, feat, beta_vae):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_images_term_written_out(beta_vae, channels, chunk):
     torch.manual_seed(0)
-    flags = {"beta_vae": beta_vae, "grayscale": channels == 1, "image_chunk": chunk}
-    model = VideoPredictor(make_config(**flags), 0)
+    model = VideoPredictor(make_config(beta_vae=beta_vae, grayscale=channels == 1), 0)
+    model.encoder.rows = chunk
     feat = torch.randn(B, T, model.rssm.feat_size)
     image = torch.randint(0, 256, (B, T, 64, 64, channels), dtype=torch.uint8)
     term = model.image_term(feat, image)
@@ -263,10 +263,12 @@ def make_batch():
 def test_the_world_models_terms_and_gradients_do_not_know_of_pieces(beta_vae, chunk, heads):
     results = []
     for rows in (chunk, 10**6):
-        c = make_config(beta_vae=beta_vae, image_chunk=rows, grad_heads=heads, pred_discount=True)
+        c = make_config(beta_vae=beta_vae, grad_heads=heads, pred_discount=True)
         torch.manual_seed(0)
         teacher = VideoPredictor(c, 0) if beta_vae else None
         model = WorldModel(c, A, teacher)
+        for part in filter(None, (model, teacher)):
+            part.encoder.rows = rows
         torch.manual_seed(1)
         weights = {"kl_balance": torch.tensor(0.8), "kl_free": torch.tensor(0.1)}
         terms = model.terms(make_batch() | model.noise(B, T), weights).terms
@@ -289,7 +291,7 @@ def test_an_update_does_not_know_of_pieces():
     for chunk in (2, 10**6):
         c = make_config(beta_vae=True, image_chunk=chunk)
         torch.manual_seed(0)
-        agent = Agent(c, A, VideoPredictor(c, 0))
+        agent = Agent(c, Runtime.resolve(c), A, VideoPredictor(c, 0))
         metrics.append([agent.update(make_batch()) for _ in range(2)][-1])
     assert metrics[0].keys() == metrics[1].keys()
     for name, value in metrics[1].items():

@@ -15,15 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from accel.runtime import Runtime
+from accel.runtime import Runtime, find_device
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
 from config import Config, load_saved
 from envs import EnvError, EnvSettings, factories_of
-from fast import resolve_device
 from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
@@ -104,11 +102,12 @@ def _check_folder(given: str, folder: Path) -> None:
 
 def _device_here(device: str) -> str:
     """The run's device, or the CPU where this machine lacks it."""
-    wanted = resolve_device(device)
-    if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
-        return device
-    print(f"note: the run's device {device} is not here: evaluating on the cpu", file=sys.stderr)
-    return "cpu"
+    try:
+        find_device(device)
+    except UserError:
+        print_safe(f"note: the run's device {device} is not here: evaluating on the cpu")
+        return "cpu"
+    return device
 
 
 def evaluate(config: Config, runtime: Runtime) -> None:
@@ -116,6 +115,7 @@ def evaluate(config: Config, runtime: Runtime) -> None:
 
     Args:
         config: what :func:`configure` gave.
+        runtime: where and how the agent computes.
 
     Raises:
         UserError: the checkpoint cannot be used, or the folder not be written to.

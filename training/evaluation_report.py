@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from accel.runtime import find_device
 from config import Config
 from envs.rendering import choose_backend
-from fast import resolve_device
 from fileio.atomic import atomic_write
 from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import expand_path
@@ -131,7 +131,7 @@ def record(played: Played) -> dict[str, Any]:
             for seed, one in zip(played.evaluation.seeds, played.evaluation.outcomes, strict=True)
         ],
         "eval_envs": c.eval_envs,
-        "device": str(resolve_device(c.device)),
+        "device": str(find_device(c.device)),
         "precision": c.precision,
         "renderer": choose_backend().name,
         "versions": {"python": platform.python_version(), **_versions()},

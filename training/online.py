@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from accel.runtime import Runtime
 from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
@@ -46,9 +45,9 @@ class OnlineTrainer(Trainer):
 
     learner: Agent
 
-    def __init__(self, run: RunFolder, runtime: Runtime):
-        super().__init__(run, runtime)
-        c = self.config
+    def __init__(self, run: RunFolder):
+        super().__init__(run)
+        c, runtime = self.config, self.runtime
         self.repeat = c.action_repeat
         self.total = c.steps // self.repeat  # agent steps
         self.begun_at = -1  # agent step at which learning began; -1 while the replay fills

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import data
-from accel.runtime import Runtime
 from agents.base import Learner
 from agents.registry import agent_class
 from config import Config
@@ -27,9 +26,9 @@ PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the author
 class PretrainTrainer(Trainer):
     """Episodes → a video predictor, in snapshots, and at the end in the run's folder."""
 
-    def __init__(self, run: RunFolder, runtime: Runtime):
-        super().__init__(run, runtime)
-        c = self.config
+    def __init__(self, run: RunFolder):
+        super().__init__(run)
+        c, runtime = self.config, self.runtime
         self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
             given, source = "pretrain_datasets_path", data.resolve(c)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from accel.runtime import Runtime
 from config import HEAD, Config, check_same
-from fast import resolve_device
 from fileio import checkpoints, yaml_files
 from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
@@ -40,6 +40,10 @@ class RunFolder:
     building on, where the folder is there already, no other process can begin in it; the lock ends
     with :meth:`close`, or with the process.
 
+    Args:
+        config: its configuration.
+        runtime: where and how it computes.
+
     Attributes:
         folder: where everything lies.
         resumed: the checkpoint's content until the run begins, or None for a new run.
@@ -53,8 +57,8 @@ class RunFolder:
 
     logger: Logger
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, runtime: Runtime):
+        self.config, self.runtime = config, runtime
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self.lock, self.stop = FolderLock(self.folder), StopSignal()
@@ -177,7 +181,7 @@ class RunFolder:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoints.rng_state(resolve_device(self.config.device)),
+            "rng": checkpoints.rng_state(self.runtime.device),
             **state,
         }
         checkpoints.save_newest(self.folder, frames, whole, self.config.keep_checkpoints)
@@ -185,7 +189,7 @@ class RunFolder:
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoints.set_rng_state(self.resumed["rng"], resolve_device(self.config.device))
+        checkpoints.set_rng_state(self.resumed["rng"], self.runtime.device)
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel.runtime import Runtime
 from agents.base import Batch, Learner
 from data import FLAG, Source, bar
 from fileio.checkpoints import scratch_rng
@@ -33,8 +32,8 @@ class Trainer:
     learner: Learner
     replay: Replay
 
-    def __init__(self, run: RunFolder, runtime: Runtime):
-        self.run, self.config, self.runtime = run, run.config, runtime
+    def __init__(self, run: RunFolder):
+        self.run, self.config, self.runtime = run, run.config, run.runtime
         self.updates = 0
         self.clocks: dict[str, Every] = {}
         self.frame_rate, self.update_rate = Rate(), Rate()

@@ -24,7 +24,12 @@ def make_config(**changes):
 def make_agent(seed=0, teacher=True, **changes):
     torch.manual_seed(seed)
     c = make_config(**changes)
-    return Agent(c, A, VideoPredictor(c, 0) if teacher else None)
+    return Agent(c, Runtime.resolve(c), A, VideoPredictor(c, 0) if teacher else None)
+
+
+def make_pretrainer():
+    c = make_config()
+    return Pretrainer(c, Runtime.resolve(c))
 
 
 def make_batch(seed=0):
@@ -270,7 +275,7 @@ def test_precision():
 
 def test_metrics_stay_tensors_without_a_graph():
     agent = make_agent(pred_discount=True, imag_gradient="both")
-    for metrics in (agent.update(make_batch()), Pretrainer(make_config()).update(make_batch())):
+    for metrics in (agent.update(make_batch()), make_pretrainer().update(make_batch())):
         for name, value in metrics.items():
             assert isinstance(value, torch.Tensor), name
             assert value.ndim == 0

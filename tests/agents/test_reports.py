@@ -185,15 +185,19 @@ def test_reports_leave_weights_and_gradients_alone():
     assert model.training
 
 
+def make(kind, c, *more):
+    return kind(c, Runtime.resolve(c), *more)
+
+
 def test_which_pictures_a_learner_draws():
     batch = make_numpy_batch(2)
     base = {"openl", "reconstruction"}
-    assert set(Pretrainer(make_config()).report(batch)) == base | {"beta_vae_traverse"}
-    assert set(Pretrainer(make_config(beta_vae=False)).report(batch)) == base
-    assert set(Agent(make_config(), A).report(batch)) == base
-    assert set(Agent(make_config(traverse=True, beta_vae=False), A).report(batch)) == base
+    assert set(make(Pretrainer, make_config()).report(batch)) == base | {"beta_vae_traverse"}
+    assert set(make(Pretrainer, make_config(beta_vae=False)).report(batch)) == base
+    assert set(make(Agent, make_config(), A).report(batch)) == base
+    assert set(make(Agent, make_config(traverse=True, beta_vae=False), A).report(batch)) == base
     teacher = VideoPredictor(make_config(), 0)
-    agent = Agent(make_config(traverse=True, distillation=True), A, teacher)
+    agent = make(Agent, make_config(traverse=True, distillation=True), A, teacher)
     pictures = agent.report(batch)
     assert set(pictures) == base | {"beta_vae_traverse", "teacher_openl"}
     assert all(isinstance(p, np.ndarray) and np.isfinite(p).all() for p in pictures.values())
@@ -203,7 +207,7 @@ def test_a_report_between_updates_changes_nothing_under_a_scratch_generator():
     batch, results = make_numpy_batch(2, 4), []
     for reporting in (False, True):
         torch.manual_seed(0)
-        agent = Agent(make_config(imag_horizon=2, actor_layers=1), A)
+        agent = make(Agent, make_config(imag_horizon=2, actor_layers=1), A)
         agent.update(batch)
         if reporting:
             with scratch_rng(5, agent.device):

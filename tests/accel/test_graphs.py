@@ -2,49 +2,14 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
-import config
-import fast
-from models import VideoPredictor
+from accel.graphs import WARM_UPS, CUDAGraph, HostRecorder
+from agents.diswm import Agent, Pretrainer
+from tests.helpers.learners import DREAMERV2, B, T, make_batch, make_learner, make_obs
 
-B, T, A = 2, 4, 2
-FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --beta_vae True --z_dim 3 "
-FLAGS += "--distillation True --dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 "
-FLAGS += "--actor_layers 2 --imag_horizon 3 --kl_free 0.1 --slow_target_update 2"
-
-
-def make_config(**changes):
-    return config.parse(FLAGS.split()).replace(**changes)
-
-
-def make_agent(seed=0, **changes):
-    torch.manual_seed(seed)
-    c = make_config(**changes)
-    return Agent(c, A, VideoPredictor(c, 0) if c.distillation else None)
-
-
-def make_batch(seed=0, batch=B):
-    rng = np.random.default_rng(seed)
-    first = np.zeros((batch, T), bool)
-    first[:, 0] = first[1, 2] = True
-    return {
-        "image": rng.integers(0, 256, (batch, T, 64, 64, 3), dtype=np.uint8),
-        "action": rng.uniform(-1, 1, (batch, T, A)).astype(np.float32),
-        "reward": rng.normal(size=(batch, T)).astype(np.float32),
-        "discount": np.ones((batch, T), np.float32),
-        "is_first": first,
-    }
-
-
-def make_obs(seed=0, envs=2):
-    image = np.random.default_rng(seed).integers(0, 256, (envs, 64, 64, 3), dtype=np.uint8)
-    return {"image": image, "is_first": np.full(envs, seed == 0)}
-
-
-# Recording
+CPU = torch.device("cpu")
 
 
 class Machine:
@@ -68,7 +33,7 @@ class Machine:
 
 
 def recorded(machine):
-    return fast.Graph(machine, machine.tensors, torch.device("cpu"))
+    return CUDAGraph(machine, machine.tensors, CPU)
 
 
 def test_a_recording_computes_what_the_function_does():
@@ -85,7 +50,7 @@ def test_a_recording_computes_what_the_function_does():
         for name, value in expected.items():
             torch.testing.assert_close(actual[name], value.to(actual[name].dtype), rtol=0, atol=0)
     assert len(plain.places) == 4
-    assert len(machine.places) == 4 + fast.WARM_UPS
+    assert len(machine.places) == 4 + WARM_UPS
 
 
 def test_what_a_recording_gives_belongs_to_the_caller():
@@ -104,7 +69,7 @@ def test_what_a_recording_gives_belongs_to_the_caller():
     assert again["number"] == again["vector"][0]
 
 
-class SamePlaces(fast._HostRecorder):
+class SamePlaces(HostRecorder):
     """As on a GPU, every replay writes to where the recording's outputs lie."""
 
     def record(self, function):
@@ -121,10 +86,10 @@ class SamePlaces(fast._HostRecorder):
 
 
 def test_it_belongs_to_the_caller_where_replays_write_to_the_same_places():
-    graph = fast.Graph(
+    graph = CUDAGraph(
         lambda inputs: {"sum": inputs["x"].sum(), "twice": 2 * inputs["x"]},
         lambda: [],
-        torch.device("cpu"),
+        CPU,
     )
     graph._recorder = SamePlaces()
     given = [torch.full((2,), float(turn)) for turn in range(3)]
@@ -155,7 +120,7 @@ def test_another_shape_is_recorded_anew(shaped):
             return {"sum": inputs["x"].sum(), "same": inputs["x"]}
 
     function = Sum()
-    graph = fast.Graph(function, lambda: [function.state], torch.device("cpu"))
+    graph = CUDAGraph(function, lambda: [function.state], CPU)
     x = torch.arange(3.0)
     for turn, (given, calls) in enumerate([(x, 4), (x + 1, 5), (shaped(x), 9), (x, 13)], 1):
         before = float(function.state)
@@ -177,14 +142,11 @@ def test_a_recording_leaves_gradients_as_they_were():
         seen.append(torch.is_grad_enabled())
         return {"x": inputs["x"] * 2}
 
-    graph = fast.Graph(function, lambda: [], torch.device("cpu"))
+    graph = CUDAGraph(function, lambda: [], CPU)
     assert torch.is_grad_enabled()
     graph({"x": torch.ones(2)})
     assert torch.is_grad_enabled()
-    assert seen == [True] * (fast.WARM_UPS + 1)
-
-
-# A whole agent, recorded
+    assert seen == [True] * (WARM_UPS + 1)
 
 
 def drive(agent, state_of_a_while_ago=None):
@@ -213,24 +175,23 @@ CASES = [
     ({"opt": "adamax"}, True),
     ({"opt": "momentum", "slow_target_fraction": 0.3}, False),
     ({"overlap": "True", "image_chunk": 3}, True),
-    ({"beta_vae": False, "distillation": False}, False),
+    (DREAMERV2, False),
 ]
 
 
 @pytest.mark.parametrize(("changes", "loads"), CASES, ids=str)
-def test_a_recorded_agent_is_the_same_agent(monkeypatch, changes, loads):
+def test_a_recorded_agent_is_the_same_agent(changes, loads):
     earlier = None
     if loads:
-        other = make_agent(seed=3, **changes)
+        other = make_learner(seed=3, **changes)
         other.step = 5_000
         other.update(make_batch(9))
         earlier = other.state_dict()
     told = []
     for records in (False, True):
-        monkeypatch.setattr(fast, "graphs", lambda _, records=records: records)
-        agent = make_agent(**changes)
-        assert isinstance(agent._learn, fast.Graph) is records
+        agent = make_learner(runtime={"graphs": records}, **changes)
         told.append(drive(agent, earlier))
+        assert agent._learn.graphs is records
     for place, (plain, graphed) in enumerate(zip(*told, strict=True)):
         assert plain.keys() == graphed.keys(), place
         for name, value in plain.items():
@@ -239,47 +200,27 @@ def test_a_recorded_agent_is_the_same_agent(monkeypatch, changes, loads):
 
 def test_a_loaded_agent_is_recorded_anew(monkeypatch):
     """A recording writes to the moments that were there; loading replaces them."""
-    monkeypatch.setattr(fast, "graphs", lambda _: True)
     calls = []
     learn = Agent.learn
     monkeypatch.setattr(Agent, "learn", lambda self, data: calls.append(1) or learn(self, data))
-    agent = make_agent()
-    for expected in (1 + fast.WARM_UPS, 2 + fast.WARM_UPS):
+    agent = make_learner(runtime={"graphs": True})
+    for expected in (1 + WARM_UPS, 2 + WARM_UPS):
         agent.update(make_batch())
         assert len(calls) == expected
     agent.load_state_dict(agent.state_dict())
     agent.update(make_batch())
-    assert len(calls) == 2 * (1 + fast.WARM_UPS) + 1
+    assert len(calls) == 2 * (1 + WARM_UPS) + 1
     assert agent.updates == 3
 
 
-def test_a_recorded_pretrainer_is_the_same_pretrainer(monkeypatch):
+def test_a_recorded_pretrainer_is_the_same_pretrainer():
     told = []
     for records in (False, True):
-        monkeypatch.setattr(fast, "graphs", lambda _, records=records: records)
-        torch.manual_seed(0)
-        pretrainer = Pretrainer(make_config())
+        pretrainer = make_learner(Pretrainer, runtime={"graphs": records})
         metrics = [pretrainer.update(make_batch(turn)) for turn in range(3)]
         told.append([*metrics, pretrainer.state_dict()["weights"]])
     for plain, graphed in zip(*told, strict=True):
         assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
-
-
-def test_where_graphs_and_compiling_are_used(monkeypatch):
-    def on(function, **changes):
-        return function(make_config(**changes))
-
-    assert not on(fast.graphs)  # there is nothing to record on a CPU
-    assert on(fast.graphs, device="cuda:0")
-    assert not on(fast.graphs, device="cuda:0", cuda_graphs=False)
-    assert not on(fast.graphs, device="cuda:0", debug=True)
-    for missing in (None, "Triton"):
-        monkeypatch.setattr(fast, "missing_compiler", lambda _, missing=missing: missing)
-        assert on(fast.compiles, device="cuda:0") is (missing is None)
-        assert not on(fast.compiles)
-        assert on(fast.compiles, compile="True")
-        assert not on(fast.compiles, device="cuda:0", compile="False")
-        assert not on(fast.compiles, compile="True", debug=True)
 
 
 # Noise comes from outside
@@ -292,7 +233,7 @@ ESTIMATED = {"tanh_normal", "tanh_normal_5"}  # their entropy has no formula: it
 @pytest.mark.parametrize("dist", DISTS)
 @pytest.mark.parametrize("changes", [{}, {"dyn_discrete": 3, "imag_gradient": "both"}], ids=str)
 def test_an_update_draws_nothing_once_its_noise_is_drawn(dist, changes):
-    agent = make_agent(actor_dist=dist, **changes)
+    agent = make_learner(actor_dist=dist, **changes)
     data = agent.prepare(make_batch()) | agent.noise(B, T)
     data["weights"] = agent._schedule_values()
     before = torch.get_rng_state()
@@ -302,11 +243,11 @@ def test_an_update_draws_nothing_once_its_noise_is_drawn(dist, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"beta_vae": False, "distillation": False}, {"imag_sample": False}, {"pred_discount": True}],
+    [DREAMERV2, {"imag_sample": False}, {"pred_discount": True}],
     ids=str,
 )
 def test_other_updates_draw_nothing_either(changes):
-    agent, pretrainer = make_agent(**changes), Pretrainer(make_config(distillation=False))
+    agent, pretrainer = make_learner(**changes), make_learner(Pretrainer)
     for learner in (agent, pretrainer):
         data = learner.prepare(make_batch()) | learner.noise(B, T)
         data["weights"] = learner._schedule_values()
