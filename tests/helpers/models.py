@@ -59,7 +59,8 @@ def make_agent(
         c = c.replace(distillation=True, pretrain_checkpoint_path=str(teacher))
     torch.manual_seed(seed)
     runtime = dataclasses.replace(Runtime.resolve(c), graphs=graphs)
-    return DisWM(c, runtime, SPACES, teacher)
+    spaces = SPACES._replace(discrete=c.actor_dist.startswith("onehot"))
+    return DisWM(c, runtime, spaces, teacher)
 
 
 def make_batch(seed: int = 0, size: int = 2, length: int = 4, spaces: Spaces = SPACES) -> Batch:
