@@ -11,19 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-import config
-from behavior import ActorCritic, frozen
+from agents.model_configs import behavior_config, world_model_config
+from behavior import ActorCritic, ImagineNoise, frozen
 from distributions import Normal
 from models import WorldModel
+from tests.helpers.models import make_config
 from tests.test_lambda_return import brute_force_return
 
 H, N = 5, 3  # horizon, trajectories
 GAMMA, LAMBDA = 0.9, 0.7
-SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
-SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
-SMALL += ["--units", "8", "--imag_horizon", str(H), "--discount", str(GAMMA)]
-SMALL += ["--discount_lambda", str(LAMBDA), "--actor_entropy", "0"]
-WEIGHTS = {"actor_entropy": 0.0, "actor_state_entropy": 0.0, "imag_gradient_mix": 0.3}
+SIZES = {"imag_horizon": H, "discount": GAMMA, "discount_lambda": LAMBDA}
+SCALES = {"actor_entropy": 0.0, "actor_state_entropy": 0.0, "imag_gradient_mix": 0.3}
 
 
 class Answer:
@@ -59,7 +57,7 @@ class Line:
     def first_weights(self):
         return None
 
-    def noise(self, *lead):
+    def draw_noise(self, *lead):
         return torch.zeros(*lead, 1)
 
     def img_step(self, state, action, sample, noise, first):
@@ -92,7 +90,7 @@ class Script(nn.Module):
         self.drawn = noise * torch.randn(H, N, 1, generator=torch.Generator().manual_seed(0))
         self.t = 0
 
-    def noise(self, *lead):
+    def draw_noise(self, *lead):
         return self.drawn.reshape(*lead, 1)
 
     def forward(self, feat):
@@ -112,20 +110,20 @@ class Script(nn.Module):
 def make_behavior(actor=None, slope=0.0, **changes):
     """An ActorCritic whose slow critic is slope·z and whose critic is 7 + 2z."""
     torch.manual_seed(0)
-    behavior = ActorCritic(config.parse(SMALL).replace(**changes), 1, 1)
+    behavior = ActorCritic(behavior_config(make_config(**SIZES | changes)), 1, 1)
     behavior.value = Head(lambda z: 7 + 2 * z)
     behavior.slow_value = Head(lambda z: slope * z)
     behavior.actor = actor or behavior.actor
     return behavior
 
 
-def run(behavior, world=None, **weights):
+def run(behavior, world=None, **scales):
     """One imagination from z = 0.1, 0.2, … → dream, targets' answer, actor loss."""
     world, start = world or World(), {"z": torch.tensor([[0.1], [0.2], [0.3]])}
-    weights = {k: torch.tensor(v) for k, v in (WEIGHTS | weights).items()}
-    dream = behavior.imagine(world, start)
-    targets = behavior.targets(world, dream, weights)
-    loss = behavior.actor_loss(world, dream, targets[0], targets[2], weights)
+    scales = {k: torch.tensor(v) for k, v in (SCALES | scales).items()}
+    dream = behavior.rollout(world, start, behavior.draw_noise(world, N))
+    targets = behavior.targets(world, dream, scales)
+    loss = behavior.actor_loss(world, dream, targets[0], targets[2], scales)
     return dream, targets, loss
 
 
@@ -277,7 +275,7 @@ class Gain(nn.Module):
         super().__init__()
         self.k = nn.Parameter(torch.tensor([0.3]))
 
-    def noise(self, *lead):
+    def draw_noise(self, *lead):
         return torch.randn(*lead, 1)
 
     def forward(self, feat):
@@ -321,10 +319,10 @@ def test_value_loss(decay):
 
 def test_slow_critic_starts_equal_and_moves_by_its_fraction():
     for fraction in (1.0, 0.25):
-        behavior = ActorCritic(config.parse(SMALL).replace(slow_target_fraction=fraction), 4, 1)
-        pairs = list(
-            zip(behavior.slow_value.parameters(), behavior.value.parameters(), strict=True)
-        )
+        sizes = behavior_config(make_config(slow_target_fraction=fraction))
+        behavior = ActorCritic(sizes, 4, 1)
+        parts = behavior.slow_value, behavior.value
+        pairs = list(zip(*(part.parameters() for part in parts), strict=True))
         assert all(torch.equal(slow, fast) for slow, fast in pairs)
         assert not any(slow.requires_grad for slow, _ in pairs)
         before = [slow.clone() for slow, _ in pairs]
@@ -337,19 +335,27 @@ def test_slow_critic_starts_equal_and_moves_by_its_fraction():
             assert torch.equal(slow, fast) == (fraction == 1)
 
 
+def make_dream(actions, **changes):
+    """A real world model, an actor in it, and its dream from some states."""
+    torch.manual_seed(1)
+    c = make_config(**SIZES | changes)
+    world = WorldModel(world_model_config(c), actions)
+    behavior = ActorCritic(behavior_config(c), world.rssm.feat_size, actions)
+    start = {k: torch.randn(N, *v.shape[1:]).abs() for k, v in world.rssm.initial(N).items()}
+    noise = behavior.draw_noise(world, N)
+    with frozen(world.parameters()):
+        return world, behavior, behavior.rollout(world, start, noise), (start, noise)
+
+
 @pytest.mark.parametrize("dist", ["onehot", "onehot_gumble"])
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_discrete_actions_in_a_real_world_model(dist, gradient):
-    torch.manual_seed(1)
-    c = config.parse(SMALL).replace(actor_dist=dist, imag_gradient=gradient, action_num_gap=2)
-    world = WorldModel(c, 3)
-    behavior = ActorCritic(c, world.rssm.feat_size, 3)
-    start = {k: torch.randn(N, *v.shape[1:]).abs() for k, v in world.rssm.initial(N).items()}
+    flags = {"actor_dist": dist, "imag_gradient": gradient, "action_num_gap": 2}
+    world, behavior, dream, _ = make_dream(3, **flags)
     with frozen(world.parameters()):
-        dream = behavior.imagine(world, start)
-        weights = {k: torch.tensor(v) for k, v in WEIGHTS.items()}
-        target, _, cumulative, _ = behavior.targets(world, dream, weights)
-        loss = behavior.actor_loss(world, dream, target, cumulative, weights)
+        scales = {k: torch.tensor(v) for k, v in SCALES.items()}
+        target, _, cumulative, _ = behavior.targets(world, dream, scales)
+        loss = behavior.actor_loss(world, dream, target, cumulative, scales)
     assert ((dream.action > 0.999).sum(-1) == 1).all()
     torch.testing.assert_close(dream.action.sum(-1), torch.ones(H, N))
     if gradient == "reinforce":
@@ -359,6 +365,23 @@ def test_discrete_actions_in_a_real_world_model(dist, gradient):
     loss.backward()
     assert all((p.grad != 0).any() for p in behavior.actor.parameters())
     assert all(p.grad is None for p in [*world.parameters(), *behavior.value.parameters()])
+
+
+@pytest.mark.parametrize("sample", [True, False])
+@torch.no_grad()
+def test_a_dream_is_its_noise_and_imag_sample_decides_about_the_latents(sample):
+    world, behavior, dream, (start, noise) = make_dream(2, imag_sample=sample)
+    mean, std, stoch = (dream.state[name][1:] for name in ("mean", "std", "stoch"))
+    torch.testing.assert_close(stoch, mean + std * noise.latent if sample else mean)
+    before = torch.get_rng_state()
+    again = behavior.rollout(world, start, noise)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(again.feat, dream.feat)
+    for index, part in enumerate(noise):
+        parts = [*noise]
+        parts[index] = part.flip(1)
+        other = behavior.rollout(world, start, ImagineNoise(*parts))
+        assert torch.equal(other.feat, dream.feat) == (index == 1 and not sample)
 
 
 def test_frozen_lets_gradients_through_and_restores():

@@ -6,9 +6,20 @@ import torch
 from scipy import stats
 from torch import nn
 
-import networks
 from distributions import Bernoulli, Huber, Normal, OneHot, TanhNormal, TruncatedNormal, UnitNormal
-from rssm import RSSM
+from networks import (
+    ActionHead,
+    ActorConfig,
+    BetaVAEDecoder,
+    BetaVAEEncoder,
+    DenseHead,
+    HeadConfig,
+    ImageConfig,
+    PlainDecoder,
+    PlainEncoder,
+    activation,
+)
+from rssm import RSSM, RSSMConfig
 
 B, T, E, A, S, D, K = 3, 6, 4, 2, 5, 8, 3  # batch, time, embedding, action, stoch, deter, classes
 
@@ -16,7 +27,7 @@ B, T, E, A, S, D, K = 3, 6, 4, 2, 5, 8, 3  # batch, time, embedding, action, sto
 def make_rssm(**settings):
     """A small RSSM whose every parameter is random: a fresh LayerNorm is hard to see."""
     torch.manual_seed(0)
-    rssm = RSSM(E, A, **({"stoch": S, "deter": D, "hidden": 7} | settings))
+    rssm = RSSM(E, A, RSSMConfig(stoch=S, deter=D, hidden=7, **settings))
     with torch.no_grad():
         for parameter in rssm.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
@@ -36,10 +47,9 @@ def make_inputs():
 class NumpyRSSM:
     """One step of the RSSM as its paper describes it, in float64."""
 
-    def __init__(self, rssm, cell, temp_post=True, mean_act="none", std_act="sigmoid2"):
+    def __init__(self, rssm):
         self.w = {k: v.double().numpy() for k, v in rssm.state_dict().items()}
-        self.cell, self.temp_post = cell, temp_post
-        self.mean_act, self.std_act, self.discrete = mean_act, std_act, rssm.discrete
+        self.c = rssm.config
 
     def linear(self, name, x):
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
@@ -54,7 +64,7 @@ class NumpyRSSM:
 
     def gru(self, x, h):
         gates = self.linear("cell.layer", np.concatenate([x, h], -1))
-        if self.cell == "gru_layer_norm":
+        if self.c.cell == "gru_layer_norm":
             gates = (gates - gates.mean(-1, keepdims=True)) / np.sqrt(
                 gates.var(-1, keepdims=True) + 1e-5
             )
@@ -70,49 +80,29 @@ class NumpyRSSM:
 
     def stats(self, name, x):
         x = self.linear(f"{name}_stats", self.mlp(name, x))
-        if self.discrete:
+        if self.c.discrete:
             return {"logit": x.reshape(*x.shape[:-1], S, K)}
         mean, std = x[..., :S], x[..., S:]
-        if self.mean_act == "tanh5":
+        if self.c.mean_act == "tanh5":
             mean = 5 * np.tanh(mean / 5)
         std = {
             "sigmoid2": lambda s: 2 / (1 + np.exp(-s / 2)),
             "sigmoid": lambda s: 1 / (1 + np.exp(-s)),
             "softplus": lambda s: np.log1p(np.exp(s)),
             "abs": lambda s: np.abs(s + 1),
-        }[self.std_act](std)
+        }[self.c.std_act](std)
         return {"mean": mean, "std": std + 0.1}
 
     def prior(self, deter):
         return self.stats("prior", deter)
 
     def posterior(self, deter, embed):
-        x = np.concatenate([deter, embed], -1) if self.temp_post else embed
+        x = np.concatenate([deter, embed], -1) if self.c.temp_post else embed
         return self.stats("posterior", x)
 
 
 def close(actual, expected):
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-4, atol=2e-5)
-
-
-def assert_filtered(reference, rssm, post, prior, embed, action, first):
-    """Recomputes every step from the latents that were drawn before it."""
-    embed, action = embed.double().numpy(), action.double().numpy()
-    drawn = post["stoch"].detach().double().numpy()
-    deter, stoch = np.zeros((B, D)), np.zeros((B, *drawn.shape[2:]))
-    for t in range(T):
-        act = action[:, t].copy()
-        for b in range(B):
-            if first[b, t]:
-                deter[b], stoch[b], act[b] = 0, 0, 0
-        deter = reference.recur(stoch, deter, act)
-        close(post["deter"][:, t], deter)
-        for name, value in reference.posterior(deter, embed[:, t]).items():
-            close(post[name][:, t], value)
-        for name, value in reference.prior(deter).items():
-            close(prior[name][:, t], value)
-        stoch = drawn[:, t]
-    assert torch.equal(post["deter"], prior["deter"])
 
 
 CASES = [
@@ -130,15 +120,25 @@ CASES = [
 
 @pytest.mark.parametrize("settings", CASES, ids=str)
 @pytest.mark.parametrize("sample", [True, False])
+@torch.no_grad()
 def test_observe_is_the_recursion_written_out(settings, sample):
+    """Every step is computed again from the latents that were drawn before it."""
     rssm = make_rssm(**settings)
-    names = ("cell", "temp_post", "mean_act", "std_act")
-    known = {k: v for k, v in settings.items() if k in names}
-    reference = NumpyRSSM(rssm, **({"cell": "gru_layer_norm"} | known))
-    embed, action, first = make_inputs()
-    with torch.no_grad():
-        post, prior = rssm.observe(embed, action, first, sample=sample)
-    assert_filtered(reference, rssm, post, prior, embed, action, first)
+    reference, (embed, action, first) = NumpyRSSM(rssm), make_inputs()
+    post, prior = rssm.observe(embed, action, first, sample=sample)
+    embeds, actions, keep = (x.double().numpy() for x in (embed, action, ~first))
+    drawn = post["stoch"].double().numpy().reshape(B, T, -1)
+    deter, stoch = np.zeros((B, D)), np.zeros(drawn.shape[::2])
+    for t in range(T):
+        kept = keep[:, t, None]
+        deter = reference.recur(stoch * kept, deter * kept, actions[:, t] * kept)
+        close(post["deter"][:, t], deter)
+        for name, value in reference.posterior(deter, embeds[:, t]).items():
+            close(post[name][:, t], value)
+        for name, value in reference.prior(deter).items():
+            close(prior[name][:, t], value)
+        stoch = drawn[:, t]
+    assert torch.equal(post["deter"], prior["deter"])
     assert all(v.shape[:2] == (B, T) for v in [*post.values(), *prior.values()])
     if not sample and not rssm.discrete:
         assert torch.equal(post["stoch"], post["mean"])
@@ -198,24 +198,12 @@ def test_gradients_reach_earlier_latents_but_not_across_a_first_row(discrete):
 def test_no_action_equals_zero_actions():
     rssm = make_rssm()
     embed, action, first = make_inputs()
-    runs = []
-    for given in (None, torch.zeros_like(action), action):
-        torch.manual_seed(5)
-        runs.append(rssm.observe(embed, given, first)[0]["stoch"])
-    assert torch.equal(runs[0], runs[1])
-    assert not torch.equal(runs[0], runs[2])
-
-
-@torch.no_grad()
-def test_observe_goes_on_from_a_state():
-    rssm = make_rssm()
-    embed, action, first = make_inputs()
-    whole, _ = rssm.observe(embed, action, first, sample=False)
-    head, _ = rssm.observe(embed[:, :2], action[:, :2], first[:, :2], sample=False)
-    last = {k: v[:, -1] for k, v in head.items()}
-    tail, _ = rssm.observe(embed[:, 2:], action[:, 2:], first[:, 2:], last, sample=False)
-    for name in whole:
-        torch.testing.assert_close(torch.cat([head[name], tail[name]], 1), whole[name])
+    none, zero, some = (
+        rssm.observe(embed, given, first, sample=False)[0]["stoch"]
+        for given in (None, torch.zeros_like(action), action)
+    )
+    assert torch.equal(none, zero)
+    assert not torch.equal(none, some)
 
 
 @pytest.mark.parametrize("settings", [{}, {"discrete": K}, {"temp_post": False}], ids=str)
@@ -235,7 +223,7 @@ def test_obs_step_by_step_is_observe(settings):
 @torch.no_grad()
 def test_imagine_is_the_prior_step_after_step(settings):
     rssm = make_rssm(**settings)
-    reference = NumpyRSSM(rssm, settings.get("cell", "gru_layer_norm"))
+    reference = NumpyRSSM(rssm)
     embed, action, first = make_inputs()
     post, _ = rssm.observe(embed, action, first)
     start = {k: v[:, -1] for k, v in post.items()}
@@ -270,34 +258,21 @@ def test_initial_feat_and_dist():
     assert isinstance(make_rssm(discrete=K).get_dist({"logit": torch.zeros(2, S, K)}), OneHot)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_plain_encoder_and_decoder(channels):
-    encoder = networks.PlainEncoder(channels, depth=4)
-    assert encoder.embed_size == 128
-    assert networks.PlainEncoder().embed_size == 1024
-    image = torch.rand(2, 3, 64, 64, channels) - 0.5
-    embed = encoder(image)
-    assert embed.shape == (2, 3, 128)
-    # A frame's embedding is its own: the leading dimensions are not mixed up.
-    torch.testing.assert_close(encoder(image[1, 2]), embed[1, 2])
-    decoder = networks.PlainDecoder(9, channels, depth=4)
-    feat = torch.randn(2, 3, 9)
-    dist = decoder(feat)
-    assert dist.mode().shape == (2, 3, 64, 64, channels)
-    torch.testing.assert_close(decoder(feat[1, 2]).mode(), dist.mode()[1, 2], rtol=1e-4, atol=1e-5)
-    assert dist.log_prob(image).shape == (2, 3)
+ENCODERS = [(PlainEncoder, PlainDecoder, 128), (BetaVAEEncoder, BetaVAEDecoder, 5)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_beta_vae_encoder_and_decoder(channels):
-    encoder = networks.BetaVAEEncoder(5, channels)
-    image = torch.rand(2, 3, 64, 64, channels) - 0.5
-    mean, logvar = encoder(image)
-    assert mean.shape == logvar.shape == (2, 3, 5)
-    stats = encoder.stats(encoder.layers(image[1].permute(0, 3, 1, 2)).flatten(1))
-    torch.testing.assert_close(torch.cat([mean, logvar], -1)[1], stats, rtol=1e-4, atol=1e-5)
-    decoder = networks.BetaVAEDecoder(9, 5, channels)
-    feat = torch.randn(2, 3, 9)
+@pytest.mark.parametrize(("encoder", "decoder", "size"), ENCODERS)
+@torch.no_grad()
+def test_encoders_and_decoders(encoder, decoder, size, channels):
+    """A frame's numbers are its own: the leading dimensions are not mixed up."""
+    c = ImageConfig(depth=4, z_dim=5, channels=channels)
+    encoder, decoder = encoder(c), decoder(9, c)
+    image, feat = torch.rand(2, 3, 64, 64, channels) - 0.5, torch.randn(2, 3, 9)
+    assert encoder.embed_size == size
+    embed = encoder(image).embed
+    assert embed.shape == (2, 3, size)
+    torch.testing.assert_close(encoder(image[1, 2]).embed, embed[1, 2], rtol=1e-4, atol=1e-5)
     dist = decoder(feat)
     assert isinstance(dist, UnitNormal)
     assert dist.mode().shape == (2, 3, 64, 64, channels)
@@ -305,9 +280,26 @@ def test_beta_vae_encoder_and_decoder(channels):
     torch.testing.assert_close(decoder(feat[1, 2]).mode(), dist.mode()[1, 2], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_latents_statistics_and_its_sample():
+    torch.manual_seed(7)
+    encoder, image = BetaVAEEncoder(ImageConfig(z_dim=5)), torch.rand(2, 64, 64, 3) - 0.5
+    noise = encoder.draw_noise(2)
+    embed, mean, logvar = encoder(image, noise)
+    stats = encoder.stats(encoder.layers(image.permute(0, 3, 1, 2)).flatten(1))
+    torch.testing.assert_close(torch.cat([mean, logvar], -1), stats, rtol=1e-4, atol=1e-5)
+    assert noise.shape == (2, 5)
+    torch.testing.assert_close(embed, mean + noise * (logvar / 2).exp())
+    assert torch.equal(encoder(image).embed, mean)
+    plain = PlainEncoder(ImageConfig())
+    assert plain.embed_size == 1024
+    assert plain.draw_noise(2) is None
+    assert plain(image)[1:] == (None, None)
+
+
 def test_the_encoder_sees_rows_columns_and_channels_where_they_are():
     """A convolution written out for one output pixel of the first layer."""
-    encoder = networks.BetaVAEEncoder(3)
+    encoder = BetaVAEEncoder(ImageConfig(z_dim=3))
     image = torch.rand(1, 64, 64, 3) - 0.5
     caught = []
     encoder.layers[0].register_forward_hook(
@@ -322,16 +314,9 @@ def test_the_encoder_sees_rows_columns_and_channels_where_they_are():
     )
 
 
-def test_the_latent_is_drawn_with_half_the_log_variance():
-    torch.manual_seed(7)
-    mean, logvar = torch.full((20_000,), 0.5), torch.full((20_000,), -1.2)
-    z = networks.BetaVAEEncoder.sample(mean, logvar).numpy()
-    assert stats.kstest(z, stats.norm(0.5, np.exp(-0.6)).cdf).pvalue > 1e-3
-
-
 def test_starting_weights_are_kaiming_and_biases_zero():
     torch.manual_seed(8)
-    modules = [networks.BetaVAEEncoder(20), networks.BetaVAEDecoder(250, 20)]
+    modules = [BetaVAEEncoder(ImageConfig()), BetaVAEDecoder(250, ImageConfig())]
     for layer in (m for module in modules for m in module.modules()):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             weight = layer.weight.detach()
@@ -347,8 +332,8 @@ def test_starting_weights_are_kaiming_and_biases_zero():
 def test_action_heads():
     torch.manual_seed(9)
     feat, kinds = torch.randn(50, 4) * 3, {}
-    for dist in networks.ActionHead.CONTINUOUS + networks.ActionHead.DISCRETE:
-        head = networks.ActionHead(4, 2, 1, 6, dist=dist, init_std=0.7, min_std=0.2)
+    for dist in ActionHead.CONTINUOUS + ActionHead.DISCRETE:
+        head = ActionHead(4, 2, ActorConfig(1, 6, dist=dist, init_std=0.7, min_std=0.2))
         x = head.out(head.layers(feat)).detach().double()
         policy = head(feat)
         kinds[dist] = type(policy)
@@ -384,15 +369,17 @@ def test_action_heads():
 def test_heads_small_things():
     feat = torch.randn(3, 5, 4)
     for name, kind in {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}.items():
-        dist = networks.DenseHead(4, 2, 6, dist=name)(feat)
+        dist = DenseHead(4, HeadConfig(2, 6, dist=name))(feat)
         assert type(dist) is kind
         assert dist.mode().shape == (3, 5, 1)
     torch.manual_seed(0)
-    own = networks.ActionHead(4, 2, 1, 6).out.weight
+    own = ActionHead(4, 2, ActorConfig(1, 6)).out.weight
     torch.manual_seed(0)
-    torch.testing.assert_close(networks.ActionHead(4, 2, 1, 6, outscale=0.1).out.weight, 0.1 * own)
-    assert networks.activation("SiLU") is nn.SiLU
+    torch.testing.assert_close(
+        ActionHead(4, 2, ActorConfig(1, 6, outscale=0.1)).out.weight, 0.1 * own
+    )
+    assert activation("SiLU") is nn.SiLU
     with pytest.raises(ValueError, match="'Elu' is no activation"):
-        networks.activation("Elu")
+        activation("Elu")
     with pytest.raises(ValueError, match="too small"):
-        networks.PlainEncoder(size=(32, 32), kernels=(4, 4, 4, 4, 4))
+        PlainEncoder(ImageConfig(encoder_kernels=(4, 4, 4, 4, 4)))

@@ -4,9 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import config
-import networks
-from models import VideoPredictor
+from networks import ImageConfig, UpConv, make_decoder
 
 # Inputs, outputs, kernel, stride, padding, and the side of the input; 0 outputs are the image's.
 BETA_VAE = [(256, 64, 4, 1, 0, 1), (64, 64, 4, 2, 1, 4), (64, 32, 4, 2, 1, 8)]
@@ -21,7 +19,7 @@ PLAIN = [
 
 def make_layer(inputs, outputs, *rest, dtype=torch.float32):
     torch.manual_seed(0)
-    layer = networks.UpConv(inputs, outputs, *rest).to(dtype, memory_format=torch.channels_last)
+    layer = UpConv(inputs, outputs, *rest).to(dtype, memory_format=torch.channels_last)
     with torch.no_grad():
         layer.bias.normal_()
     return layer
@@ -56,12 +54,11 @@ def run_plain(stride, padding):
 
 
 def test_the_shapes_below_are_those_of_the_decoders():
-    c = config.parse(["--configs", "defaults", "dmc2gym", "--device", "cpu"])
     for beta_vae, shapes in ((True, BETA_VAE), (False, PLAIN)):
-        decoder = VideoPredictor(c.replace(beta_vae=beta_vae), 0).decoder
+        decoder = make_decoder(250, ImageConfig(beta_vae=beta_vae))
         found, sides = [], []
         for layer in decoder.layers:
-            if isinstance(layer, networks.UpConv):
+            if isinstance(layer, UpConv):
                 layer.register_forward_pre_hook(
                     lambda _, args, n=sides: n.append(args[0].shape[-1])
                 )

@@ -5,7 +5,6 @@ What a method needs beside its block in configs.yaml to be tiny goes into ``FLAG
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 
 import config
 from accel.runtime import Runtime
-from agents.base import Agent, Batch, Spaces
+from agents.base import Agent, Spaces
 from agents.registry import AGENTS, agent_class
+from tests.helpers.models import make_batch, make_obs, stored
 from tests.tiny import Tiny, events
 from training.stop import Stopped
 
@@ -51,38 +51,14 @@ def build(tiny: Tiny, method: str, kind: str, seed: int = 0) -> Agent:
     return kept(parsed, Runtime.resolve(parsed), SPACES[kind], kept.find_source(parsed))
 
 
-def make_batch(spaces: Spaces, size: int = 2, length: int = 6, seed: int = 0) -> Batch:
-    """Random rows, with an episode that begins inside a sequence."""
-    rng = np.random.default_rng(seed)
-    lead = size, length
-    action = rng.uniform(-1, 1, (*lead, spaces.action_size)).astype(np.float32)
-    if spaces.discrete:
-        action = np.eye(spaces.action_size, dtype=np.float32)[action.argmax(-1)]
-    arrays = {
-        "image": rng.integers(0, 256, (*lead, *spaces.image), np.uint8),
-        "action": action,
-        "reward": rng.normal(size=lead).astype(np.float32),
-        "discount": np.ones(lead, np.float32),
-        "is_first": np.zeros(lead, bool),
-    }
-    arrays["is_first"][:, 0] = arrays["is_first"][1, 3] = True
-    return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def make_obs(spaces: Spaces, first: bool = True) -> dict[str, np.ndarray]:
-    """What N environments show."""
-    image = np.random.default_rng(5).integers(0, 256, (N, *spaces.image), np.uint8)
-    return {"image": image, "is_first": np.full(N, first)}
-
-
 def trace(agent: Agent, spaces: Spaces) -> dict[str, Any]:
     """What an agent does next: an update, actions of both modes, and all that it then is."""
     torch.manual_seed(7)
-    update = agent.learn(make_batch(spaces, seed=1), 30)
+    update = agent.learn(make_batch(1, spaces=spaces), 30)
     agent.sync()
     state, actions = None, []
     for mode, first in (("train", True), ("train", False), ("eval", False)):
-        action, state = agent.act(make_obs(spaces, first), state, mode)
+        action, state = agent.act(make_obs(first=first, spaces=spaces), state, mode)
         actions.append(action)
     return {"metrics": update.metrics, "actions": actions, "state": agent.save_state()}
 
@@ -91,20 +67,21 @@ def trace(agent: Agent, spaces: Spaces) -> dict[str, Any]:
 def test_updates_and_actions_have_their_shapes_and_kinds(tiny, method, kind):
     agent, spaces = build(tiny, method, kind), SPACES[kind]
     assert agent.name == method
-    update = agent.learn(make_batch(spaces), 0)
+    update = agent.learn(make_batch(spaces=spaces), 0)
     for name, value in update.metrics.items():
         assert value.ndim == 0, name
         assert torch.isfinite(value), name
+        assert not value.requires_grad, name
     assert update.skipped is None or not update.skipped.any()
     agent.sync()
     for mode in ("train", "eval"):
-        action, state = agent.act(make_obs(spaces), None, mode)
+        action, state = agent.act(make_obs(spaces=spaces), None, mode)
         assert (action.dtype, action.shape) == (np.float32, (N, spaces.action_size))
         assert (np.abs(action) <= 1).all()
         if spaces.discrete:
             np.testing.assert_allclose(np.sort(action)[:, -2:], [[0, 1]] * N, atol=1e-6)
         assert all(len(value) == N for value in (state or {}).values())
-    for tag, picture in agent.report(make_batch(spaces)).items():
+    for tag, picture in agent.report(make_batch(spaces=spaces)).items():
         assert picture.ndim in (3, 5), tag
         assert picture.shape[-1] == spaces.image[-1], tag
 
@@ -113,15 +90,15 @@ def test_updates_and_actions_have_their_shapes_and_kinds(tiny, method, kind):
 def test_a_new_episode_forgets_and_the_seed_decides(tiny, method, kind, same):
     agent, again, spaces = build(tiny, method, kind), build(tiny, method, kind), SPACES[kind]
     same.values(trace(agent, spaces), trace(again, spaces))
-    _, state = agent.act(make_obs(spaces), None, "eval")
-    _, later = agent.act(make_obs(spaces, first=False), state, "eval")
+    _, state = agent.act(make_obs(spaces=spaces), None, "eval")
+    _, later = agent.act(make_obs(first=False, spaces=spaces), state, "eval")
     states = (None, later)
     kept = agent.save_state()
     actions = []
     for remembered in states:
-        agent.load_state(_stored(kept))
+        agent.load_state(stored(kept))
         torch.manual_seed(0)
-        actions.append(agent.act(make_obs(spaces, first=True), remembered, "eval")[0])
+        actions.append(agent.act(make_obs(spaces=spaces), remembered, "eval")[0])
     np.testing.assert_array_equal(*actions)
 
 
@@ -129,22 +106,14 @@ def test_a_new_episode_forgets_and_the_seed_decides(tiny, method, kind, same):
 def test_a_saved_state_is_data_and_everything_there_is(tiny, method, kind, same):
     agent, other, spaces = build(tiny, method, kind), build(tiny, method, kind, 1), SPACES[kind]
     for step in range(2):
-        agent.learn(make_batch(spaces, seed=step), step)
-    other.load_state(_stored(agent.save_state()))
+        agent.learn(make_batch(step, spaces=spaces), step)
+    other.load_state(stored(agent.save_state()))
     same.values(trace(other, spaces), trace(agent, spaces))
     if any(value.ndim for value in other.parameters()):
         wider = spaces._replace(action_size=spaces.action_size + 1)
         parsed = config.parse(words(tiny, Path("runs"), method, **(DISCRETE if wider[2] else {})))
         with pytest.raises(ValueError, match="shape"):
             type(agent)(parsed, Runtime.resolve(parsed), wider).load_state(agent.save_state())
-
-
-def _stored(state: dict[str, Any]) -> dict[str, Any]:
-    """A state after its way through a file that holds nothing but data."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 @pytest.mark.slow

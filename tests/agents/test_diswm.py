@@ -1,77 +1,34 @@
-"""The agent's updates: who learns, who does not, by how much, and again the same."""
-
-import io
+"""The agent's updates: who learns, who does not, and by how much."""
 
 import numpy as np
 import pytest
 import torch
 
-import config
-from agents.diswm import compute_dtype
-from models import VideoPredictor
+from agents.learner import compute_dtype, loss_scales, schedule_keys
+from tests.helpers.models import copied as copy
+from tests.helpers.models import equal as same
+from tests.helpers.models import make_agent, make_batch, make_config
 
-B, T, A = 2, 4, 2
-SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
-SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
-SMALL += ["--units", "8", "--actor_layers", "2", "--imag_horizon", "3", "--kl_free", "0.1"]
-SMALL += ["--distillation", "True", "--slow_target_update", "3"]
+B, T = 2, 4
 
 
-def make_config(**changes):
-    return config.parse(SMALL).replace(**{"precision": "32", **changes})
+def terms_of(agent, batch):
+    """A batch as the agent takes it, its weights, its noise, and the posterior."""
+    scales = dict(zip(agent.schedules, agent._scales_at(0).unbind(), strict=True))
+    noise = agent.draw_noise(B, T)
+    with torch.no_grad():
+        post = agent.world_model.terms(agent.prepare(batch), scales, noise.filter).post
+    return post, scales, noise.imagine
 
 
-def make_agent(seed=0, teacher=True, **changes):
-    torch.manual_seed(seed)
-    c = make_config(**changes)
-    return Agent(c, Runtime.resolve(c), A, VideoPredictor(c, 0) if teacher else None)
-
-
-def make_pretrainer():
-    c = make_config()
-    return Pretrainer(c, Runtime.resolve(c))
-
-
-def make_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    first = np.zeros((B, T), bool)
-    first[:, 0] = first[1, 2] = True
-    action = rng.uniform(-1, 1, (B, T, A)).astype(np.float32)
-    return {
-        "image": rng.integers(0, 256, (B, T, 64, 64, 3), dtype=np.uint8),
-        "action": action,
-        "reward": rng.normal(size=(B, T)).astype(np.float32) * 3,
-        "discount": np.ones((B, T), np.float32),
-        "is_first": first,
-    }
-
-
-def make_obs(envs=2, first=False, seed=0):
-    image = np.random.default_rng(seed).integers(0, 256, (envs, 64, 64, 3), dtype=np.uint8)
-    return {"image": image, "is_first": np.full(envs, first)}
-
-
-def copy(module):
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def weights_of(agent):
-    return {k: v.clone() for k, v in agent.state_dict()["weights"].items()}
-
-
-def same(left, right):
-    assert left.keys() == right.keys()
-    return all(torch.equal(left[k], right[k]) for k in left)
-
-
-def test_the_teacher_is_bit_identical_and_gets_no_gradient():
-    agent = make_agent()
+def test_the_teacher_is_bit_identical_and_gets_no_gradient(tiny):
+    agent = make_agent(teacher=tiny.teacher)
     teacher = agent.world_model.teacher
     before, modes = copy(teacher), teacher.training
-    for seed in range(3):
-        metrics = agent.update(make_batch(seed))
+    for seed in range(2):
+        metrics = agent.learn(make_batch(seed), 22_500).metrics
         assert metrics["distillation_kl_loss"] > 0
-        assert metrics["eta"] > 0
+        assert float(metrics["eta"]) == pytest.approx(0.055, rel=1e-6)
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert same(before, copy(teacher))
     assert teacher.training == modes
@@ -85,54 +42,52 @@ WAITING = {0: 0.0, 49_999: 0.0, 50_000: 0.1, 72_500: 0.055, 95_000: 0.01, 10**6:
 
 @pytest.mark.parametrize(("cross_domain", "curve"), [(False, FALLING), (True, WAITING)])
 def test_eta_by_the_agents_step(cross_domain, curve):
-    agent = make_agent(cross_domain=cross_domain)
-    for agent.step, eta in curve.items():
-        value = agent.weights()["distill"]
-        assert value.ndim == 0
-        assert float(value) == pytest.approx(eta, rel=1e-6)
-    agent.step = 72_500 if cross_domain else 22_500
-    assert float(agent.update(make_batch())["eta"]) == pytest.approx(0.055, rel=1e-6)
+    distill = loss_scales(make_config(cross_domain=cross_domain))["distill"]
+    assert [distill(step) for step in curve] == pytest.approx(list(curve.values()), rel=1e-6)
 
 
-def test_schedules_move_with_the_step():
-    moving = {"beta_vae": "beta_vae_beta", "kl": "kl_scale"}
-    moving |= {n: n for n in ("kl_balance", "kl_free", "actor_entropy", "imag_gradient_mix")}
-    flags = dict.fromkeys(moving.values(), "linear(1,0,100)")
-    agent = make_agent(**flags, reward_scale=2.0, distill_scale="0.3", cross_domain=True)
-    for step in (0, 25, 100):
-        agent.step = step
-        weights = agent.weights()
-        for name in moving:
-            assert float(weights[name]) == pytest.approx(1 - step / 100)
-        assert (float(weights["image"]), float(weights["reward"])) == (1.0, 2.0)
-        assert float(weights["distill"]) == pytest.approx(0.3)  # given, it replaces the paper's
-    agent.step = 25
-    metrics = agent.update(make_batch())
-    assert float(metrics["beta"]) == float(metrics["kl_scale"]) == 0.75
+def test_every_weight_follows_the_schedule_of_its_key():
+    c = make_config()
+    keys = schedule_keys(c)
+    assert {name: keys[name] for name in ("kl", "beta_vae", "kl_free", "actor_entropy")} == {
+        "kl": "kl_scale",
+        "beta_vae": "beta_vae_beta",
+        "kl_free": "kl_free",
+        "actor_entropy": "actor_entropy",
+    }
+    for name, key in keys.items():
+        scales = loss_scales(c.replace(**{key: "linear(1,0,100)"}))
+        assert [scales[name](step) for step in (0, 25, 100)] == pytest.approx([1, 0.75, 0])
+    given = c.replace(reward_scale=2.0, distill_scale="0.3", cross_domain=True)
+    scales = {name: schedule(0) for name, schedule in loss_scales(given).items()}
+    assert (scales["image"], scales["reward"], scales["distill"]) == (1, 2, 0.3)
 
 
-@pytest.mark.parametrize("discounted", [False, True])
-def test_the_models_loss_is_the_weighted_sum_of_what_is_logged(discounted):
-    agent = make_agent(pred_discount=discounted, discount_scale=5.0, reward_scale=2.0)
-    agent.step = 22_500
-    metrics = {k: float(v) for k, v in agent.update(make_batch()).items()}
-    expected = metrics["image_loss"] + metrics["kl_loss"] + 2 * metrics["reward_loss"]
-    expected += 0.015 * metrics["beta_vae_kl_loss"] + 0.055 * metrics["distillation_kl_loss"]
-    expected += 5 * metrics["discount_loss"] if discounted else 0
-    assert metrics["model_loss"] == pytest.approx(expected, rel=1e-6)
+def test_the_models_loss_is_the_weighted_sum_of_what_is_logged(tiny):
+    flags = {"kl_scale": "linear(1,0,90000)", "beta_vae_beta": "linear(0,0.1,45000)"}
+    flags |= {"pred_discount": True, "discount_scale": 5.0, "reward_scale": 2.0}
+    agent = make_agent(teacher=tiny.teacher, imag_gradient="both", **flags)
+    update = agent.learn(make_batch(), 22_500)
+    m = {name: float(value) for name, value in update.metrics.items()}
+    expected = m["image_loss"] + 0.75 * m["kl_loss"] + 2 * m["reward_loss"] + 5 * m["discount_loss"]
+    expected += 0.05 * m["beta_vae_kl_loss"] + 0.055 * m["distillation_kl_loss"]
+    assert m["model_loss"] == pytest.approx(expected, rel=1e-6)
+    assert (m["kl_scale"], m["beta"]) == pytest.approx((0.75, 0.05))
+    assert m["image_loss"] < 64 * 64 * 3 * 1.5  # pixels were scaled
+    assert not any(value.requires_grad for value in update.metrics.values())
 
 
-def test_who_moves_in_an_update():
-    agent = make_agent()
+def test_who_moves_in_an_update(tiny):
+    agent = make_agent(teacher=tiny.teacher, slow_target_update=3)
     behavior = agent.behavior
     parts = {"model": agent.world_model, "actor": behavior.actor, "value": behavior.value}
     assert {name: set(o.parameters) for name, o in agent.optimizers.items()} == {
         name: {p for p in part.parameters() if p.requires_grad} for name, part in parts.items()
     }
-    for update in range(7):
+    for update in range(5):
         before = {name: copy(part) for name, part in parts.items()}
         slow = copy(behavior.slow_value)
-        agent.update(make_batch(update))
+        agent.learn(make_batch(update), 0)
         for name, part in parts.items():
             assert not same(before[name], copy(part))
         expected = before["value"] if update % 3 == 0 else slow  # copied before the critic moves
@@ -144,13 +99,12 @@ def test_who_moves_in_an_update():
         assert moved == set(before[name]) - frozen, name
 
 
-@pytest.mark.parametrize("gradient", ["dynamics", "reinforce", "both"])
-@pytest.mark.parametrize("slow_actor_target", [True, False])
-def test_behaviour_learning_leaves_the_model_alone(gradient, slow_actor_target):
-    agent = make_agent(imag_gradient=gradient, slow_actor_target=slow_actor_target)
-    data = agent.prepare(make_batch())
-    with torch.no_grad():
-        post = agent.world_model.terms(data, agent.weights()).post
+@pytest.mark.parametrize(
+    ("gradient", "slow"), [("dynamics", True), ("reinforce", False), ("both", False)]
+)
+def test_behaviour_learning_leaves_the_model_alone(tiny, gradient, slow):
+    agent = make_agent(teacher=tiny.teacher, imag_gradient=gradient, slow_actor_target=slow)
+    post, scales, noise = terms_of(agent, make_batch())
     before, caught = copy(agent.world_model), {}
     for name in ("actor", "value"):
         step = agent.optimizers[name].step
@@ -164,7 +118,7 @@ def test_behaviour_learning_leaves_the_model_alone(gradient, slow_actor_target):
 
         agent.optimizers[name].step = catch
     post = {k: v.requires_grad_() for k, v in post.items()}
-    agent._learn_behavior(post, agent.noise(B, T), agent.weights())
+    agent._learn_behavior(post, scales, noise)
     assert all(p.grad is None for p in agent.world_model.parameters())
     assert all(v.grad is None for v in post.values())
     assert same(before, copy(agent.world_model))
@@ -180,17 +134,16 @@ def test_behaviour_learning_leaves_the_model_alone(gradient, slow_actor_target):
 
 def test_pred_discount_starts_from_all_but_the_last_row():
     for discounted, rows in ((False, T), (True, T - 1)):
-        agent = make_agent(pred_discount=discounted)
-        imagine, starts = agent.behavior.imagine, []
+        agent, starts = make_agent(pred_discount=discounted), []
+        rollout = agent.behavior.rollout
 
-        def catch(model, start, noise, imagine=imagine, starts=starts):
+        def catch(model, start, noise, rollout=rollout, starts=starts):
             starts.append(start)
-            return imagine(model, start, noise)
+            return rollout(model, start, noise)
 
-        agent.behavior.imagine = catch
-        data = agent.prepare(make_batch())
-        post = agent.world_model.terms(data, agent.weights()).post
-        agent._learn_behavior(post, agent.noise(B, T), agent.weights())
+        agent.behavior.rollout = catch
+        post, scales, noise = terms_of(agent, make_batch())
+        agent._learn_behavior(post, scales, noise)
         expected = post["stoch"][:, :rows].reshape(B * rows, -1)
         assert torch.equal(starts[0]["stoch"], expected)
 
@@ -202,7 +155,7 @@ def test_gradients_are_clipped_to_the_norm(part):
     norms = []
     for learner in (agent, clipped):
         torch.manual_seed(1)
-        metrics = learner.update(make_batch())
+        metrics = learner.learn(make_batch(), 0).metrics
         grads = [p.grad for p in learner.optimizers[part].parameters]
         norm = float(metrics[f"{part}_grad_norm"])
         norms.append((norm, torch.cat([g.flatten() for g in grads])))
@@ -215,55 +168,28 @@ def test_gradients_are_clipped_to_the_norm(part):
         torch.testing.assert_close(short / short.norm(), whole / whole.norm(), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"imag_gradient": "both", "dyn_discrete": 3}], ids=str)
-def test_the_same_seed_gives_the_same_bits(changes):
-    agents = [make_agent(seed, **changes) for seed in (0, 0, 1)]
-    metrics = []
-    for agent in agents:
+def test_other_seeds_and_discrete_latents():
+    results = []
+    for seed in (0, 0, 1):
+        agent = make_agent(seed, imag_gradient="both", dyn_discrete=3)
         torch.manual_seed(2)
-        metrics = [*metrics, [agent.update(make_batch(i)) for i in range(2)][-1]]
-    assert same(metrics[0], metrics[1])
-    assert same(weights_of(agents[0]), weights_of(agents[1]))
-    assert not same(weights_of(agents[0]), weights_of(agents[2]))
+        metrics = [agent.learn(make_batch(i), 0).metrics for i in range(2)][-1]
+        results.append(metrics | copy(agent))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
 
 
-def test_a_loaded_state_goes_on_bit_for_bit():
-    agent = make_agent(cross_domain=True)
-    agent.step = 60_000
-    for i in range(2):
-        agent.update(make_batch(i))
-    torch.save(agent.state_dict(), file := io.BytesIO())
-    file.seek(0)
-    state, rng = torch.load(file, weights_only=True), torch.get_rng_state()
-    other = make_agent(seed=9, cross_domain=True)
-    other.load_state_dict(state)
-    assert (other.step, other.updates) == (60_000, 2)
-    torch.set_rng_state(rng)
-    expected = [agent.update(make_batch(i)) for i in (2, 3)]
-    torch.set_rng_state(rng)
-    actual = [other.update(make_batch(i)) for i in (2, 3)]
-    for left, right in zip(expected, actual, strict=True):
-        assert same(left, right)
-    assert same(weights_of(agent), weights_of(other))
-    fresh = make_agent(seed=9, cross_domain=True)  # without the moments the path is another
-    fresh.load_state_dict(state | {"optimizers": make_agent().state_dict()["optimizers"]})
-    torch.set_rng_state(rng)
-    fresh.update(make_batch(2))
-    fresh.update(make_batch(3))
-    assert not same(weights_of(agent), weights_of(fresh))
-
-
-def test_precision():
+def test_precision(tiny):
     cpu = torch.device("cpu")
     assert compute_dtype("32", cpu) is torch.float32
     assert compute_dtype("16", cpu) is compute_dtype("bf16", cpu) is torch.bfloat16
     assert compute_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    full, half = make_agent(), make_agent(precision="bf16")
-    assert full.dtype is torch.float32
+    full, half = (make_agent(teacher=tiny.teacher, precision=p) for p in ("32", "bf16"))
+    assert full.runtime.dtype is torch.float32
     results = []
     for agent in (full, half):
         torch.manual_seed(3)
-        results.append(agent.update(make_batch()))
+        results.append(agent.learn(make_batch(), 0).metrics)
         assert all(p.dtype is torch.float32 for p in agent.parameters())
     for name, tolerance in {"image_loss": 1e-4, "reward_loss": 0.02, "model_loss": 1e-3}.items():
         assert float(results[1][name]) == pytest.approx(float(results[0][name]), rel=tolerance)
@@ -273,111 +199,13 @@ def test_precision():
     assert not same(results[0], results[1])  # it did compute in something else
 
 
-def test_metrics_stay_tensors_without_a_graph():
-    agent = make_agent(pred_discount=True, imag_gradient="both")
-    for metrics in (agent.update(make_batch()), make_pretrainer().update(make_batch())):
-        for name, value in metrics.items():
-            assert isinstance(value, torch.Tensor), name
-            assert value.ndim == 0
-            assert not value.requires_grad
-            assert torch.isfinite(value)
-
-
 @pytest.mark.parametrize("clip", ["identity", "sign", "tanh"])
 def test_prepare(clip):
     agent, batch = make_agent(clip_rewards=clip), make_batch()
-    image, reward = batch["image"].copy(), batch["reward"].copy()
+    kept = {name: value.clone() for name, value in batch.items()}
     data = agent.prepare(batch)
-    np.testing.assert_array_equal(data["image"], image)  # they cross as bytes
-    assert data["image"].dtype == torch.uint8
     function = {"identity": lambda x: x, "sign": np.sign, "tanh": np.tanh}[clip]
-    np.testing.assert_allclose(data["reward"], function(reward), rtol=1e-5)
-    np.testing.assert_allclose(data["discount"], 0.99 * batch["discount"])
-    np.testing.assert_array_equal(batch["image"], image)
-    np.testing.assert_array_equal(batch["reward"], reward)
-    assert float(agent.update(batch)["model_loss"]) < 1e6
-
-
-@torch.no_grad()
-def test_acting_step_by_step_is_filtering_with_the_actions_that_were_taken():
-    agent = make_agent(eval_state_mean=True, action_num_gap=1)  # no noise in the latents
-    model, state, actions, states = agent.world_model, None, [np.zeros((2, A))], []
-    frames = [make_obs(first=t == 0 or t == 3, seed=t) for t in range(5)]
-    frames[3]["is_first"][1] = False  # only the first environment begins anew
-    torch.manual_seed(4)
-    for obs in frames:
-        action, state = agent.act(obs, state, "train")
-        assert action.shape == (2, A)
-        assert action.dtype == np.float32
-        np.testing.assert_array_equal(state["action"], action)
-        actions.append(action)
-        states.append(state)
-    image = torch.tensor(np.stack([obs["image"] for obs in frames], 1)) / 255 - 0.5
-    padded = torch.tensor(np.stack(actions[:-1], 1)).float()
-    padded = torch.cat([padded, torch.zeros(2, 5, 1)], -1)
-    first = torch.tensor(np.stack([obs["is_first"] for obs in frames], 1))
-    post, _ = model.rssm.observe(model.encode(image).mean, padded, first, sample=False)
-    for name in ("deter", "mean", "std", "stoch"):
-        actual = torch.stack([s[name] for s in states], 1)
-        torch.testing.assert_close(actual, post[name], rtol=1e-4, atol=1e-5)
-
-
-def test_is_first_forgets_the_state_and_the_action():
-    agent = make_agent(eval_state_mean=True)
-    state = {k: torch.randn_like(v) for k, v in agent.initial(2).items()}
-    for first in (True, False):
-        action, _ = agent.act(make_obs(first=first), state, "eval")
-        fresh, _ = agent.act(make_obs(first=first), None, "eval")
-        assert np.array_equal(action, fresh) == first
-        for name in ("stoch", "deter", "action"):
-            other, _ = agent.act(make_obs(first=first), state | {name: -state[name]}, "eval")
-            assert np.array_equal(action, other) == first
-
-
-@pytest.mark.parametrize("dist", ["trunc_normal", "onehot"])
-def test_eval_takes_the_mode_and_train_samples(dist):
-    agent = make_agent(actor_dist=dist, eval_state_mean=True)
-    state = agent.initial(64)
-    obs = make_obs(64, first=True)
-    obs["image"][:] = obs["image"][:1]
-    action, latent = agent.act(obs, state, "eval")
-    head = agent.behavior.actor
-    feat = torch.cat([latent["mean"], latent["deter"]], -1)
-    out = head.out(head.layers(feat)).detach()
-    one_hot = torch.nn.functional.one_hot(out[:, :A].argmax(-1), A)
-    expected = one_hot if dist == "onehot" else out[:, :A].tanh()
-    np.testing.assert_allclose(action, expected, atol=1e-5)
-    trained, _ = agent.act(obs, state, "train")
-    assert len(np.unique(trained.round(4), axis=0)) > (1 if dist == "onehot" else 60)
-    assert np.abs(trained).max() <= 1
-    _, latent = make_agent(collect_dyn_sample=False).act(obs, None)
-    assert torch.equal(latent["stoch"], latent["mean"])  # its embedding is still a sample
-
-
-@pytest.mark.parametrize(("key", "mode"), [("eval_noise", "eval"), ("expl_amount", "train")])
-def test_noise_is_added_in_its_own_mode(key, mode):
-    obs = make_obs(200, first=True)
-    obs["image"] = np.broadcast_to(obs["image"][:1], obs["image"].shape)
-    actions = {}
-    for noise in (0.0, 0.3):
-        agent = make_agent(**{key: noise})
-        for played in ("eval", "train"):
-            torch.manual_seed(5)
-            actions[noise, played], _ = agent.act(obs, None, played)
-    other = "train" if mode == "eval" else "eval"
-    np.testing.assert_array_equal(actions[0.0, other], actions[0.3, other])
-    noise = actions[0.3, mode] - actions[0.0, mode]
-    inside = np.abs(actions[0.0, mode]) < 0.15  # where the clip to ±1 is far
-    assert inside.sum() > 40
-    assert noise[inside].std() == pytest.approx(0.3, rel=0.3)
-    assert np.abs(actions[0.3, mode]).max() <= 1
-
-
-def test_noise_on_discrete_actions_is_another_action():
-    agent = make_agent(actor_dist="onehot", eval_noise=0.5)
-    obs = make_obs(600, first=True)
-    obs["image"] = np.broadcast_to(obs["image"][:1], obs["image"].shape)
-    agent.behavior.actor.out.bias.data = torch.tensor([50.0, -50.0])
-    action, _ = agent.act(obs, None, "eval")
-    assert set(np.unique(action)) == {0.0, 1.0}
-    assert action.mean(0) == pytest.approx([0.75, 0.25], abs=0.05)  # half of the noise hits itself
+    np.testing.assert_allclose(data["reward"], function(kept["reward"].numpy()), rtol=1e-5)
+    np.testing.assert_allclose(data["discount"], 0.99 * kept["discount"])
+    assert torch.equal(data["image"], kept["image"])  # still bytes
+    assert same(batch, kept)

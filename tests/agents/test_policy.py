@@ -1,7 +1,4 @@
-"""A policy's step against the same step written out; and whose weights act when."""
-
-import dataclasses
-import io
+"""A policy's step against the same step written out; its noise; and whose weights act when."""
 
 import numpy as np
 import pytest
@@ -9,45 +6,27 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-import config
-from agents.diswm import Agent
-from models import VideoPredictor
+from tests.helpers.models import A, copied, equal, make_batch, stored
+from tests.helpers.models import make_agent as make_fresh
+from tests.helpers.models import make_obs as look
 
-N, A, B, T = 3, 2, 2, 4
-FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --beta_vae True --z_dim 3 "
-FLAGS += "--dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 --actor_layers 2 "
-FLAGS += "--imag_horizon 2"
+N = 3
 
 
-def make_agent(seed=0, runtime=None, **changes):
-    torch.manual_seed(seed)
-    c = config.parse(FLAGS.split()).replace(**changes)
-    runtime = dataclasses.replace(Runtime.resolve(c), **(runtime or {}))
-    agent = Agent(c, runtime, A, VideoPredictor(c, 0) if c.distillation else None)
+def make_agent(seed=0, **changes):
+    agent = make_fresh(seed, **changes)
     with torch.no_grad():  # fresh biases and norms hide what is left out
         for name, parameter in agent.named_parameters():
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    agent.refresh()
+    agent.sync()
     return agent
 
 
 def make_obs(seed=0, first=False):
-    image = np.random.default_rng(seed).integers(0, 256, (N, 64, 64, 3), dtype=np.uint8)
-    is_first = np.full(N, first)
-    is_first[1] = True  # one of them begins anew
-    return {"image": image, "is_first": is_first}
-
-
-def make_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.integers(0, 256, (B, T, 64, 64, 3), dtype=np.uint8),
-        "action": rng.uniform(-1, 1, (B, T, A)).astype(np.float32),
-        "reward": rng.normal(size=(B, T)).astype(np.float32),
-        "discount": np.ones((B, T), np.float32),
-        "is_first": np.eye(1, T, dtype=bool).repeat(B, 0),
-    }
+    obs = look(seed, N, first)
+    obs["is_first"][1] = True  # one of them begins anew
+    return obs
 
 
 class ByHand:
@@ -55,7 +34,7 @@ class ByHand:
 
     def __init__(self, agent):
         self.c = agent.config
-        weights = agent.state_dict()["weights"]
+        weights = agent.save_state()["weights"]
         self.w = {name: value.double() for name, value in weights.items()}
 
     def linear(self, name, x):
@@ -134,7 +113,7 @@ SETTINGS = [
 def test_a_step_is_encoder_recursion_and_actor(changes, mode):
     agent = make_agent(**changes)
     reference, state = ByHand(agent), None
-    expected = {"stoch": torch.zeros(N, 4), "deter": torch.zeros(N, 6), "action": torch.zeros(N, A)}
+    expected = agent.policy.initial(N)
     for turn in range(3):
         obs = make_obs(turn, first=turn == 0)
         torch.manual_seed(turn)
@@ -169,116 +148,118 @@ def test_what_a_step_gave_stays_as_it_is(graphs):
     assert all(torch.equal(state[name], value) for name, value in kept.items())
 
 
+# Noise
+
+
+def same_views(envs):
+    obs = look(envs=envs)
+    return {**obs, "image": np.broadcast_to(obs["image"][:1], obs["image"].shape)}
+
+
+def test_discrete_actions_are_the_mode_in_evaluation_and_samples_in_training():
+    agent, obs = make_fresh(actor_dist="onehot", eval_state_mean=True), same_views(64)
+    action, latent = agent.act(obs, None, "eval")
+    head = agent.behavior.actor
+    logits = head.out(head.layers(torch.cat([latent["mean"], latent["deter"]], -1)))
+    np.testing.assert_allclose(action, F.one_hot(logits.argmax(-1), A), atol=1e-5)
+    trained, _ = agent.act(obs, None, "train")
+    assert len(np.unique(trained.round(4), axis=0)) == A
+
+
+@pytest.mark.parametrize(("key", "mode"), [("eval_noise", "eval"), ("expl_amount", "train")])
+def test_noise_is_added_in_its_own_mode(key, mode):
+    obs, actions = same_views(200), {}
+    for noise in (0.0, 0.3):
+        agent = make_fresh(**{key: noise})
+        for played in ("eval", "train"):
+            torch.manual_seed(5)
+            actions[noise, played], _ = agent.act(obs, None, played)
+    other = "train" if mode == "eval" else "eval"
+    np.testing.assert_array_equal(actions[0.0, other], actions[0.3, other])
+    noise = actions[0.3, mode] - actions[0.0, mode]
+    inside = np.abs(actions[0.0, mode]) < 0.15  # where the clip to ±1 is far
+    assert inside.sum() > 40
+    assert noise[inside].std() == pytest.approx(0.3, rel=0.3)
+    assert np.abs(actions[0.3, mode]).max() <= 1
+
+
+def test_noise_on_discrete_actions_is_another_action():
+    agent = make_fresh(actor_dist="onehot", eval_noise=0.5)
+    agent.behavior.actor.out.bias.data = torch.tensor([50.0, -50.0])
+    action, _ = agent.act(same_views(600), None, "eval")
+    assert set(np.unique(action)) == {0.0, 1.0}
+    assert action.mean(0) == pytest.approx([0.75, 0.25], abs=0.05)  # half of the noise hits itself
+
+
 # Whose weights act
 
 
-def actions(agent, seed=0):
+def actions(agent):
     """What the agent does from the same state with the same noise: in training, evaluation."""
-    state = {name: torch.ones_like(value) for name, value in agent.initial(N).items()}
+    state = {name: torch.ones_like(value) for name, value in agent.policy.initial(N).items()}
     done = []
     for mode in ("train", "eval"):
-        torch.manual_seed(seed)
-        done.append(agent.act(make_obs(seed), state, mode)[0])
+        torch.manual_seed(0)
+        done.append(agent.act(make_obs(), state, mode)[0])
     return done
 
 
-def same(one, other):
-    return np.array_equal(one, other)
+same = np.array_equal
 
 
 def test_with_overlap_actions_know_of_an_update_when_they_are_told():
     agent = make_agent(overlap="True")
     old_train, old_eval = actions(agent)
-    agent.update(make_batch())
+    agent.learn(make_batch(), 0)
     train, evaluation = actions(agent)
     assert same(train, old_train)
     assert not same(evaluation, old_eval)  # evaluations see the newest weights
-    new_eval = evaluation
-    agent.refresh()
-    train, evaluation = actions(agent)
-    assert not same(train, old_train)
-    assert same(evaluation, new_eval)
-    plain = make_agent(overlap="False")
-    plain.load_state_dict(agent.state_dict())
-    assert same(actions(plain)[0], train)
+    behind = stored(agent.save_state())
+    other = make_agent(seed=8, overlap="True")  # the copy is in the checkpoint
+    other.load_state(behind)
+    assert same(actions(other), [train, evaluation])
+    agent.sync()
+    other.sync()
+    newest = actions(agent)
+    assert not same(newest[0], old_train)
+    assert same(newest[1], evaluation)
+    assert same(actions(other), newest)
+    plain = make_agent(seed=8, overlap="False")  # without a copy to take up, the newest act
+    plain.load_state(behind)
+    assert same(actions(plain), newest)
 
 
 @pytest.mark.parametrize("overlap", ["False", "auto"])
 def test_without_overlap_they_follow_at_once(overlap):
     agent = make_agent(overlap=overlap)
     before = actions(agent)
-    agent.update(make_batch())
+    agent.learn(make_batch(), 0)
     after = actions(agent)
-    assert not same(after[0], before[0])
-    assert not same(after[1], before[1])
-    agent.refresh()  # there is nothing to bring up to date
-    assert same(actions(agent)[0], after[0])
-    assert agent.state_dict()["acting"] is None
+    assert not any(same(*pair) for pair in zip(before, after, strict=True))
+    agent.sync()  # there is nothing to bring up to date
+    assert same(actions(agent), after)
+    state = stored(agent.save_state())
+    assert state["policy"] is None
+    other = make_agent(seed=8, overlap="True")
+    other.load_state(state)
+    assert same(actions(other), after)
 
 
 def test_the_copy_has_every_weight_that_acts():
     agent = make_agent(overlap="True")
-    behavior, model = agent.behavior, agent.world_model
-    for part in (model.encoder, model.rssm, behavior.actor):
+    for part in (agent.world_model.encoder, agent.world_model.rssm, agent.behavior.actor):
         with torch.no_grad():
             for parameter in part.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    agent.refresh()
+    agent.sync()
     live = make_agent(overlap="False")
-    live.load_state_dict(agent.state_dict() | {"acting": None})
+    live.load_state(agent.save_state() | {"policy": None})
     assert same(actions(agent)[0], actions(live)[0])
 
 
-def test_the_copy_does_not_learn():
-    agent = make_agent(overlap="True", distillation=True)
-    before = {k: v.clone() for k, v in agent.state_dict()["acting"].items()}
-    numbers = sum(p.numel() for p in agent.parameters())
-    assert numbers == sum(p.numel() for p in make_agent(distillation=True).parameters())
-    for seed in range(2):
-        agent.update(make_batch(seed))
-    after = agent.state_dict()["acting"]
-    assert before.keys() == after.keys()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-
-
-def through_a_file(state):
-    torch.save(state, file := io.BytesIO())
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def test_the_copy_is_in_the_checkpoint():
-    agent = make_agent(overlap="True")
-    agent.update(make_batch())  # the copy now lags behind
-    expected = actions(agent)
-    other = make_agent(seed=8, overlap="True")
-    other.load_state_dict(through_a_file(agent.state_dict()))
-    assert same(actions(other)[0], expected[0])
-    assert same(actions(other)[1], expected[1])
-    other.refresh()
-    agent.refresh()
-    assert same(actions(other)[0], actions(agent)[0])
-    assert not same(actions(other)[0], expected[0])
-
-
-@pytest.mark.parametrize("overlaps", [True, False])
-def test_a_checkpoint_goes_with_either_setting(overlaps):
-    """Where there is no copy to take up, the newest weights act."""
-    agent = make_agent(overlap=str(overlaps))
-    agent.update(make_batch())
-    other = make_agent(seed=8, overlap=str(not overlaps))
-    other.load_state_dict(through_a_file(agent.state_dict()))
-    agent.refresh()
-    assert same(actions(other)[0], actions(agent)[0])
-    assert same(actions(other)[1], actions(agent)[1])
-
-
-def test_a_checkpoint_from_before_there_were_copies():
-    agent = make_agent(overlap="True")
-    agent.update(make_batch())
-    state = through_a_file(agent.state_dict())
-    del state["acting"]
-    other = make_agent(seed=8, overlap="True")
-    other.load_state_dict(state)
-    agent.refresh()
-    assert same(actions(other)[0], actions(agent)[0])
+def test_the_copy_does_not_learn(tiny):
+    agent = make_agent(overlap="True", teacher=tiny.teacher)
+    before = {name: value.clone() for name, value in agent.save_state()["policy"].items()}
+    assert copied(agent).keys() == copied(make_agent(teacher=tiny.teacher)).keys()
+    agent.learn(make_batch(), 0)
+    assert equal(agent.save_state()["policy"], before)

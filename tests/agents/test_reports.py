@@ -4,25 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-import config
+from accel.runtime import Runtime
 from agents import reports
+from agents.predictor import Predictor
 from fileio.checkpoints import scratch_rng
-from models import VideoPredictor, WorldModel
+from networks import float_image
+from tests.helpers import models as tiny_models
+from tests.helpers.models import A, copied, equal, make_agent, make_config, make_predictor
 
-B, T, A, Z = 7, 9, 2, 3
-SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
-SMALL += ["--z_dim", str(Z), "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
-SMALL += ["--units", "8", "--cnn_depth", "2"]
-
-
-def make_config(**changes):
-    return config.parse(SMALL).replace(**changes)
+B, T, Z, D = 7, 7, 4, 16
 
 
-def make_model(kind=WorldModel, **changes):
+def make_model(make=tiny_models.make_model, **changes):
     """A model with larger weights than at the start, so that its pictures have contrast."""
-    torch.manual_seed(0)
-    model = kind(make_config(**changes), A)
+    model = make(**changes)
     with torch.no_grad():
         for part, factor in ((model.decoder, 1.5), (model.rssm, 3)):
             for parameter in part.parameters():
@@ -30,22 +25,10 @@ def make_model(kind=WorldModel, **changes):
     return model
 
 
-def make_numpy_batch(clips=B, steps=T):
-    rng = np.random.default_rng(0)
-    first = np.zeros((clips, steps), bool)
-    first[:, 0] = True
-    return {
-        "image": rng.integers(0, 256, (clips, steps, 64, 64, 3), dtype=np.uint8),
-        "action": rng.uniform(-1, 1, (clips, steps, A)).astype(np.float32),
-        "reward": np.zeros((clips, steps), np.float32),
-        "discount": np.ones((clips, steps), np.float32),
-        "is_first": first,
-    }
-
-
 def make_batch(clips=B, steps=T):
-    batch = {k: torch.from_numpy(v) for k, v in make_numpy_batch(clips, steps).items()}
-    return batch | {"image": batch["image"] / 255 - 0.5}
+    batch = tiny_models.make_batch(0, clips, steps)
+    first = torch.eye(1, steps, dtype=torch.bool).repeat(clips, 1)
+    return batch | {"image": float_image(batch["image"]), "is_first": first}
 
 
 def draw(function, *args, seed=1):
@@ -95,7 +78,7 @@ def test_open_loop_filters_the_context_and_imagines_under_the_actions():
     model.rssm.posterior_stats.bias[4:] = model.rssm.prior_stats.bias[4:] = -1e4  # std → 1e-6
     model.encoder.stats.bias[Z:] = -60  # logvar
     _, predicted, _ = panels(reports.open_loop(model, batch))
-    embed = model.encoder(batch["image"])[0]
+    embed = model.encode(batch["image"]).embed
     state = model.rssm.initial(3)
     for t in range(T):
         if t < 5:
@@ -110,12 +93,12 @@ def test_open_loop_filters_the_context_and_imagines_under_the_actions():
 def test_open_loop_follows_the_actions_unless_there_are_none():
     batch = make_batch()
     other = batch | {"action": -batch["action"]}
-    for kind, follows in ((WorldModel, True), (VideoPredictor, False)):
-        model = make_model(kind)
+    predictor = make_model(make_predictor, actions=A)
+    for model, follows in ((make_model(), True), (predictor, False)):
         left, right = (panels(draw(reports.open_loop, model, b))[1] for b in (batch, other))
         assert np.array_equal(left, right) is not follows
     without = {k: batch[k] for k in ("image", "is_first")}
-    assert reports.open_loop(make_model(VideoPredictor), without).shape[1] == T
+    assert reports.open_loop(predictor, without).shape[1] == T
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5, 6])
@@ -143,13 +126,13 @@ def test_traversal_rows_move_the_named_latent_only():
     """A posterior that passes on latent 1 alone: only row 1 changes along its columns."""
     model, batch = make_model(), make_batch()
     with torch.no_grad():
-        model.rssm.posterior[0].weight[:, 6:] = 0
-        model.rssm.posterior[0].weight[:, 6 + 1] = 1
+        model.rssm.posterior[0].weight[:, D:] = 0
+        model.rssm.posterior[0].weight[:, D + 1] = 1
     picture = reports.traversal(model, batch)
     assert picture.shape == (Z * 64, 7 * 64, 3)
     assert 0 <= picture.min() < picture.max() <= 1
     cells = picture.reshape(Z, 64, 7, 64, 3).swapaxes(1, 2)  # [Z, 7, 64, 64, 3]
-    for row in (0, 2):
+    for row in (0, 2, 3):
         np.testing.assert_allclose(cells[row], cells[0, :1].repeat(7, 0), atol=1e-4)
     steps = np.abs(np.diff(cells[1], axis=0)).max((1, 2, 3))
     assert (steps > 4e-4).all()
@@ -160,7 +143,7 @@ def test_traversal_rows_move_the_named_latent_only():
 def test_traversal_cells_one_by_one():
     model, batch = make_model(), make_batch()
     picture = reports.traversal(model, batch)
-    mean, _ = model.encoder(batch["image"][0, -1])
+    mean = model.encode(batch["image"][0, -1]).mean
     for row in range(Z):
         for column, offset in enumerate((-9, -6, -3, 0, 3, 6, 9)):
             latent = mean.clone()
@@ -175,43 +158,40 @@ def test_traversal_cells_one_by_one():
 
 def test_reports_leave_weights_and_gradients_alone():
     model, batch = make_model(), make_batch()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = copied(model)
     kept = {k: v.clone() for k, v in batch.items()}
     for report in (reports.open_loop, reports.reconstruction, reports.traversal):
         report(model, batch)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(torch.equal(v, kept[k]) for k, v in batch.items())
+    assert equal(copied(model), before)
+    assert equal(batch, kept)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert model.training
 
 
-def make(kind, c, *more):
-    return kind(c, Runtime.resolve(c), *more)
-
-
-def test_which_pictures_a_learner_draws():
-    batch = make_numpy_batch(2)
-    base = {"openl", "reconstruction"}
-    assert set(make(Pretrainer, make_config()).report(batch)) == base | {"beta_vae_traverse"}
-    assert set(make(Pretrainer, make_config(beta_vae=False)).report(batch)) == base
-    assert set(make(Agent, make_config(), A).report(batch)) == base
-    assert set(make(Agent, make_config(traverse=True, beta_vae=False), A).report(batch)) == base
-    teacher = VideoPredictor(make_config(), 0)
-    agent = make(Agent, make_config(traverse=True, distillation=True), A, teacher)
+def test_which_pictures_a_learner_draws(tiny):
+    batch, base = tiny_models.make_batch(), {"openl", "reconstruction"}
+    c = make_config()
+    predictors = [Predictor(c.replace(beta_vae=b), Runtime.resolve(c)) for b in (True, False)]
+    assert set(predictors[0].report(batch)) == base | {"beta_vae_traverse"}
+    assert set(predictors[1].report(batch)) == base
+    assert set(make_agent().report(batch)) == base
+    assert set(make_agent(traverse=True, beta_vae=False).report(batch)) == base
+    agent = make_agent(traverse=True, teacher=tiny.teacher)
     pictures = agent.report(batch)
     assert set(pictures) == base | {"beta_vae_traverse", "teacher_openl"}
     assert all(isinstance(p, np.ndarray) and np.isfinite(p).all() for p in pictures.values())
+    agent.world_model.teacher.complete = False
+    assert "teacher_openl" not in agent.report(batch)
 
 
 def test_a_report_between_updates_changes_nothing_under_a_scratch_generator():
-    batch, results = make_numpy_batch(2, 4), []
+    batch, results = tiny_models.make_batch(), []
     for reporting in (False, True):
-        torch.manual_seed(0)
-        agent = make(Agent, make_config(imag_horizon=2, actor_layers=1), A)
-        agent.update(batch)
+        agent = make_agent(imag_horizon=2)
+        agent.learn(batch, 0)
         if reporting:
             with scratch_rng(5, agent.device):
                 agent.report(batch)
-        agent.update(batch)
-        results.append(agent.state_dict()["weights"])
-    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+        agent.learn(batch, 0)
+        results.append(copied(agent))
+    assert equal(*results)
