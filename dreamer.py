@@ -118,8 +118,8 @@ def train(run: RunFolder) -> int:
             try:
                 trainer.loop()
             except Stopped:
-                trainer.save()
                 run.logger.event("stopped", resume="the same command goes on from here")
+                trainer.save()
                 return run.stop.exit_code
             print_safe(kind.next_step(run), sys.stdout)
     except (OSError, MemoryError, RuntimeError) as error:
