@@ -182,22 +182,22 @@ def test_an_episode_is_its_seed_whatever_came_before(make):
         {"grayscale": True, "size": (32, 48)},
     ],
 )
-@pytest.mark.parametrize("k", [0, 1, 6])
-def test_resuming_an_episode_is_bit_identical(make, settings, k):
+def test_resuming_an_episode_is_bit_identical(make, settings):
     one = make("dmc2gym_cheetah_run", **settings)
     other = make("dmc2gym_cheetah_run", variation="test", index=3, **settings)
-    actions = actions_for(one, 9)
+    actions = actions_for(one, 7)
     frames, rewards = play(one, actions, seed=SEED)
     assert len({frame.tobytes() for frame in frames}) == len(frames)
     play(other, actions[:2], seed=1)
-    episode = {"seed": SEED, "variation": "train", "actions": actions[:k]}
-    observation, info = other.reset(options={"replay": {3: episode}})
-    np.testing.assert_array_equal(observation["image"], frames[k])
-    assert info["control_steps"] == (2 if k else 0)
-    for t in range(k, 9):
-        observation, reward, *_ = other.step(actions[t])
-        np.testing.assert_array_equal(observation["image"], frames[t + 1])
-        assert reward == rewards[t]
+    for k in (1, 0, 5):
+        episode = {"seed": SEED, "variation": "train", "actions": actions[:k]}
+        observation, info = other.reset(options={"replay": {3: episode}})
+        np.testing.assert_array_equal(observation["image"], frames[k])
+        assert info["control_steps"] == (2 if k else 0)
+        for t in range(k, 7):
+            observation, reward, *_ = other.step(actions[t])
+            np.testing.assert_array_equal(observation["image"], frames[t + 1])
+            assert reward == rewards[t]
 
 
 def test_resuming_draws_no_frames_between(make, monkeypatch):

@@ -81,14 +81,7 @@ def note(reason, steps, dropped=False):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "how", "reason"),
-    [
-        ("none", "raise", GAVE_UP),
-        ("none", "nan", "env 1 failed in step: its reward is nan"),
-        ("process", "raise", GAVE_UP),
-        ("process", "nan", "env 1 failed in step: its reward is nan"),
-        ("process", "kill", GONE),
-    ],
+    ("workers", "how", "reason"), [("none", "raise", GAVE_UP), ("process", "kill", GONE)]
 )
 def test_a_simulator_goes_on_bit_for_bit(undisturbed, vector_of, workers, how, reason):
     vector = vector_of(real, workers, (12, 5), how)
@@ -100,18 +93,23 @@ def test_a_simulator_goes_on_bit_for_bit(undisturbed, vector_of, workers, how, r
     assert vector.restarted == 1
 
 
-@pytest.mark.parametrize("t", [1, 2, 10])
 @pytest.mark.parametrize(
-    ("workers", "how"),
-    [("none", "raise"), ("none", "inf"), ("process", "leave"), ("process", "partial")],
+    ("workers", "how", "t", "reason"),
+    [
+        ("none", "raise", 1, GAVE_UP),
+        ("none", "raise", 10, GAVE_UP),
+        ("none", "nan", 2, "env 1 failed in step: its reward is nan"),
+        ("none", "inf", 2, "env 1 failed in step: its reward is inf"),
+        ("process", "raise", 1, GAVE_UP),
+        ("process", "nan", 2, "env 1 failed in step: its reward is nan"),
+        ("process", "leave", 10, "env 1 is gone: its worker ended with exit code 3"),
+        ("process", "partial", 2, GONE),
+    ],
 )
-def test_whenever_and_however_it_fails(undisturbed, vector_of, workers, how, t):
+def test_whenever_and_however_it_fails(undisturbed, vector_of, workers, how, t, reason):
     vector = vector_of(toy, workers, (12, t), how)
     assert_rows(episode(vector), undisturbed[toy]["train"])
-    [entry] = vector.take_notes()
-    assert entry["steps"] == t - 1
-    if how == "leave":
-        assert entry["reason"] == "env 1 is gone: its worker ended with exit code 3"
+    assert vector.take_notes() == [note(reason, t - 1)]
 
 
 @pytest.mark.parametrize("variation", ["train", "test"])
@@ -124,18 +122,17 @@ def test_failures_in_reset(undisturbed, vector_of, workers, variation):
 
 
 @pytest.mark.parametrize("workers", KINDS)
-def test_the_look_outlives_its_environment(undisturbed, vector_of, workers):
+def test_the_variation_outlives_its_environment(undisturbed, vector_of, workers):
     vector = vector_of(toy, workers, (12, 3))
     assert_rows(episode(vector, variation="test"), undisturbed[toy]["test"])
     assert vector.restarted == 1
     assert_rows(episode(vector, variation=None), undisturbed[toy]["test"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "under way", "unread"])
 def test_a_worker_killed_from_outside(undisturbed, when):
     """While it waits, while it steps, and while it has not even read what to do."""
-    with VectorEnv([functools.partial(real, i) for i in range(2)], workers="process") as vector:
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process") as vector:
         vector.restarts = 1
         healthy, doomed = (process.pid for process in processes(vector))
 
@@ -150,7 +147,7 @@ def test_a_worker_killed_from_outside(undisturbed, when):
                 os.kill(doomed, signal.SIGKILL)
             return vector.step_wait()
 
-        assert_rows(episode(vector, step=step), undisturbed[real]["train"])
+        assert_rows(episode(vector, step=step), undisturbed[toy]["train"])
         # A worker that had answered before the kill is missed a step later.
         late = [note(GONE, 4)] if when == "under way" else []
         assert vector.take_notes()[0] in [note(GONE, 3), *late]
@@ -210,7 +207,7 @@ def assert_broken(result, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "workers", "how"),
-    [(toy, "none", "nan"), (real, "none", "raise"), (real, "process", "kill")],
+    [(toy, "none", "nan"), (real, "none", "raise"), (toy, "process", "kill")],
 )
 def test_an_episode_that_fails_twice_is_lost_and_no_other(
     undisturbed, vector_of, make, workers, how
@@ -278,20 +275,20 @@ def test_a_worker_that_hangs_is_ended_and_its_episode_taken_up(undisturbed, vect
 
 @pytest.mark.slow
 def test_workers_that_hang_together_are_waited_for_together(tmp_path):
-    plans = [{"moment": (11 + i, 2), "how": "hang", "ledger": tmp_path / str(i)} for i in range(4)]
+    plans = [{"moment": (11 + i, 2), "how": "hang", "ledger": tmp_path / str(i)} for i in range(3)]
     factories = [
         functools.partial(crashing, i, toy, **plan, times=1) for i, plan in enumerate(plans)
     ]
     with VectorEnv(factories, workers="process") as vector:
         vector.restarts = 10
-        vector.reset(seeds=[11, 12, 13, 14])
-        vector.step(np.zeros((4, 1)))
+        vector.reset(seeds=[11, 12, 13])
+        vector.step(np.zeros((3, 1)))
         vector._envs.timeout = 4
         before = vector._envs._waited
-        vector.step(np.zeros((4, 1)))
-        assert vector.restarted >= 4
-        assert vector._envs._waited - before < 4 * 4
-        for i in range(4):
+        vector.step(np.zeros((3, 1)))
+        assert vector.restarted >= 3
+        assert vector._envs._waited - before < 3 * 4
+        for i in range(3):
             assert (tmp_path / str(i)).stat().st_size == 1
 
 
