@@ -164,8 +164,7 @@ def test_scripted_policies_reach_the_goals(drawers, places, task):
     assert succeeded >= 9  # of 10
 
 
-@pytest.mark.parametrize("task", [OPEN, CLOSE])
-@pytest.mark.parametrize("repeat", [2, 3])
+@pytest.mark.parametrize(("task", "repeat"), [(OPEN, 2), (CLOSE, 3)])
 def test_an_episode_is_the_packages(make, task, repeat):
     env, policy = make(task, action_repeat=repeat, time_limit=200), policy_of(task)
     plain = packaged(name_of(task), reset(env, 6), reward_function_version="v1")

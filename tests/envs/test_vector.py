@@ -11,10 +11,8 @@ from gymnasium.wrappers import TransformObservation
 import envs
 from envs import EnvError, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, OneHotAction
-from tests.envs.crashing import toy
+from tests.envs.crashing import SMALL, TASK, toy
 
-TASK = "dmc2gym_cartpole_swingup"
-SMALL = {"time_limit": 20, "size": (16, 16), "shadow_size": 64}  # 10 steps
 N = 2
 
 
