@@ -38,16 +38,16 @@ def sky(env):
     return env.physics.render(32, 32, camera_id=0)[0, 0].astype(int)
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "mp4", "gif"])
+@pytest.mark.parametrize("kind", ["jpg", "mp4", "gif"])
 def test_every_frame_of_a_dynamic_background_is_seen(tmp_path, kind):
-    if kind in ("jpg", "png"):
-        sequence(tmp_path / "video", suffix=kind)
+    if kind == "jpg":
+        sequence(tmp_path / "video")
     else:
         movie(tmp_path / f"video.{kind}")
     env = walker(dataset_path=tmp_path, dynamic=True, random=0)
     env.reset()
     indices = []
-    for _ in range(20):
+    for _ in range(12):
         _, index = env.frame
         indices.append(index)
         np.testing.assert_allclose(sky(env), COLORS[index], atol=25)
@@ -56,7 +56,7 @@ def test_every_frame_of_a_dynamic_background_is_seen(tmp_path, kind):
     steps = np.diff(indices)
     assert (np.abs(steps) == 1).all()
     assert set(indices) == set(range(5))
-    turns = [indices[i] for i in range(1, 19) if steps[i] != steps[i - 1]]
+    turns = [indices[i] for i in range(1, 11) if steps[i] != steps[i - 1]]
     assert set(turns) == {0, 4}
 
 
@@ -65,7 +65,7 @@ def test_static_background_keeps_one_frame_an_episode(tmp_path):
     sequence(tmp_path / "b")
     env = walker(dataset_path=tmp_path, random=0)
     shown = set()
-    for _ in range(12):
+    for _ in range(8):
         env.reset()
         frame = env.frame
         before = sky(env)

@@ -20,7 +20,7 @@ import envs
 from envs.wrappers import AgentInfo, Pixels, Resumable
 
 TASK = "dmc2gym_cartpole_swingup"
-SMALL = {"time_limit": 20, "shadow_size": 64}  # 10 steps
+SMALL = {"time_limit": 20, "size": (16, 16), "shadow_size": 64}  # 10 steps
 SHAPE = (4, 4, 3)
 
 

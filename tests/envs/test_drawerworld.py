@@ -131,26 +131,26 @@ def test_fifty_goals_in_a_line(places, drawers):
     assert (z == 0).all()
     # Evaluation, and the other task, see the same and no others.
     for task, split in ((OPEN, "eval"), (CLOSE, "train")):
-        seeds = [envs.episode_seed(0, split, index) for index in range(150)]
+        seeds = [envs.episode_seed(0, split, index) for index in range(60)]
         seen = {tuple(reset(drawers[task], seed)) for seed in seeds}
-        assert len(seen) > 40
+        assert len(seen) > 25
         assert seen <= set(places)
 
 
 def test_a_number_is_a_goal(drawers):
     of_number = {}
-    for seed in range(120):
+    for seed in range(60):
         env = drawers[OPEN if seed % 2 else CLOSE]
         place = tuple(reset(env, seed))
         assert of_number.setdefault(world(env).goal, place) == place
-    assert len(set(of_number.values())) == len(of_number) > 40
+    assert len(set(of_number.values())) == len(of_number) > 25
 
 
 @pytest.mark.parametrize("task", [OPEN, CLOSE])
-def test_scripted_policies_reach_every_goal(drawers, places, task):
+def test_scripted_policies_reach_the_goals(drawers, places, task):
     env, policy = drawers[task], policy_of(task)
     succeeded = 0
-    for seed in places.values():
+    for seed in list(places.values())[::5]:
         reset(env, seed)
         successes, truncated, steps = [], False, 0
         while not truncated:
@@ -162,11 +162,10 @@ def test_scripted_policies_reach_every_goal(drawers, places, task):
         assert set(successes) <= {0.0, 1.0}
         succeeded += max(successes)
         assert successes[0] == 0
-    assert succeeded >= 45
+    assert succeeded >= 9  # of 10
 
 
-@pytest.mark.parametrize("task", [OPEN, CLOSE])
-@pytest.mark.parametrize("repeat", [2, 3])
+@pytest.mark.parametrize(("task", "repeat"), [(OPEN, 2), (CLOSE, 3)])
 def test_an_episode_is_the_packages(make, task, repeat):
     env, policy = make(task, action_repeat=repeat, time_limit=200), policy_of(task)
     plain = packaged(name_of(task), reset(env, 6), reward_function_version="v1")
@@ -319,10 +318,13 @@ def test_leaving_out_what_is_not_seen_changes_nothing(make, monkeypatch, task, v
     env = make(task, variation=variation, time_limit=200)
     monkeypatch.setattr("envs.drawerworld.leave_out_unseen", lambda model: None)
     whole = make(task, variation=variation, time_limit=200)
-    frames = [e.reset(seed=LEFT)[0] for e in (env, whole)]
-    for action in [*actions_for(4), *np.repeat(actions_for(2, seed=1), 6, axis=0)]:
-        np.testing.assert_array_equal(*(frame["image"] for frame in frames))
-        frames = [e.step(action)[0] for e in (env, whole)]
+    np.testing.assert_array_equal(*(e.reset(seed=LEFT)[0]["image"] for e in (env, whole)))
+    for t, action in enumerate(np.repeat(actions_for(3, seed=1), 4, axis=0)):
+        if t % 4 == 3:
+            frames = [e.step(action)[0] for e in (env, whole)]
+            np.testing.assert_array_equal(*(frame["image"] for frame in frames))
+        else:
+            frames = [step(e, action) for e in (env, whole)]
     fewer, all_ = (world(e).sawyer.mujoco_renderer.viewer.scn.ngeom for e in (env, whole))
     assert fewer <= all_ - 6
     for name in ("qpos", "qvel", "qacc_warmstart"):
@@ -355,17 +357,16 @@ def test_an_episode_is_taken_up_where_it_was_left(make, drawers):
 def test_processes_give_the_same_numbers(equal_outcomes):
     outcomes = []
     for workers in ("none", "process"):
-        with envs.make_vector(OPEN, 2, workers=workers, time_limit=4) as vector:
-            first = vector.reset(seeds=[LEFT, RIGHT])
-            results = [vector.step(actions_for(2, seed=t)) for t in range(2)]
-            second = vector.reset(mask=[False, True], seeds=[None, 3], variation="test")
+        with envs.make_vector(OPEN, 1, workers=workers, time_limit=4) as vector:
+            first = vector.reset(seeds=[LEFT])
+            results = [vector.step(actions_for(1, seed=t)) for t in range(2)]
+            second = vector.reset(seeds=[3], variation="test")
         outcomes.append((first, results, second))
     first, results, second = equal_outcomes(*outcomes)
     assert results[-1].truncated.all()
     assert (results[0].success == 0).all()
     assert np.isfinite(results[0].distance).all()
-    assert (second[1] != first[1]).any()
-    np.testing.assert_array_equal(second[0], results[-1].image[0])
+    assert (second != first).any()
 
 
 def test_unknown_variations_and_cameras_are_refused(drawers):

@@ -14,13 +14,12 @@ import pytest
 
 import envs
 from envs import EnvError, VectorEnv
-from tests.envs.crashing import processes
+from tests.envs.crashing import crashing, processes, toy
 
 MAIN, OWN = sys.modules["__main__"], os.environ.get("LP_NUM_THREADS")
 
 TASK = "dmc2gym_cartpole_swingup"
-N = 2
-STILL = np.zeros((N, 1), np.float32)  # a batch of actions
+STILL = np.zeros((2, 1), np.float32)  # a batch of actions
 
 
 def alive(pid):
@@ -40,82 +39,73 @@ def gone(pids, seconds):
     return not any(alive(pid) for pid in pids)
 
 
-@pytest.fixture
-def breakable():
-    """A vector of processes for one test, which may leave it in any state."""
-    with envs.make_vector(TASK, N, workers="process") as vector:
-        yield vector
+TOYS = [functools.partial(toy, i) for i in range(2)]
 
 
-def test_close_reaps_the_workers(breakable):
-    pids = [process.pid for process in processes(breakable)]
-    assert all(alive(pid) for pid in pids)
-    breakable.reset(seeds=[1, 2])
-    breakable.step_async(STILL)  # and in the middle of a step
-    start = time.monotonic()
-    breakable.close()
-    assert time.monotonic() - start < 30
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # not even as zombies
-    assert not set(pids) & {process.pid for process in multiprocessing.active_children()}
-    breakable.close()
+def vector_of(second=TOYS[1]):
+    """Two toys in processes, or one and something else."""
+    return VectorEnv([TOYS[0], second], workers="process")
 
 
-def test_workers_have_one_thread_pool_thread_and_leave_the_parents_environment(breakable):
-    for process in processes(breakable):
-        environment = Path(f"/proc/{process.pid}/environ").read_text()
-        for setting in ("OMP_NUM_THREADS=1", "LP_NUM_THREADS=1", "MUJOCO_GL="):
-            assert setting in environment
-    assert os.environ.get("LP_NUM_THREADS") == OWN
-    assert sys.modules["__main__"] is MAIN  # hidden only while workers start
+def test_workers_have_one_thread_and_leave_the_parents_environment_and_close_reaps_them():
+    with vector_of() as vector:
+        pids = [process.pid for process in processes(vector)]
+        for pid in pids:
+            environment = Path(f"/proc/{pid}/environ").read_text()
+            for setting in ("OMP_NUM_THREADS=1", "LP_NUM_THREADS=1", "MUJOCO_GL="):
+                assert setting in environment
+        assert os.environ.get("LP_NUM_THREADS") == OWN
+        assert sys.modules["__main__"] is MAIN  # hidden only while workers start
+        assert all(alive(pid) for pid in pids)
+        vector.reset(seeds=[1, 2])
+        vector.step_async(STILL)  # and in the middle of a step
+        start = time.monotonic()
+        vector.close()
+        assert time.monotonic() - start < 30
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # not even as zombies
+        assert not set(pids) & {process.pid for process in multiprocessing.active_children()}
+        vector.close()
 
 
-def test_an_error_in_a_worker_names_the_env_and_shows_its_traceback(breakable):
-    breakable.reset(seeds=[1, 2])
-    actions = STILL.copy()
-    actions[1] = np.nan
-    with pytest.raises(EnvError, match=r"(?s)env 1 failed in step:\n.*Traceback.*not finite"):
-        breakable.step(actions)
-    with pytest.raises(EnvError, match="env 1 is gone"):
-        breakable.reset(seeds=[1, 2])
+def test_an_error_in_a_worker_names_the_env_and_shows_its_traceback(tmp_path):
+    plan = {"moment": (2, 1), "how": "raise", "ledger": tmp_path / "ledger", "times": 9}
+    with vector_of(functools.partial(crashing, 1, toy, **plan)) as vector:
+        vector.reset(seeds=[1, 2])
+        with pytest.raises(EnvError, match=r"(?s)env 1 failed in step:\n.*Traceback.*gave up"):
+            vector.step(STILL)
+        with pytest.raises(EnvError, match="env 1 is gone"):
+            vector.reset(seeds=[1, 2])
 
 
-def test_ctrl_c_does_not_reach_the_workers(breakable):
-    breakable.reset(seeds=[1, 2])
-    expected = breakable.step(STILL).image
-    breakable.reset(seeds=[1, 2])
-    for process in processes(breakable):
-        os.kill(process.pid, signal.SIGINT)
-    np.testing.assert_array_equal(breakable.step(STILL).image, expected)
-
-
-def test_a_worker_that_dies_is_named_and_close_still_works(breakable):
-    breakable.reset(seeds=[1, 2])
-    doomed = processes(breakable)[1]
-    os.kill(doomed.pid, signal.SIGKILL)
-    with pytest.raises(EnvError, match="env 1 is gone: its worker ended with signal SIGKILL"):
-        breakable.step(STILL)
-    start = time.monotonic()
-    breakable.close()
-    assert time.monotonic() - start < 30
-    assert not any(process.is_alive() for process in processes(breakable))
+def test_a_worker_that_dies_is_named_and_close_still_works():
+    with vector_of() as vector:
+        vector.reset(seeds=[1, 2])
+        left = processes(vector)
+        os.kill(left[1].pid, signal.SIGKILL)
+        with pytest.raises(EnvError, match="env 1 is gone: its worker ended with signal SIGKILL"):
+            vector.step(STILL)
+        pids = [process.pid for process in left]
+        start = time.monotonic()
+        vector.close()
+        assert time.monotonic() - start < 30
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_a_worker_that_cannot_build_its_env_says_why_and_none_is_left():
-    good = functools.partial(envs.make_env, TASK)
     bad = functools.partial(envs.make_env, TASK, max_delta=0.3)
     before = set(multiprocessing.active_children())
     with pytest.raises(EnvError, match=r"(?s)env 1 could not be built:\n.*max_delta 0.3"):
-        VectorEnv([good, bad], workers="process")
+        vector_of(bad)
     assert set(multiprocessing.active_children()) <= before
 
 
 SCRIPT = """
-import sys
+import functools, sys
 import numpy as np
-import envs
-from tests.envs.crashing import processes
+from envs import VectorEnv
+from tests.envs.crashing import processes, toy
 
-vector = envs.make_vector("{task}", 2, workers="process")
+vector = VectorEnv([functools.partial(toy, i) for i in range(2)], workers="process")
 vector.reset(seeds=[1, 2])
 try:
     print(*[process.pid for process in processes(vector)], flush=True)
@@ -133,7 +123,7 @@ finally:
 def running(tmp_path):
     """A script that steps a vector for ever, and the ids of its workers."""
     script = tmp_path / "steps.py"
-    script.write_text(SCRIPT.format(task=TASK))
+    script.write_text(SCRIPT)
     process = subprocess.Popen(
         [sys.executable, script],
         stdout=subprocess.PIPE,

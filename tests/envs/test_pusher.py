@@ -363,14 +363,14 @@ def test_an_episode_is_taken_up_where_it_was_left(make, pusher):
 def test_processes_give_the_same_numbers(equal_outcomes):
     outcomes = []
     for workers in ("none", "process"):
-        with envs.make_vector(PUSHER, 2, workers=workers, time_limit=6) as vector:
-            first = vector.reset(seeds=[1, 2])
+        with envs.make_vector(PUSHER, 1, workers=workers, time_limit=6) as vector:
+            first = vector.reset(seeds=[1])
             results = [
-                vector.step(np.random.default_rng(t).uniform(-1, 1, (2, 7))) for t in range(3)
+                vector.step(np.random.default_rng(t).uniform(-1, 1, (1, 7))) for t in range(3)
             ]
-            second = vector.reset(mask=[True, False], seeds=[3, None], variation="test")
+            second = vector.reset(seeds=[3], variation="test")
         outcomes.append((first, results, second))
     first, results, second = equal_outcomes(*outcomes)
     assert results[-1].truncated.all()
     assert np.isnan(results[0].success).all()
-    assert (first[0] != first[1]).any()
+    assert (first != second).any()

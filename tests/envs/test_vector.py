@@ -1,5 +1,6 @@
 """Several environments: the same numbers in one process or many."""
 
+import functools
 import os
 
 import gymnasium as gym
@@ -10,8 +11,8 @@ from gymnasium.wrappers import TransformObservation
 import envs
 from envs import EnvError, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, OneHotAction
+from tests.envs.crashing import SMALL, TASK, toy
 
-TASK = "dmc2gym_cartpole_swingup"
 N = 2
 
 
@@ -23,14 +24,14 @@ def actions_for(k, n=N, seed=0):
 @pytest.fixture(scope="module")
 def sync():
     """Two environments in this process."""
-    with envs.make_vector(TASK, N, workers="none", time_limit=40) as vector:
+    with envs.make_vector(TASK, N, workers="none", **SMALL) as vector:
         yield vector
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Two environments in processes of their own."""
-    with envs.make_vector(TASK, N, workers="process", time_limit=40) as vector:
+    with envs.make_vector(TASK, N, workers="process", **SMALL) as vector:
         yield vector
 
 
@@ -42,14 +43,14 @@ def vector(request):
 
 def test_facts_of_the_vector(vector):
     assert vector.n == N
-    assert vector.image_shape == (64, 64, 3)
+    assert vector.image_shape == (16, 16, 3)
     assert (vector.action_size, vector.discrete) == (1, False)
     images = vector.reset(seeds=[1, 2])
-    assert (images.shape, images.dtype) == ((N, 64, 64, 3), np.uint8)
+    assert (images.shape, images.dtype) == ((N, 16, 16, 3), np.uint8)
     result = vector.step(actions_for(1)[0])
     kinds = {name: (value.shape, str(value.dtype)) for name, value in result._asdict().items()}
     assert kinds == {
-        "image": ((N, 64, 64, 3), "uint8"),
+        "image": ((N, 16, 16, 3), "uint8"),
         "reward": ((N,), "float32"),
         "terminated": ((N,), "bool"),
         "truncated": ((N,), "bool"),
@@ -69,7 +70,7 @@ def test_both_kinds_give_the_same_numbers_as_single_envs(sync, processes):
         for batch in actions:
             for one, other in zip(sync.step(batch), processes.step(batch), strict=True):
                 np.testing.assert_array_equal(one, other)
-    single = envs.make_env(TASK, variation="test")
+    single = envs.make_env(TASK, variation="test", **SMALL)
     single.reset(seed=seeds[1])
     for batch in actions:
         observation, *_ = single.step(batch[1])
@@ -141,10 +142,10 @@ def test_restore_of_some_and_of_unequal_lengths(vector):
 
 def test_ended_episodes_must_be_reset_before_the_next_step(vector):
     vector.reset(seeds=[1, 2])
-    for batch in actions_for(10):
+    for batch in actions_for(5):
         vector.step(batch)
     vector.reset([False, True], [None, 3])
-    for batch in actions_for(10):
+    for batch in actions_for(5):
         result = vector.step(batch)
     assert result.truncated.tolist() == [True, False]
     assert result.discount.tolist() == [1.0, 1.0]
@@ -199,15 +200,15 @@ def test_bad_arguments_of_make_vector():
 
 def test_auto_uses_processes_for_several(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    with envs.make_vector(TASK, 2, workers="auto") as vector:
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers="auto") as vector:
         assert vector.workers == "none"
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    with envs.make_vector(TASK, 1, workers="auto") as vector:
+    with VectorEnv([functools.partial(toy, 0)], workers="auto") as vector:
         assert vector.workers == "none"
 
 
 def test_split_decides_the_first_variation():
-    with envs.make_vector(TASK, 1, workers="none", split="eval") as vector:
+    with envs.make_vector(TASK, 1, workers="none", split="eval", **SMALL) as vector:
         implicit = vector.reset(seeds=[3])
         np.testing.assert_array_equal(vector.reset(seeds=[3], variation="test"), implicit)
 
@@ -215,7 +216,7 @@ def test_split_decides_the_first_variation():
 @pytest.mark.parametrize("workers", ["none", "process"])
 def test_a_fresh_vector_can_be_taken_up_in_part(workers):
     episode = {"seed": 5, "variation": "train", "actions": actions_for(2)[:, 1]}
-    with envs.make_vector(TASK, 2, workers=workers) as vector:
+    with VectorEnv([functools.partial(toy, i) for i in range(2)], workers=workers) as vector:
         images = vector.restore([None, episode])
         assert not images[0].any()
         assert images[1].any()
@@ -250,12 +251,12 @@ def test_discrete_tasks_and_termination():
 
 
 def test_the_same_error_without_workers():
-    with envs.make_vector(TASK, 2, workers="none") as vector:
-        vector.reset(seeds=[1, 2])
-        with pytest.raises(EnvError, match=r"(?s)env 1 failed in step:\n.*not finite"):
-            vector.step(np.array([[0.0], [np.nan]]))
+    with envs.make_vector(TASK, 1, workers="none", **SMALL) as vector:
+        vector.reset(seeds=[1])
+        with pytest.raises(EnvError, match=r"(?s)env 0 failed in step:\n.*not finite"):
+            vector.step(np.array([[np.nan]]))
         with pytest.raises(EnvError, match=r"(?s)env 0 failed in reset:\n.*no variation 'val'"):
-            vector.reset(seeds=[1, 2], variation="val")
+            vector.reset(seeds=[1], variation="val")
 
 
 def test_episode_seeds_are_fixed_for_good():
