@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 import dreamer
 import finetuning
+from accel.runtime import Runtime
 from agent import Learner
 from benchmarks.table import markdown, write
 from envs import variation_for
@@ -64,8 +65,8 @@ class Broken(Exception):
 class Idle(Learner):
     """In the agent's place: random actions, and an update of one number."""
 
-    def __init__(self, config: Any, actions: int, teacher: Any = None):
-        super().__init__(config)
+    def __init__(self, config: Any, runtime: Runtime, actions: int, teacher: Any = None):
+        super().__init__(config, runtime)
         self.actions = actions
         self.guess = nn.Parameter(torch.zeros(()))
         clip, lr = config.grad_clip, config.model_lr
