@@ -44,6 +44,8 @@ class Optimizer:
             "momentum": lambda p: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
         }[config.opt]
         self.optimizer = make(self.parameters)
+        # PyTorch would warn of every capturable step that no graph records, warming up included.
+        self.optimizer._warned_capturable_if_run_uncaptured = True
 
     def step(self, loss: Tensor, skip: Tensor | None = None) -> Metrics:
         """One step down the gradient of ``loss``.

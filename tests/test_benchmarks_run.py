@@ -123,7 +123,7 @@ def test_a_run_tells_where_its_seconds_went(tmp_path, capsys):
     found = report["seconds"]
     assert sum(each["seconds"] for each in found.values()) == pytest.approx(report["wall"])
     for name in ("env", "act", "update", "evaluate", "checkpoint"):
-        assert found[name]["seconds"] > found[name]["later"] > 0, name
+        assert found[name]["seconds"] >= found[name]["later"] > 0, name
     assert found[run.START]["later"] == 0
     text = capsys.readouterr().out
     assert f"120 frames in {report['wall']:.0f} s" in text

@@ -226,6 +226,31 @@ def test_a_recording_computes_once_what_it_is_asked_for():
             torch.testing.assert_close(recorded[name], value, rtol=1e-6, atol=1e-6)
 
 
+def test_what_cannot_be_recorded_goes_on_as_it_is(capsys):
+    device = torch.device(DEVICE)
+    state = torch.zeros(3, device=device)
+
+    def function(inputs):
+        kept = torch.rand(1 << 20, device=device)  # memory of the recording's own
+        state.add_(inputs["x"].sum() + kept.mean())
+        return {"state": state, "number": torch.full((), state.sum().item(), device=device)}
+
+    told, x = [], {"x": torch.ones(2, device=device)}
+    fallen = Accelerated(function, Runtime(device, graphs=True), "it", lambda: [state])
+    for call in (function, fallen):
+        torch.manual_seed(0)
+        state.zero_()
+        told.append([{k: v.clone() for k, v in call(x).items()} for _ in range(2)])
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(*told, strict=True) for k in a)
+    assert "it could not be recorded as a CUDA graph" in capsys.readouterr().err
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()  # it would fail if the allocator took the recording for unfinished
+    assert torch.cuda.memory_reserved() <= before
+    again = CUDAGraph(lambda inputs: {"twice": inputs["x"] * 2}, list, device)
+    assert torch.equal(again(x)["twice"], x["x"] * 2)
+
+
 @pytest.mark.parametrize("path", ["eager", *PATHS])
 def test_nothing_waits_between_updates(precision, path):
     agent = make_agent(precision=precision, **({"eager": EAGER} | PATHS)[path])

@@ -1,6 +1,8 @@
 """Recordings, made on the CPU where a replay runs the function again; and where updates draw."""
 
+import contextlib
 import copy
+import functools
 
 import pytest
 import torch
@@ -147,6 +149,57 @@ def test_a_recording_leaves_gradients_as_they_were():
     graph({"x": torch.ones(2)})
     assert torch.is_grad_enabled()
     assert seen == [True] * (WARM_UPS + 1)
+
+
+class FakeGraph:
+    """A graph that has a pool once its recording has ended."""
+
+    ended = False
+
+    def pool(self):
+        if not self.ended:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_recording_that_fails_gives_its_memory_back(monkeypatch, ends):
+    """PyTorch does not, where the end of the recording is what fails."""
+    told, streams = [], []
+
+    @contextlib.contextmanager
+    def stream(given):
+        streams.append(given)
+        yield
+        streams.pop()
+
+    @contextlib.contextmanager
+    def graph(made, pool, on):
+        streams.append(on)
+        try:
+            yield
+        finally:
+            made.ended = ends
+            if not ends:  # as PyTorch's, which then leaves its stream the current one
+                raise RuntimeError("operation failed due to a previous error during capture")
+            streams.pop()
+
+    def fail():
+        raise ValueError("not while recording")
+
+    for name, fake in {"CUDAGraph": FakeGraph, "stream": stream, "graph": graph}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        note = functools.partial(lambda name, *args: told.append((name, *args)), name)
+        monkeypatch.setattr(torch._C, name, note, raising=False)
+    monkeypatch.setattr(CudaRecorder, "_failed", [])
+    recorder = object.__new__(CudaRecorder)
+    recorder.device, recorder._stream = torch.device("cuda", 1), "its own"
+    with pytest.raises(ValueError if ends else RuntimeError):
+        recorder.record(fail)
+    undone = [("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
+    assert told == ([] if ends else undone)
+    assert [type(kept) for kept in recorder._failed] == ([] if ends else [FakeGraph])
 
 
 def drive(agent, state_of_a_while_ago=None):
