@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import config
 from agents import authors_names, pretrained
-from models import VideoPredictor
+from tests.helpers import models
+from tests.helpers.models import copied, equal
 from tests.tiny import refusal
 
 Z, STOCH, DETER, HIDDEN, DEPTH = 4, 4, 16, 16, 4  # as in the tiny runs
-SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]
-SIZES += ["--cnn_depth", "4"]
 FILES = ["decoder.pt", "encoder.pt", "rssm.pt"]
 
 
@@ -64,10 +62,8 @@ def write_theirs(folder, seed=0, **kind):
     return states
 
 
-def make_config(folder, *flags, block="dmc2gym", beta_vae=True):
-    words = ["--configs", "defaults", block, "--device", "cpu", *SIZES]
-    words += ["--beta_vae", str(beta_vae), "--pretrain_checkpoint_path", str(folder)]
-    return config.parse([*words, *map(str, flags)])
+def make_config(folder, *flags, **changes):
+    return models.make_config(*flags, pretrain_checkpoint_path=str(folder), **changes)
 
 
 def linear(state, name, x):
@@ -144,21 +140,24 @@ def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
     states = write_theirs(tmp_path, cell=cell, actions=actions, beta_vae=beta_vae)
     model = pretrained.load_predictor(make_config(tmp_path, beta_vae=beta_vae))
     assert model.complete
-    assert model.rssm.actions == actions
+    assert model.rssm.action_size == actions
     torch.manual_seed(0)
     image, feat = torch.rand(2, 64, 64, 3) - 0.5, torch.randn(2, STOCH + DETER)
     if beta_vae:
         mean, logvar = encode(states["encoder"], image)
-        encoding = model.encode(image[:, None], sample=False)
+        encoding = model.encode(image[:, None])
         close(encoding.mean[:, 0], mean)
         close(encoding.logvar[:, 0], logvar)
+        noise = torch.randn(2, 1, Z)
+        close(
+            model.encode(image[:, None], noise).embed,
+            encoding.mean + noise * (logvar / 2).exp()[:, None],
+        )
         assert (mean - logvar).abs().max() > 0.1
         embed, picture = mean, decode(states["decoder"], feat)
     else:
-        embed, picture = (
-            plain_encode(states["encoder"], image),
-            plain_decode(states["decoder"], feat),
-        )
+        embed = plain_encode(states["encoder"], image)
+        picture = plain_decode(states["decoder"], feat)
         close(model.encode(image[:, None]).embed[:, 0], embed)
     close(model.decoder(feat[:, None]).mode()[:, 0], picture)
     action = torch.randn(2, actions)
@@ -174,32 +173,18 @@ def test_their_files_compute_the_same(tmp_path, cell, actions, beta_vae):
     assert torch.equal(model.rssm.get_feat(post), joined)
 
 
-def test_the_sample_has_the_files_spread(tmp_path):
-    states = write_theirs(tmp_path)
-    model = pretrained.load_predictor(make_config(tmp_path))
-    image = torch.rand(1, 64, 64, 3) - 0.5
-    mean, logvar = encode(states["encoder"], image)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        drawn = model.encoder.sample(*(x.expand(4000, Z) for x in model.encoder(image)))
-    torch.testing.assert_close(drawn.mean(0), mean[0], atol=0.3, rtol=0.1)
-    torch.testing.assert_close(drawn.std(0), (logvar[0] / 2).exp(), atol=0, rtol=0.1)
-
-
-@pytest.mark.parametrize("block", ["defaults", "dmc2gym"])
+@pytest.mark.parametrize("student", ["gru", "gru_layer_norm"])
 @pytest.mark.parametrize("cell", ["gru", "gru_layer_norm"])
-def test_the_cell_is_the_files(tmp_path, block, cell):
+def test_the_cell_is_the_files(tmp_path, student, cell):
     """A teacher pretrained with one preset teaches a student that has another's cell."""
     states = write_theirs(tmp_path / "theirs", cell=cell)
-    settings = make_config(tmp_path / "theirs", block=block)
-    rssm = pretrained.load_predictor(settings).rssm
-    assert isinstance(rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
-    weight = states["rssm"]["_cell._layer.weight"]
-    assert torch.equal(rssm.cell.layer.weight, weight)
-    own = make_config(tmp_path / "ours", "--dyn_cell", cell)
-    pretrained.save_predictor(tmp_path / "ours", VideoPredictor(own, 2))
-    taught = pretrained.load_predictor(make_config(tmp_path / "ours", block=block))
-    assert isinstance(taught.rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
+    pretrained.save_predictor(tmp_path / "ours", models.make_predictor(2, dyn_cell=cell))
+    for folder in ("theirs", "ours"):
+        settings = make_config(tmp_path / folder, dyn_cell=student)
+        rssm = pretrained.load_predictor(settings).rssm
+        assert isinstance(rssm.cell.norm, nn.LayerNorm) == (cell == "gru_layer_norm")
+        theirs = torch.equal(rssm.cell.layer.weight, states["rssm"]["_cell._layer.weight"])
+        assert theirs == (folder == "theirs")
 
 
 KINDS = [
@@ -235,24 +220,20 @@ def test_there_and_back(tmp_path, same, kind):
         same.values(dict(getattr(back, part).state_dict()), dict(state))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--dyn_input_layers", 3, "--dyn_output_layers", 2],
-        ["--dyn_discrete", 3],
-        ["--dyn_temp_post", False],
-    ],
-)
-def test_every_rssm_has_a_counterpart(tmp_path, same, flags):
-    settings = make_config(tmp_path / "a", *flags, "--export_checkpoint", tmp_path / "b")
-    model = VideoPredictor(settings, 3)
+RSSMS = [{"dyn_input_layers": 3, "dyn_output_layers": 2}, {"dyn_discrete": 3}]
+
+
+@pytest.mark.parametrize("changes", [*RSSMS, {"dyn_temp_post": False}], ids=str)
+def test_every_rssm_has_a_counterpart(tmp_path, changes):
+    settings = make_config(tmp_path / "a", "--export_checkpoint", tmp_path / "b", **changes)
+    model = models.make_predictor(3, **changes)
     pretrained.save_predictor(tmp_path / "a", model)
     pretrained.export_predictor(settings)
     names = torch.load(tmp_path / "b" / "rssm.pt", weights_only=True)
     assert len(names) == len(model.rssm.state_dict())
     assert all(name.startswith("_") for name in names)
     back = pretrained.load_predictor(settings.replace(pretrain_checkpoint_path=str(tmp_path / "b")))
-    same.values(dict(back.state_dict()), dict(model.state_dict()))
+    assert equal(copied(back), copied(model))
 
 
 def test_names_without_a_counterpart_stay():
@@ -274,23 +255,20 @@ def test_formats_may_differ_from_file_to_file(tmp_path):
     assert not pretrained.load_predictor(settings).complete
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--z_dim", 5], ["encoder.pt", "'dis_encoder.0.weight'", "(8, 256)", "(10, 256)", "--z"]),
-        (["--grayscale", True], ["'encoder.0.weight'", "(32, 3, 4, 4)", "(32, 1, 4, 4)", "--gray"]),
-        (
-            ["--dyn_deter", 9],
-            ["decoder.pt", "'feat_to_decoder.0.weight'", "(4, 13)", "--dyn_deter"],
-        ),
-        (["--source_action_num", 6], ["'_inp_layers.0.weight'", "(16, 7)", "(16, 10)", "--source"]),
-        (["--dyn_hidden", 9], ["rssm.pt", "'_inp_layers.0.weight'", "(9, 7)", "--dyn_hidden"]),
-        (["--dyn_input_layers", 2], ["no tensor '_inp_layers.2.weight'", "--dyn_input_layers"]),
-        (["--dyn_output_layers", 2], ["no tensor '_img_out_layers.2.w", "--dyn_output_layers"]),
-        (["--dyn_temp_post", False], ["'_obs_out_layers.0.weight'", "(16, 20)", "--dyn_temp_post"]),
-        (["--beta_vae", False], ["encoder.pt is a β-VAE's encoder", "--beta_vae True"]),
-    ],
-)
+MISFITS = [
+    (["--z_dim", 5], ["encoder.pt", "'dis_encoder.0.weight'", "(8, 256)", "(10, 256)", "--z"]),
+    (["--grayscale", True], ["'encoder.0.weight'", "(32, 3, 4, 4)", "(32, 1, 4, 4)", "--gray"]),
+    (["--dyn_deter", 9], ["decoder.pt", "'feat_to_decoder.0.weight'", "(4, 13)", "--dyn_deter"]),
+    (["--source_action_num", 6], ["'_inp_layers.0.weight'", "(16, 7)", "(16, 10)", "--source"]),
+    (["--dyn_hidden", 9], ["rssm.pt", "'_inp_layers.0.weight'", "(9, 7)", "--dyn_hidden"]),
+    (["--dyn_input_layers", 2], ["no tensor '_inp_layers.2.weight'", "--dyn_input_layers"]),
+    (["--dyn_output_layers", 2], ["no tensor '_img_out_layers.2.w", "--dyn_output_layers"]),
+    (["--dyn_temp_post", False], ["'_obs_out_layers.0.weight'", "(16, 20)", "--dyn_temp_post"]),
+    (["--beta_vae", False], ["encoder.pt is a β-VAE's encoder", "--beta_vae True"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), MISFITS)
 def test_a_misfit_names_their_tensor_both_shapes_and_the_flag(tmp_path, flags, said):
     write_theirs(tmp_path)
     line = refusal(pretrained.load_predictor, make_config(tmp_path, *flags))
@@ -298,17 +276,17 @@ def test_a_misfit_names_their_tensor_both_shapes_and_the_flag(tmp_path, flags, s
     assert all(words in line for words in said), line
 
 
-@pytest.mark.parametrize(
-    ("file", "tensor", "flag"),
-    [
-        ("encoder", "dis_encoder.0.weight", "--z_dim"),
-        ("encoder", "encoder.8.bias", "--beta_vae"),
-        ("decoder", "decoder.11.weight", "--beta_vae"),
-        ("decoder", "decoder.0.bias", "--z_dim"),
-        ("rssm", "_cell._norm.weight", "--dyn_deter"),
-        ("rssm", "_obs_stat_layer.weight", "--dyn_stoch"),
-    ],
-)
+TENSORS = [
+    ("encoder", "dis_encoder.0.weight", "--z_dim"),
+    ("encoder", "encoder.8.bias", "--beta_vae"),
+    ("decoder", "decoder.11.weight", "--beta_vae"),
+    ("decoder", "decoder.0.bias", "--z_dim"),
+    ("rssm", "_cell._norm.weight", "--dyn_deter"),
+    ("rssm", "_obs_stat_layer.weight", "--dyn_stoch"),
+]
+
+
+@pytest.mark.parametrize(("file", "tensor", "flag"), TENSORS)
 def test_missing_and_superfluous_tensors(tmp_path, file, tensor, flag):
     state = write_theirs(tmp_path)[file]
     path = tmp_path / f"{file}.pt"

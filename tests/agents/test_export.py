@@ -5,10 +5,11 @@ import os
 import pytest
 import torch
 
-import config
 import dreamer
 from agents import pretrained
+from agents.model_configs import predictor_config
 from models import VideoPredictor
+from tests.helpers.models import parse
 
 SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]
 SIZES += ["--cnn_depth", "4"]
@@ -17,8 +18,7 @@ FILES = ["decoder.pt", "encoder.pt", "rssm.pt"]
 
 def written(folder, *flags):
     """A predictor's files, with our names."""
-    words = ["--device", "cpu", *SIZES, "--beta_vae", "True", *map(str, flags)]
-    model = VideoPredictor(config.parse(words), 2)
+    model = VideoPredictor(predictor_config(parse(*map(str, flags))), 2)
     pretrained.save_predictor(folder, model)
 
 
