@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from heads import ActionHead, ActorConfig, DenseHead, HeadConfig
 from models import LossScales, WorldModel
-from networks import ActionHead, ActorConfig, DenseHead, HeadConfig
 from rssm import STRIDE, FirstWeights, State
 
 

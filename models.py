@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distributions import kl_standard
+from heads import DenseHead, HeadConfig
 from networks import (
-    DenseHead,
     Encoding,
-    HeadConfig,
     ImageConfig,
     chunks,
     float_image,

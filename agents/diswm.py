@@ -23,8 +23,8 @@ from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, ImagineNoise, frozen
 from config import Config
 from fileio.checkpoints import misfit
+from heads import ActionHead
 from models import FilterNoise, LossScales, VideoPredictor, WorldModel
-from networks import ActionHead
 from tools import UserError, expand_path, print_safe
 
 TEACHER = "world_model.teacher."

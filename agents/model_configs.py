@@ -5,8 +5,9 @@ from __future__ import annotations
 import networks
 from behavior import BehaviorConfig
 from config import Config
+from heads import ActorConfig, HeadConfig
 from models import PredictorConfig, WorldModelConfig
-from networks import ActorConfig, HeadConfig, ImageConfig
+from networks import ImageConfig
 from rssm import RSSMConfig
 from tools import is_zero
 

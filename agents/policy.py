@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import networks
 from accel.fallback import Accelerated
 from accel.runtime import Runtime
 from agents.base import Obs, State
 from behavior import ActorCritic
 from config import Config
+from heads import ActionHead
 from models import WorldModel
 
 
@@ -147,7 +147,7 @@ class RecurrentPolicy:
         noise = c.eval_noise if mode == "eval" else c.expl_amount
         if not noise:
             return action
-        if c.actor_dist in networks.ActionHead.DISCRETE:
+        if c.actor_dist in ActionHead.DISCRETE:
             probs = noise / self.actions + (1 - noise) * action
             index = torch.multinomial(probs, 1)[:, 0]
             return nn.functional.one_hot(index, self.actions).float()

@@ -7,13 +7,10 @@ from scipy import stats
 from torch import nn
 
 from distributions import Bernoulli, Huber, Normal, OneHot, TanhNormal, TruncatedNormal, UnitNormal
+from heads import ActionHead, ActorConfig, DenseHead, HeadConfig
 from networks import (
-    ActionHead,
-    ActorConfig,
     BetaVAEDecoder,
     BetaVAEEncoder,
-    DenseHead,
-    HeadConfig,
     ImageConfig,
     PlainDecoder,
     PlainEncoder,

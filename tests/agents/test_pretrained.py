@@ -2,10 +2,10 @@
 
 import os
 
+import checks
 import pytest
 import torch
 
-import checks
 from agents import pretrained
 from fileio import checkpoints
 from tests.helpers import models
