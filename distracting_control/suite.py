@@ -57,36 +57,46 @@ def load(
     """
     from dm_control import suite  # it chooses OpenGL
 
-    if difficulty not in (None, *DIFFICULTIES):
-        raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, not {difficulty!r}")
-    _check_names(kwargs)
+    _check(difficulty, kwargs)
     if background_dataset_path is not None and kwargs.get("background_kwargs") is None:
         kwargs["background_kwargs"] = {}
-    own = {
-        "camera": {"camera_id": camera_id},
-        "background": {
-            "dataset_path": background_dataset_path,
-            "dataset_videos": background_dataset_videos,
-        },
+    videos = {
+        "dataset_path": background_dataset_path,
+        "dataset_videos": background_dataset_videos,
     }
-    chosen: dict[str, dict[str, Any]] = {}
-    for name, kind in distractions().items():
-        given = kwargs.get(f"{name}_kwargs")
-        preset = kind.preset(domain_name, difficulty, dynamic)
-        if given is not None or (difficulty is not None and preset is not None):
-            chosen[name] = {"random": seed, **(preset or {}), **own.get(name, {}), **(given or {})}
+    own = {"camera": {"camera_id": camera_id}, "background": videos}
+    chosen = _chosen(domain_name, difficulty, dynamic, seed, own, kwargs)
     if visualize_reward and "color" in chosen:
         raise ValueError("visualize_reward and the colour distraction both set the body's colours")
     task_kwargs = ({} if seed is None else {"random": task_random(seed)}) | dict(task_kwargs or {})
     env = suite.load(domain_name, task_name, task_kwargs, environment_kwargs, visualize_reward)
-    if shadow_size is not None:
-        _set_shadow_size(env, shadow_size)
+    _set_shadow_size(env, shadow_size)
     for name, arguments in chosen.items():
         env = distractions()[name](env, **arguments)
     return env
 
 
-def _check_names(kwargs: Kwargs) -> None:
+def _chosen(
+    domain: str,
+    difficulty: str | None,
+    dynamic: bool,
+    seed: int | None,
+    own: Mapping[str, Kwargs],
+    kwargs: Mapping[str, Kwargs | None],
+) -> dict[str, dict[str, Any]]:
+    """{name: arguments} of the distractions that a difficulty or their kwargs turn on."""
+    chosen = {}
+    for name, kind in distractions().items():
+        given = kwargs.get(f"{name}_kwargs")
+        preset = kind.preset(domain, difficulty, dynamic)
+        if given is not None or (difficulty is not None and preset is not None):
+            chosen[name] = {"random": seed, **(preset or {}), **own.get(name, {}), **(given or {})}
+    return chosen
+
+
+def _check(difficulty: str | None, kwargs: Kwargs) -> None:
+    if difficulty not in (None, *DIFFICULTIES):
+        raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, not {difficulty!r}")
     known = [f"{name}_kwargs" for name in distractions()]
     for name in kwargs:
         if name not in known:
@@ -94,7 +104,9 @@ def _check_names(kwargs: Kwargs) -> None:
             raise TypeError(f"there is no argument {name!r}; did you mean {nearest!r}?")
 
 
-def _set_shadow_size(env: dm_env.Environment, size: int) -> None:
+def _set_shadow_size(env: dm_env.Environment, size: int | None) -> None:
+    if size is None:
+        return
     if size < 1:
         raise ValueError(f"shadow_size must be at least 1, not {size}")
     # Read once, when the first rendering makes its context.

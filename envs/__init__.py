@@ -2,7 +2,7 @@
 
 A task's name is its suite's prefix and the suite's own name, such as ``dmc2gym_walker_walk``.
 A new suite is a file that defines a :class:`envs.suites.Suite`, and its name in
-``envs.tasks.SUITES``. A new distraction is a file of ``distracting_control`` alone.
+``envs.tasks.SUITES``. A new distraction is a file of ``distracting_control`` and its keys.
 
 Importing this package imports no simulator: that waits for the first environment, because
 OpenGL must be chosen before (see :mod:`envs.rendering`).
