@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.learner import compute_dtype, loss_scales, schedule_keys
+from accel.runtime import compute_dtype
+from agents.learner import loss_scales
 from tests.helpers.models import copied as copy
 from tests.helpers.models import equal as same
 from tests.helpers.models import make_agent, make_batch, make_config
@@ -48,7 +49,7 @@ def test_eta_by_the_agents_step(cross_domain, curve):
 
 def test_every_weight_follows_the_schedule_of_its_key():
     c = make_config()
-    keys = schedule_keys(c)
+    keys = c.schedules()
     assert {name: keys[name] for name in ("kl", "beta_vae", "kl_free", "actor_entropy")} == {
         "kl": "kl_scale",
         "beta_vae": "beta_vae_beta",

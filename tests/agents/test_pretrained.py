@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agents import pretrained
+from agents.diswm import DisWM
 from fileio import checkpoints
 from tests.helpers import models
 from tests.helpers.models import copied, equal, make_predictor
@@ -85,13 +86,13 @@ def test_the_newest_snapshot_stands_in_for_the_run(tmp_path, below, capsys):
     for given, found in ((run, "100"), (run / below, "100"), (run / below / "90", "90")):
         assert pretrained.find_predictor(str(given)) == run / below / found
     settings = make_config(run, distillation=True)
-    checks.check(settings)
+    DisWM.check(settings)
     noted = capsys.readouterr().err
     assert str(run / below / "100") in noted
     assert noted.count("\n") == 1
     assert pretrained.load_predictor(settings).rssm.action_size == 3
     written(run, 5)
-    checks.check(settings)
+    DisWM.check(settings)
     assert not capsys.readouterr().err
     assert pretrained.load_predictor(settings).rssm.action_size == 5
 
