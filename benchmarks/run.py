@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import config as configuration
+from agents.model_configs import predictor_config
 from agents.pretrained import save_predictor
 from benchmarks.settings import base, look, split
 from benchmarks.table import markdown, write
@@ -111,7 +112,9 @@ def finetune(words: Sequence[str]) -> tuple[list[dict[str, Any]], Config, dict[s
     with tempfile.TemporaryDirectory() as folder:
         own = ["--pretrain_checkpoint_path", f"{folder}/teacher", "--logdir", f"{folder}/runs"]
         config = configuration.parse([*words, *own])
-        save_predictor(Path(folder, "teacher"), VideoPredictor(config, config.source_action_num))
+        sizes = predictor_config(config)
+        teacher = VideoPredictor(sizes, config.source_action_num)
+        save_predictor(Path(folder, "teacher"), teacher)
         command = [sys.executable, "-W", "ignore", str(ROOT / "dreamer.py"), *words, *own]
         with tempfile.TemporaryFile() as errors:
             start = time.perf_counter()

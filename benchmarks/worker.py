@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -60,28 +61,40 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     """Our update or policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     from accel.runtime import Runtime
-    from agents.diswm import Agent, Pretrainer
+    from agents.base import Spaces
+    from agents.diswm import DisWM
+    from agents.model_configs import predictor_config
+    from agents.predictor import Predictor
+    from agents.pretrained import save_predictor
     from models import VideoPredictor
+    from replay.batch import to_tensors
 
     flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
     flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
     flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
-    parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
-    runtime = Runtime.resolve(parsed)
-    runtime.prepare()
-    torch.manual_seed(parsed.seed)
-    if spec["kind"] == "pretrain":
-        learner = Pretrainer(parsed, runtime)
-    else:
-        teacher = VideoPredictor(parsed, 0) if parsed.distillation else None
-        learner = Agent(parsed, runtime, spec["actions"], teacher)
+    with tempfile.TemporaryDirectory() as folder:
+        flags += ["--pretrain_checkpoint_path", folder]
+        parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
+        runtime = Runtime.resolve(parsed)
+        runtime.prepare()
+        torch.manual_seed(parsed.seed)
+        if spec["kind"] == "pretrain":
+            learner = Predictor(parsed, runtime)
+        else:
+            if parsed.distillation:  # a teacher of random weights
+                save_predictor(Path(folder), VideoPredictor(predictor_config(parsed), 0))
+            spaces = Spaces((64, 64, 3), spec["actions"], False)
+            learner = DisWM(parsed, runtime, spaces, DisWM.find_source(parsed))
     keys = ("precision", "compile", "cuda_graphs", "image_chunk")
-    facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(learner.dtype)}
+    facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(runtime.dtype)}
 
     def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
         return learner.act({"image": image, "is_first": is_first}, state, mode)
 
-    return policy if spec["kind"] == "act" else learner.update, facts
+    def update(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        return learner.learn(to_tensors(batch, runtime.device), 0).metrics
+
+    return policy if spec["kind"] == "act" else update, facts
 
 
 _OF_KIND = {

@@ -1,34 +1,88 @@
-"""Updates mix no devices and never make the host wait for one, as far as a CPU can show."""
+"""Updates mix no devices and never make the host wait for one, as far as a CPU can show.
+
+All registered agents and what they are pretrained with are tested by their names.
+"""
+
+import dataclasses
 
 import pytest
 import torch
 
-from agents.diswm import Agent, Pretrainer
-from behavior import ActorCritic
+from accel.runtime import Runtime
+from agents.learner import GradientLearner
+from agents.optimizer import Optimizer
+from agents.registry import AGENTS, agent_class
 from tests.helpers.dispatch import DeviceMix, HostSync, NoHostSyncs, OneDevice, meta_update
-from tests.helpers.learners import DREAMERV2, make_batch, make_learner
+from tests.helpers.models import SPACES, make_batch, make_config
 
 META = torch.device("meta")
-DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3}
-LEARNERS = [(Agent, {}), (Agent, DREAMERV2), (Agent, DISCRETE | {"pred_discount": True})]
-LEARNERS += [(Agent, {"opt": "momentum", "actor_dist": "tanh_normal"}), (Pretrainer, {})]
+# What a method needs beside its defaults; and others of its settings, each with changes of its own.
+NEEDS = {"dreamerv2": {"beta_vae": False}}
+DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
+OTHERS = [("diswm", DISCRETE | {"pred_discount": True})]
+OTHERS += [("diswm", {"opt": "momentum", "actor_dist": "tanh_normal"})]
+CLASSES = {name: agent_class(name) for name in sorted(AGENTS)}
+STAGES = {kept.pretrainer for kept in CLASSES.values()} - {None}
+CASES = [(kept, NEEDS.get(name, {})) for name, kept in CLASSES.items()]
+CASES += [(kept, {}) for kept in sorted(STAGES, key=lambda kept: kept.name)]
+CASES += [(CLASSES[name], changes) for name, changes in OTHERS]
+LEARN = [case for case in CASES if issubclass(case[0], GradientLearner)]
 
 
-@pytest.mark.parametrize(("kind", "changes"), LEARNERS, ids=str)
-def test_an_update_needs_no_number_and_no_other_device(kind, changes):
-    learner = make_learner(kind, runtime={"device": META}, **changes)
-    metrics = meta_update(learner, make_batch())
-    assert len(metrics) > 8
-    assert {value.device for value in metrics.values()} == {META}
+def build(kind, changes, teacher=None, device=None):
+    """A learner of that class; one that can have a teacher has one."""
+    if changes.get("beta_vae", True) and hasattr(kind, "find_source"):
+        changes = {**changes, "distillation": True, "pretrain_checkpoint_path": str(teacher)}
+    c = make_config(**changes)
+    runtime = Runtime.resolve(c)
+    runtime = dataclasses.replace(runtime, device=device or runtime.device)
+    torch.manual_seed(0)
+    if kind in STAGES:
+        return kind(c, runtime)
+    spaces = SPACES._replace(discrete=c.actor_dist.startswith("onehot"))
+    return kind(c, runtime, spaces, kind.find_source(c))
 
 
-@pytest.mark.parametrize(("kind", "changes"), LEARNERS, ids=str)
-def test_the_host_waits_for_no_update(kind, changes):
-    learner = make_learner(kind, **changes)
+def batch_of(changes, seed=0):
+    discrete = changes.get("actor_dist", "").startswith("onehot")
+    return make_batch(seed, spaces=SPACES._replace(discrete=discrete))
+
+
+@pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)
+def test_an_update_needs_no_number_and_no_other_device(tiny, kind, changes):
+    learner = build(kind, changes, tiny.teacher, META)
+    metrics = meta_update(learner, batch_of(changes))
+    assert len(metrics) > 8 or not isinstance(learner, GradientLearner)
+    assert {value.device for value in metrics.values()} <= {META}
+
+
+@pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)
+def test_the_host_waits_for_no_update(tiny, kind, changes):
+    learner = build(kind, changes, tiny.teacher)
     with NoHostSyncs():
         for turn in range(2):  # the slow critic moves in the first
-            metrics = learner.update(make_batch(turn))
-    assert all(torch.isfinite(value) for value in metrics.values())
+            update = learner.learn(batch_of(changes, turn), turn)
+    assert all(torch.isfinite(value) for value in update.metrics.values())
+    assert update.skipped is None or not update.skipped.any()
+
+
+@pytest.mark.parametrize(("kind", "changes"), LEARN, ids=str)
+def test_what_is_planted_in_an_update_is_found(monkeypatch, tiny, kind, changes):
+    step = Optimizer.step
+
+    def planted(self, loss, *args):
+        return step(self, loss * plant(loss), *args)
+
+    monkeypatch.setattr(Optimizer, "step", planted)
+    plant = lambda loss: 1.0 if loss.item() else 0.0  # noqa: E731
+    with pytest.raises(HostSync), NoHostSyncs():
+        build(kind, changes, tiny.teacher).learn(batch_of(changes), 0)
+    on_meta = build(kind, changes, tiny.teacher, META)
+    with pytest.raises(RuntimeError, match="meta"):
+        meta_update(on_meta, batch_of(changes))
+    plant = lambda loss: torch.ones(1).mean()  # noqa: E731
+    with pytest.raises(DeviceMix):
+        meta_update(on_meta, batch_of(changes))
 
 
 SYNCS = {
@@ -74,20 +128,3 @@ def test_a_tensor_of_another_device_is_found(name):
     with pytest.raises((DeviceMix, RuntimeError)) as caught, OneDevice(META):
         MIXES[name](x)
     assert "cpu" in str(caught.value)
-
-
-def test_both_are_found_deep_within_an_update(monkeypatch):
-    loss = ActorCritic.value_loss
-
-    def planted(self, *args):
-        return loss(self, *args) * plant(args[0])
-
-    monkeypatch.setattr(ActorCritic, "value_loss", planted)
-    plant = lambda feat: 1.0 if feat.mean().item() else 0.0  # noqa: E731
-    with pytest.raises(HostSync), NoHostSyncs():
-        make_learner().update(make_batch())
-    with pytest.raises(RuntimeError, match="meta"):
-        meta_update(make_learner(runtime={"device": META}), make_batch())
-    plant = lambda feat: torch.ones(1).mean()  # noqa: E731
-    with pytest.raises(DeviceMix):
-        meta_update(make_learner(runtime={"device": META}), make_batch())

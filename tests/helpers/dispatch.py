@@ -1,26 +1,28 @@
 """What a CUDA device would not do, or only by making the host wait, shown without one.
 
 with NoHostSyncs():
-    learner.update(batch)  # on a CPU
+    learner.learn(batch, 0)  # on a CPU
 meta_update(learner, batch)  # on the device "meta", which has shapes and no numbers
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agents.diswm import Learner
+from agents.base import Batch, Learner, Metrics, Update
+from agents.learner import GradientLearner
+from tests.helpers.models import make_inputs
 
 aten = torch.ops.aten
 # Operations whose result, or its shape, the host has to know.
@@ -90,20 +92,27 @@ class OneDevice(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def meta_update(learner: Learner, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The recorded part of an update on the device "meta"; its metrics have no numbers.
+def meta_update(learner: Learner, batch: Batch) -> Metrics:
+    """An update on the device "meta", of one that is recorded that part; no metric has a number.
+
+    Args:
+        learner: one that lies there.
+        batch: on the CPU.
 
     Raises:
         DeviceMix: it has a tensor of another device.
         NotImplementedError, RuntimeError: it needs a number.
     """
-    assert learner.device.type == "meta"
-    data = learner.prepare(batch) | learner.noise(*batch["is_first"].shape)
-    data["weights"] = learner._schedule_values()
+    device = torch.device("meta")
+    batch = {name: value.to(device) for name, value in batch.items()}
+    compute = functools.partial(learner.learn, batch, 0)
+    if isinstance(learner, GradientLearner):
+        compute = functools.partial(learner._compute_flat, make_inputs(learner, batch))
     # Neither autocast nor the list of devices with fused optimisers knows that device.
     off = {"autocast": lambda *_, **__: contextlib.nullcontext()}
     off |= {"is_autocast_enabled": lambda *_: False}
     adam = importlib.import_module("torch.optim.adam")
     fused = mock.patch.object(adam, "_device_dtype_check_for_fused")
-    with mock.patch.multiple(torch, **off), fused, OneDevice(learner.device):
-        return learner.learn(data)
+    with mock.patch.multiple(torch, **off), fused, OneDevice(device):
+        result = compute()
+    return result.metrics if isinstance(result, Update) else result

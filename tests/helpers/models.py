@@ -17,6 +17,7 @@ import config
 from accel.runtime import Runtime
 from agents.base import Batch, Spaces
 from agents.diswm import DisWM
+from agents.learner import GradientLearner, flatten
 from agents.model_configs import predictor_config, world_model_config
 from agents.predictor import Predictor
 from config import Config
@@ -111,3 +112,12 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether dicts hold the same tensors, to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def make_inputs(learner: GradientLearner, batch: Batch, step: int = 0) -> dict[str, Tensor]:
+    """What a learner's recorded update is given: all of it drawn already."""
+    data = learner.prepare(batch)
+    inputs = {"batch": data, "noise": learner.draw_noise(*data["is_first"].shape)}
+    inputs["scales"] = learner._scales_at(step)
+    learner._like = inputs
+    return flatten(inputs)

@@ -1,4 +1,4 @@
-"""Work done in pieces: the same numbers as in one piece, with the memory of one piece."""
+"""Work done in chunks: the numbers of one piece, with the memory of one chunk."""
 
 import math
 import weakref
@@ -10,24 +10,22 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-import config
 import networks
-from agents.diswm import Agent
-from models import VideoPredictor, WorldModel, sum_in_pieces
+from models import sum_by_chunks
+from tests.helpers.models import (
+    SCALES,
+    make_agent,
+    make_batch,
+    make_model,
+    make_predictor,
+)
 
-B, T, A = 2, 4, 2
-FLAGS = "--configs defaults dmc2gym --device cpu --precision 32 --distillation True --z_dim 3 "
-FLAGS += "--dyn_stoch 4 --dyn_deter 6 --dyn_hidden 7 --units 8 --cnn_depth 2 --imag_horizon 3 "
-FLAGS += "--kl_free 0.1"
-
-
-def make_config(**changes):
-    return config.parse(FLAGS.split()).replace(**changes)
+B, T = 2, 4
 
 
 @given(n=st.integers(1, 400), rows=st.integers(0, 450))
-def test_pieces_are_even_and_cover_all_rows(n, rows):
-    parts = networks.pieces(torch.arange(n), rows)
+def test_chunks_are_even_and_cover_all_rows(n, rows):
+    parts = networks.chunks(torch.arange(n), rows)
     sizes = [len(part) for part in parts]
     assert torch.equal(torch.cat(parts), torch.arange(n))
     assert max(sizes) - min(sizes) <= 1
@@ -36,27 +34,27 @@ def test_pieces_are_even_and_cover_all_rows(n, rows):
 
 
 @given(n=st.integers(1, 60), rows=st.integers(0, 70))
-def test_in_pieces_is_the_function_of_the_whole(n, rows):
+def test_by_chunks_is_the_function_of_the_whole(n, rows):
     x, seen = torch.arange(2.0 * n).view(n, 2), []
 
     def function(part):
         seen.append(len(part))
         return part.square().sum(1)
 
-    assert torch.equal(networks.in_pieces(function, x, rows), x.square().sum(1))
+    assert torch.equal(networks.by_chunks(function, x, rows), x.square().sum(1))
     assert sum(seen) == n
     assert max(seen) <= (rows or n)
 
 
 @pytest.mark.parametrize("beta_vae", [True, False])
-def test_an_encoder_in_pieces(beta_vae):
+def test_an_encoder_in_chunks(beta_vae):
     torch.manual_seed(0)
-    encoder = VideoPredictor(make_config(beta_vae=beta_vae), 0).encoder
+    encoder = make_predictor(beta_vae=beta_vae).encoder
     image = torch.randint(0, 256, (B, T, 64, 64, 3), dtype=torch.uint8)
     results = []
-    for encoder.rows in (3, 0):
-        out = encoder(image)
-        out = torch.cat(out, -1) if beta_vae else out
+    for encoder.chunk_size in (3, 0):
+        parts = [part for part in encoder(image) if part is not None]
+        out = torch.cat(parts, -1)
         grads = torch.autograd.grad(out.square().sum(), list(encoder.parameters()))
         results.append([out, *grads])
     for got, whole in zip(*results, strict=True):
@@ -65,7 +63,7 @@ def test_an_encoder_in_pieces(beta_vae):
         )
 
 
-# A sum in pieces
+# A sum in chunks
 
 
 class Rows:
@@ -102,11 +100,11 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 11, 12, 50])
 @pytest.mark.parametrize("scale", [1.0, -0.3])
-def test_a_sum_in_pieces_and_all_its_gradients(rows, scale):
+def test_a_sum_by_chunks_and_all_its_gradients(rows, scale):
     function = Rows()
     x, target = function.data(11)
     x.requires_grad_()
-    total = sum_in_pieces(function, x, target, function.parameters, rows)
+    total = sum_by_chunks(function, x, target, function.parameters, rows)
     assert function.sizes == {0: [11], 1: [1] * 11, 3: [3, 3, 3, 2], 4: [4, 4, 3]}.get(rows, [11])
     value, *expected = function.by_hand(x, target)
     assert total.ndim == 0
@@ -122,8 +120,8 @@ def test_gradients_of_sums_add_up_with_others(rows):
     x, target = function.data(9)
     leaf = x.clone().requires_grad_()
     scaled = leaf * 2  # x need not be a leaf
-    one = sum_in_pieces(function, scaled, target, function.parameters, rows)
-    two = sum_in_pieces(function, scaled, -target, function.parameters, rows)
+    one = sum_by_chunks(function, scaled, target, function.parameters, rows)
+    two = sum_by_chunks(function, scaled, -target, function.parameters, rows)
     (3 * one + two + function.bias.sum()).backward()
     _, *first = function.by_hand(2 * x, target)
     _, *second = function.by_hand(2 * x, -target)
@@ -136,7 +134,7 @@ def test_gradients_reach_only_those_that_ask():
     function = Rows()
     x, target = function.data(9)
     value, *expected = function.by_hand(x, target)
-    total = sum_in_pieces(function, x, target, function.parameters, 2)  # x asks for none
+    total = sum_by_chunks(function, x, target, function.parameters, 2)  # x asks for none
     close(total, value)
     total.backward()
     assert x.grad is None
@@ -144,16 +142,16 @@ def test_gradients_reach_only_those_that_ask():
     frozen = Rows()
     frozen.weight.requires_grad_(False)
     x = x.clone().requires_grad_()
-    sum_in_pieces(frozen, x, target, frozen.parameters, 2).backward()
+    sum_by_chunks(frozen, x, target, frozen.parameters, 2).backward()
     assert frozen.weight.grad is None
     close(x.grad, expected[0])
     close(frozen.bias.grad, expected[2])
     frozen.bias.requires_grad_(False)
-    nobody = sum_in_pieces(frozen, x.detach(), target, frozen.parameters, 2)
+    nobody = sum_by_chunks(frozen, x.detach(), target, frozen.parameters, 2)
     close(nobody, value)
     assert not nobody.requires_grad
     with torch.no_grad():
-        quiet = sum_in_pieces(function, x, target, function.parameters, 2)
+        quiet = sum_by_chunks(function, x, target, function.parameters, 2)
     close(quiet, value)
     assert not quiet.requires_grad
 
@@ -164,7 +162,7 @@ def test_gradients_reach_the_rows_where_no_parameter_asks():
         parameter.requires_grad_(False)
     x, target = frozen.data(9)
     value, expected, *_ = frozen.by_hand(x, target)
-    total = sum_in_pieces(frozen, x.requires_grad_(), target, frozen.parameters, 2)
+    total = sum_by_chunks(frozen, x.requires_grad_(), target, frozen.parameters, 2)
     close(total, value)
     total.backward()
     close(x.grad, expected)
@@ -194,7 +192,7 @@ def test_what_is_saved_for_a_gradient_is_that_of_one_piece():
             return out
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-            total = sum_in_pieces(watched, x.requires_grad_(), target, function.parameters, rows)
+            total = sum_by_chunks(watched, x.requires_grad_(), target, function.parameters, rows)
         return left, max(peak), total
 
     left, whole, _ = most(0)
@@ -206,7 +204,7 @@ def test_what_is_saved_for_a_gradient_is_that_of_one_piece():
         assert total.requires_grad
 
 
-# Images in pieces
+# Images in chunks
 
 
 def decode(decoder, feat, beta_vae):
@@ -231,9 +229,8 @@ def decode(decoder, feat, beta_vae):
 @pytest.mark.parametrize("beta_vae", [True, False])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_images_term_written_out(beta_vae, channels, chunk):
-    torch.manual_seed(0)
-    model = VideoPredictor(make_config(beta_vae=beta_vae, grayscale=channels == 1), 0)
-    model.encoder.rows = chunk
+    model = make_predictor(beta_vae=beta_vae, grayscale=channels == 1)
+    model.encoder.chunk_size = chunk
     feat = torch.randn(B, T, model.rssm.feat_size)
     image = torch.randint(0, 256, (B, T, 64, 64, channels), dtype=torch.uint8)
     term = model.image_term(feat, image)
@@ -244,34 +241,18 @@ def test_the_images_term_written_out(beta_vae, channels, chunk):
     assert float(term.detach()) == pytest.approx(expected, rel=1e-6)
 
 
-def make_batch():
-    generator = torch.Generator().manual_seed(5)
-    first = torch.zeros(B, T, dtype=torch.bool)
-    first[:, 0] = first[1, 2] = True
-    return {
-        "image": torch.randint(0, 256, (B, T, 64, 64, 3), generator=generator, dtype=torch.uint8),
-        "action": torch.rand(B, T, A, generator=generator) * 2 - 1,
-        "reward": torch.randn(B, T, generator=generator),
-        "discount": torch.ones(B, T),
-        "is_first": first,
-    }
-
-
 @pytest.mark.parametrize("heads", [("image", "reward"), ("reward",)], ids=str)
 @pytest.mark.parametrize("beta_vae", [True, False])
 @pytest.mark.parametrize("chunk", [2, 3])
-def test_the_world_models_terms_and_gradients_do_not_know_of_pieces(beta_vae, chunk, heads):
+def test_the_world_models_terms_and_gradients_do_not_know_of_chunks(beta_vae, chunk, heads):
     results = []
-    for rows in (chunk, 10**6):
-        c = make_config(beta_vae=beta_vae, grad_heads=heads, pred_discount=True)
-        torch.manual_seed(0)
-        teacher = VideoPredictor(c, 0) if beta_vae else None
-        model = WorldModel(c, A, teacher)
+    for size in (chunk, 10**6):
+        teacher = make_predictor(seed=1) if beta_vae else None
+        model = make_model(teacher, beta_vae=beta_vae, grad_heads=heads, pred_discount=True)
         for part in filter(None, (model, teacher)):
-            part.encoder.rows = rows
+            part.encoder.chunk_size = size
         torch.manual_seed(1)
-        weights = {"kl_balance": torch.tensor(0.8), "kl_free": torch.tensor(0.1)}
-        terms = model.terms(make_batch() | model.noise(B, T), weights).terms
+        terms = model.terms(make_batch(), SCALES, model.draw_noise(B, T)).terms
         model.loss(terms, dict.fromkeys(terms, torch.tensor(0.7))).backward()
         results.append((terms, {name: p.grad for name, p in model.named_parameters()}))
     (terms, grads), (whole_terms, whole_grads) = results
@@ -286,13 +267,12 @@ def test_the_world_models_terms_and_gradients_do_not_know_of_pieces(beta_vae, ch
             torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=atol)
 
 
-def test_an_update_does_not_know_of_pieces():
+def test_an_update_does_not_know_of_chunks(tiny):
     metrics = []
-    for chunk in (2, 10**6):
-        c = make_config(beta_vae=True, image_chunk=chunk)
-        torch.manual_seed(0)
-        agent = Agent(c, Runtime.resolve(c), A, VideoPredictor(c, 0))
-        metrics.append([agent.update(make_batch()) for _ in range(2)][-1])
+    for size in (2, 10**6):
+        agent = make_agent(teacher=tiny.teacher, image_chunk=size)
+        torch.manual_seed(1)
+        metrics.append([agent.learn(make_batch(), 0).metrics for _ in range(2)][-1])
     assert metrics[0].keys() == metrics[1].keys()
     for name, value in metrics[1].items():
         torch.testing.assert_close(metrics[0][name], value, rtol=1e-4, atol=1e-5)

@@ -6,18 +6,33 @@ are fused round less often; gradients' norms within ten and two times as much.
 """
 
 import gc
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import config
+from accel.compiling import missing_compiler
+from accel.graphs import CUDAGraph
+from accel.runtime import Runtime
+from agents.base import Spaces
+from agents.diswm import DisWM
+from agents.model_configs import predictor_config
+from agents.predictor import Predictor
+from agents.pretrained import save_predictor
 from fileio.checkpoints import load, rng_state, save, set_rng_state
 from models import VideoPredictor
+from replay.batch import to_tensors
+from tests.helpers.models import make_batch as random_batch
+from tests.helpers.models import stored
+from tests.tiny import assert_same
 
 pytestmark = pytest.mark.gpu
 
-DEVICE = "cuda:0"
+DEVICE, CPU = torch.device("cuda:0"), torch.device("cpu")
+SPACES = Spaces((64, 64, 3), 6, False)
 FLAGS = "--configs defaults dmc2gym --beta_vae True --distillation True --batch_size 4 "
 FLAGS += "--batch_length 8 --imag_horizon 5 --slow_target_update 2 --kl_free 0.1"
 EAGER = {"compile": "False", "cuda_graphs": "False"}
@@ -29,35 +44,34 @@ SHARES = {"32": 1e-3, "bf16": 5e-2}
 
 
 def make_config(device=DEVICE, **changes):
-    return config.parse([*FLAGS.split(), "--device", device]).replace(**changes)
+    return config.parse([*FLAGS.split(), "--device", str(device)]).replace(**changes)
 
 
 def make_agent(seed=0, **changes):
-    torch.manual_seed(seed)
+    """An agent of the paper's sizes; all of them have the same teacher of random weights."""
+    with tempfile.TemporaryDirectory() as teacher:
+        c = make_config(pretrain_checkpoint_path=teacher, **changes)
+        if c.compile == "True" and (missing := missing_compiler(torch.device(c.device))):
+            pytest.skip(f"torch.compile needs {missing}")
+        torch.manual_seed(9)
+        save_predictor(Path(teacher), VideoPredictor(predictor_config(c), 2))
+        torch.manual_seed(seed)
+        return DisWM(c, Runtime.resolve(c), SPACES, DisWM.find_source(c))
+
+
+def make_pretrainer(**changes):
+    torch.manual_seed(0)
     c = make_config(**changes)
-    if c.compile == "True" and (missing := missing_compiler(torch.device(c.device))):
-        pytest.skip(f"torch.compile needs {missing}")
-    return Agent(c, Runtime.resolve(c), 6, VideoPredictor(c, 2))
+    return Predictor(c, Runtime.resolve(c))
 
 
-def make_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.integers(0, 256, (4, 8, 64, 64, 3), dtype=np.uint8),
-        "action": rng.uniform(-1, 1, (4, 8, 6)).astype(np.float32),
-        "reward": rng.random((4, 8), np.float32),
-        "discount": np.ones((4, 8), np.float32),
-        "is_first": np.eye(1, 8, dtype=bool).repeat(4, 0),
-    }
+def make_batch(seed=0, device=DEVICE):
+    return to_tensors(random_batch(seed, 4, 8, SPACES), device)
 
 
 def make_obs(seed=0):
-    batch = make_batch(seed)
-    return {"image": batch["image"][:, 0], "is_first": batch["is_first"][:, seed % 8]}
-
-
-def on_device(batch):
-    return {name: torch.as_tensor(value).to(DEVICE) for name, value in batch.items()}
+    batch = random_batch(seed, 4, 8, SPACES)
+    return {name: batch[name][:, t].numpy() for name, t in (("image", 0), ("is_first", seed % 8))}
 
 
 @pytest.fixture(autouse=True)
@@ -77,43 +91,40 @@ def precision(request):
 
 def test_updates_on_the_gpu(precision):
     agent, batch = make_agent(precision=precision), make_batch()
-    metrics = [agent.update(batch) for _ in range(20)]
+    metrics = [agent.learn(batch, 0).metrics for _ in range(20)]
     assert all(value.device.type == "cuda" for value in metrics[-1].values())
     assert all(torch.isfinite(value).all() for value in metrics[-1].values())
     assert metrics[-1]["image_loss"] < metrics[0]["image_loss"]
-    action, _ = agent.act(make_obs(), None)
+    action, _ = agent.act(make_obs(), None, "train")
     assert action.shape == (4, 6)
     assert np.abs(action).max() <= 1
 
 
 def test_gpu_and_cpu_compute_the_same_terms():
     torch.manual_seed(0)
-    model = VideoPredictor(make_config(), 0)
+    model = VideoPredictor(predictor_config(make_config()), 0)
     image = torch.rand(2, 5, 64, 64, 3) - 0.5
     first = torch.eye(1, 5, dtype=torch.bool).repeat(2, 1)
 
     def reconstruct(device):
         own = model.to(device)
-        encoding = own.encode(image.to(device), sample=False)
-        post, _ = own.observe({"is_first": first.to(device)}, encoding, sample=False)
-        return own.decoder(own.rssm.get_feat(post)).mode().cpu()
+        post, _ = own.observe({"is_first": first.to(device)}, own.encode(image.to(device)))
+        return own.decoder(own.rssm.get_feat(post)).mode().detach().cpu()
 
-    torch.testing.assert_close(reconstruct("cuda:0"), reconstruct("cpu"), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(reconstruct(DEVICE), reconstruct(CPU), atol=1e-3, rtol=1e-3)
 
 
 def test_a_checkpoint_continues_the_generators(precision, tmp_path):
-    parsed, batch = make_config(precision=precision), make_batch()
-    pretrainer, device = Pretrainer(parsed, Runtime.resolve(parsed)), torch.device("cuda:0")
-    pretrainer.update(batch)
-    save(tmp_path / "c.pt", {"learner": pretrainer.state_dict(), "rng": rng_state(device)})
-    expected = torch.rand(3, device=device)
+    pretrainer = make_pretrainer(precision=precision)
+    pretrainer.learn(make_batch(), 0)
+    save(tmp_path / "c.pt", {"learner": pretrainer.save_state(), "rng": rng_state(DEVICE)})
+    expected = torch.rand(3, device=DEVICE)
     state = load(tmp_path / "c.pt")
-    other = Pretrainer(parsed, Runtime.resolve(parsed))
-    other.load_state_dict(state["learner"])
-    set_rng_state(state["rng"], device)
-    torch.testing.assert_close(torch.rand(3, device=device), expected, atol=0, rtol=0)
-    for one, two in zip(other.parameters(), pretrainer.parameters(), strict=True):
-        torch.testing.assert_close(one, two, atol=0, rtol=0)
+    other = make_pretrainer(precision=precision)
+    other.load_state(state["learner"])
+    set_rng_state(state["rng"], DEVICE)
+    assert torch.equal(torch.rand(3, device=DEVICE), expected)
+    assert all(map(torch.equal, other.parameters(), pretrainer.parameters()))
 
 
 # The fast path against the eager one
@@ -154,7 +165,8 @@ def compare(precision, path, changes):
         torch.manual_seed(1)
         rows = []
         for turn in range(3):
-            rows.append((agent.update(make_batch(turn)), torch.cuda.get_rng_state()))
+            metrics = agent.learn(make_batch(turn), turn).metrics
+            rows.append((metrics, torch.cuda.get_rng_state()))
         assert agent.updates == 3
         told.append(rows)
     for turn, ((expected, before), (metrics, after)) in enumerate(zip(*told, strict=True)):
@@ -166,11 +178,9 @@ def compare(precision, path, changes):
 def test_a_recorded_pretrainer():
     told = []
     for flags in (EAGER, GRAPHED):
-        torch.manual_seed(0)
-        c = make_config(precision="32", **flags)
-        pretrainer = Pretrainer(c, Runtime.resolve(c))
+        pretrainer = make_pretrainer(precision="32", **flags)
         batch = {name: make_batch()[name] for name in ("image", "is_first")}
-        told.append([pretrainer.update(batch) for _ in range(3)])
+        told.append([pretrainer.learn(batch, 0).metrics for _ in range(3)])
     for expected, metrics in zip(*told, strict=True):
         assert_near(metrics, expected, 5e-3)
 
@@ -184,7 +194,7 @@ def test_recording_moves_no_weight_and_no_moment():
     before = {name: p.clone() for name, p in agents[0].named_parameters()}
     for agent in agents:
         torch.manual_seed(1)
-        agent.update(make_batch())
+        agent.learn(make_batch(), 0)
         for optimizer in agent.optimizers.values():
             steps = [state["step"] for state in optimizer.optimizer.state.values()]
             assert all(float(step) == 1 for step in steps)
@@ -197,29 +207,28 @@ def test_recording_moves_no_weight_and_no_moment():
 
 def test_metrics_of_a_recorded_update_stay_as_they_are():
     agent = make_agent(precision="32", **GRAPHED)
-    first = agent.update(make_batch(0))
+    first = agent.learn(make_batch(0), 0).metrics
     kept = {name: value.clone() for name, value in first.items()}
-    second = agent.update(make_batch(1))
+    second = agent.learn(make_batch(1), 0).metrics
     assert all(torch.equal(first[name], value) for name, value in kept.items())
     assert second["image_loss"] != first["image_loss"]
 
 
 def test_a_recording_computes_once_what_it_is_asked_for():
-    device = torch.device(DEVICE)
-    state, out = torch.zeros(3, device=device), torch.zeros(3, device=device)
+    state, out = torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)
 
     def function(inputs):
-        state.add_(inputs["x"].sum() + torch.rand(3, device=device))
+        state.add_(inputs["x"].sum() + torch.rand(3, device=DEVICE))
         out.copy_(state)
         return {"vector": out, "number": state.sum()}
 
-    graph = CUDAGraph(function, lambda: [state], device)
+    graph = CUDAGraph(function, lambda: [state], DEVICE)
     told = []
     for call in (function, graph):
         torch.manual_seed(0)
         state.zero_()
         for size in (2, 2, 5, 5, 2):  # another shape is recorded anew
-            answer = call({"x": torch.ones(size, device=device)})
+            answer = call({"x": torch.ones(size, device=DEVICE)})
             told.append({name: value.clone() for name, value in answer.items()})
     for plain, recorded in zip(told[:5], told[5:], strict=True):
         for name, value in plain.items():
@@ -254,14 +263,14 @@ def test_what_cannot_be_recorded_goes_on_as_it_is(capsys):
 @pytest.mark.parametrize("path", ["eager", *PATHS])
 def test_nothing_waits_between_updates(precision, path):
     agent = make_agent(precision=precision, **({"eager": EAGER} | PATHS)[path])
-    data = on_device(make_batch())
+    data = make_batch()
     for _ in range(2):  # compiles, records
-        agent.update(data)
+        agent.learn(data, 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        metrics = [agent.update(data) for _ in range(3)]  # the slow critic moves in one of them
-        agent.refresh()
+        metrics = [agent.learn(data, 0).metrics for _ in range(3)]
+        agent.sync()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert agent.updates == 5
@@ -269,6 +278,10 @@ def test_nothing_waits_between_updates(precision, path):
 
 
 # Acting
+
+
+def weights(agent):
+    return {name: value.cpu() for name, value in agent.state_dict().items()}
 
 
 def act(agent, steps=3):
@@ -289,32 +302,32 @@ def test_recorded_acting_is_eager_acting(changes):
     np.testing.assert_allclose(act(graphed), act(plain), atol=1e-4)
     for agent in (plain, graphed):
         torch.manual_seed(1)
-        agent.update(make_batch())
-        agent.refresh()
-    graphed.load_state_dict(plain.state_dict())  # exactly the same weights, in the same places
+        agent.learn(make_batch(), 0)
+        agent.sync()
+    graphed.load_state(stored(plain.save_state()))  # exactly the same weights, in the same places
     np.testing.assert_allclose(act(graphed), act(plain), atol=1e-4)
 
 
 @pytest.mark.parametrize("flags", [EAGER, GRAPHED], ids=["eager", "graphed"])
 def test_overlapped_acting_is_on_a_stream_of_its_own_with_older_weights(flags):
     agent = make_agent(precision="32", overlap="True", **flags)
-    assert agent.acting._stream != torch.cuda.current_stream()
-    data = on_device(make_batch())
+    assert agent.policy._stream != torch.cuda.current_stream()
+    data = make_batch()
     for _ in range(2):
-        agent.update(data)
-    agent.refresh()
+        agent.learn(data, 0)
+    agent.sync()
     old = act(agent)
     for _ in range(5):
-        agent.update(data)  # the device is at it while the next actions are computed
+        agent.learn(data, 0)  # the device is at it while the next actions are computed
     now = act(agent)
     np.testing.assert_allclose(now[:3], old[:3], atol=1e-5)
     assert np.abs(now[3:] - old[3:]).max() > 1e-4  # evaluation sees the newest weights
     for _ in range(5):
-        agent.update(data)
-    agent.refresh()  # at once behind them: it waits on the device, not here
+        agent.learn(data, 0)
+    agent.sync()  # at once behind them: it waits on the device, not here
     newest = act(agent)
     other = make_agent(seed=5, precision="32", overlap="False", **EAGER)
-    other.load_state_dict(agent.state_dict())
+    other.load_state(stored(agent.save_state()))
     np.testing.assert_allclose(newest, act(other), atol=1e-4)
     assert np.abs(newest[:3] - now[:3]).max() > 1e-4
 
@@ -322,35 +335,31 @@ def test_overlapped_acting_is_on_a_stream_of_its_own_with_older_weights(flags):
 # Checkpoints, memory, and a run
 
 
-def weights(agent):
-    return {name: value.cpu() for name, value in agent.state_dict()["weights"].items()}
-
-
 @pytest.mark.parametrize("opt", ["adam", "adamax", "momentum"])
 def test_a_checkpoint_goes_from_cpu_to_gpu_and_back(tmp_path, opt):
     same = {"precision": "32", "opt": opt}
     cpu = make_agent(device="cpu", **same, **EAGER)
     for turn in range(2):
-        cpu.update(make_batch(turn))
-    save(tmp_path / "cpu.pt", cpu.state_dict())
+        cpu.learn(make_batch(turn, CPU), turn)
+    save(tmp_path / "cpu.pt", cpu.save_state())
     gpu = make_agent(seed=1, **same, **GRAPHED)
-    gpu.update(make_batch())  # a recording that loading makes stale
-    gpu.load_state_dict(load(tmp_path / "cpu.pt"))
-    assert all(torch.equal(value, weights(cpu)[name]) for name, value in weights(gpu).items())
+    gpu.learn(make_batch(), 0)  # a recording that loading makes stale
+    gpu.load_state(load(tmp_path / "cpu.pt"))
+    assert_same(weights(gpu), weights(cpu))
     eager = make_agent(seed=2, **same, **EAGER)
-    eager.load_state_dict(load(tmp_path / "cpu.pt"))
+    eager.load_state(load(tmp_path / "cpu.pt"))
     told = []
     for agent in (gpu, eager):
         torch.manual_seed(3)
-        told.append([agent.update(make_batch(turn)) for turn in (2, 3)])
+        told.append([agent.learn(make_batch(turn), turn).metrics for turn in (2, 3)])
     for metrics, expected in zip(*told, strict=True):
         assert_near(metrics, expected, 5e-3)
-    save(tmp_path / "gpu.pt", gpu.state_dict())
+    save(tmp_path / "gpu.pt", gpu.save_state())
     back = make_agent(seed=4, device="cpu", **same, **EAGER)
-    back.load_state_dict(load(tmp_path / "gpu.pt"))
-    assert all(torch.equal(value, weights(gpu)[name]) for name, value in weights(back).items())
+    back.load_state(load(tmp_path / "gpu.pt"))
+    assert_same(weights(back), weights(gpu))
     assert back.updates == 4
-    metrics = back.update(make_batch(4))
+    metrics = back.learn(make_batch(4, CPU), 4).metrics
     assert all(torch.isfinite(value) and not value.is_cuda for value in metrics.values())
 
 
@@ -369,7 +378,7 @@ def test_memory_of_an_update_of_the_papers_size(path):
         "is_first": torch.eye(1, 50, dtype=torch.bool, device=DEVICE).repeat(50, 1),
     }
     torch.cuda.reset_peak_memory_stats()
-    metrics = [agent.update(batch) for _ in range(3)][-1]
+    metrics = [agent.learn(batch, 0).metrics for _ in range(3)][-1]
     torch.cuda.synchronize()
     assert all(torch.isfinite(value) for value in metrics.values())
     assert torch.cuda.max_memory_allocated() <= 5e9
@@ -379,6 +388,6 @@ def test_memory_of_an_update_of_the_papers_size(path):
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_run_on_the_gpu(tmp_path, tiny, overlap):
     """The real command line: batches are drawn while updates are recorded."""
-    flags = {"device": DEVICE, "compile": False, "overlap": overlap}
+    flags = {"device": "cuda:0", "compile": False, "overlap": overlap}
     folder = tiny.finish(tiny.finetune(tmp_path, replay_device="cpu", **flags))
     assert (folder / "checkpoint.pt").exists()
