@@ -46,7 +46,8 @@ def configure(given: Config) -> Config:
     """The configuration of the run that ``--evaluate`` names, under the flags that were given.
 
     Raises:
-        UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``.
+        UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``
+            or its agent.
     """
     folder = expand_path(given.evaluate, "evaluate")
     _check_folder(given.evaluate, folder)
@@ -74,6 +75,9 @@ def configure(given: Config) -> Config:
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
     config = saved.override({name: given[name] for name in given.overrides})
+    if config.size != saved.size:
+        asked, own = (" ".join(map(str, c.size)) for c in (config, saved))
+        raise UserError(f"--size {asked}: the run's agent sees images of {own}: leave out --size")
     if "device" not in given.overrides:
         config = config.replace(device=_device_here(config.device))
     return config

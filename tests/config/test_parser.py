@@ -7,7 +7,8 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from agents.diswm import Agent
+from accel.runtime import Runtime
+from agents.base import Agent
 from agents.registry import AGENTS, METHODS, MethodKeys, agent_class
 from config import CONFIGS, check_same, key, load_keys, load_saved, parse
 from dreamer import check
@@ -90,7 +91,7 @@ def test_commands_of_the_paper(tmp_path):
     parsed = parse(words.split(), methods=METHODS)
     assert changed(parsed) == wanted
     (tmp_path / "encoder.pt").touch()
-    check(parsed.replace(pretrain_checkpoint_path=str(tmp_path)))
+    check(parsed.replace(pretrain_checkpoint_path=str(tmp_path)), Runtime.resolve(parsed))
 
 
 def test_defaults_are_the_papers():
@@ -158,8 +159,9 @@ def test_every_block_has_known_keys_that_hold(blocks):
 @pytest.mark.parametrize("blocks", ["dmc2gym", "dmc2gym cpu", "dmc2gym cpu demo", "dmc2gym debug"])
 def test_presets_pass_the_checks(blocks):
     words = ["--configs", "defaults", *blocks.split()]
-    check(parse([*words, "--method_name", "dreamerv2"], methods=METHODS))
-    check(parse([*words, "collect"], methods=METHODS))
+    for more in (["--method_name", "dreamerv2"], ["collect"]):
+        parsed = parse([*words, *more, "--device", "cpu"], methods=METHODS)
+        check(parsed, Runtime.resolve(parsed))
 
 
 def test_a_block_of_another_spelling_is_taken_under_a_warning(capsys):
@@ -281,7 +283,7 @@ def test_help_has_every_key_once_under_its_group(capsys, word):
     for name, described in KEYS.items():
         assert found[name][0] == described.group
         assert found[name][1].endswith(described.help)
-    assert found["method_name"][1].startswith("{diswm|dreamerv2|invented} ")
+    assert found["method_name"][1].startswith("{diswm|dreamerv2|random|invented} ")
     assert found["queue_size"] == ("Method invented", "{>0} frames to look back on")
 
 

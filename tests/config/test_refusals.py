@@ -23,6 +23,8 @@ import dreamer
 
 ROOT = Path(dreamer.__file__).parent
 CUDA = torch.cuda.is_available()
+# One episode of four steps, and nothing is learnt.
+SHORT = {"steps": 0, "prefill": 2, "time_limit": 8, "shadow_size": 16, "eval_episodes": 1}
 
 TABLES = {
     "": """
@@ -39,10 +41,10 @@ dmc_walker_walk => 'dmc_walker_walk' … --task
 --device cpu --seed 1 2 => '2'
 --export_checkpoint x --evaluate y => --export_checkpoint and --evaluate do not go together
 --model_lr nan => --model_lr takes a finite number
---size 64 => --size 64: … 64 64
+--size 64 => --size … height and a width … not (64,)
 --size 32 32 => --size 32 32: … 64 64
---size 64 64 3 => --size 64 64 3: … 64 64
---method_name apv => --method_name takes diswm, dreamerv2, not 'apv'
+--size 64 64 3 => --size … height and a width … not (64, 64, 3)
+--method_name apv => --method_name takes diswm, dreamerv2, random, not 'apv'
 --wandb true => --wandb takes off, online, offline
 --disjoint_sets trian => --disjoint_sets … (did you mean 'train'?)
 --max_delta 0.3 --disjoint_sets null => --test_max_delta 0.3 … --test_disjoint_sets null
@@ -121,8 +123,8 @@ dmc_walker_walk => 'dmc_walker_walk' … --task
 {from_above} => --evaluate . … no run's folder … did you mean seed_0
 {pretraining} => --evaluate … pretraining … no agent
 {without_checkpoint} => --evaluate … checkpoint.pt yet … --checkpoint_every
-{damaged} => --evaluate … checkpoint.pt cannot be read
-{of_something_else} => --evaluate … checkpoint.pt is not
+{damaged} => --evaluate … checkpoint_000000008.pt cannot be read
+{of_something_else} => --evaluate … checkpoint_000000008.pt is not
 {broken_config} => --evaluate … config.yaml cannot be read
 {of_newer_code} => --evaluate … config.yaml … 'units_of_tomorrow'
 {of_other_weights} => checkpoint.pt … 'behavior.extra' … (3,) … code
@@ -161,7 +163,7 @@ class Things:
         made = self.folder / "made"
         if name in RUNS:
             # A copy of a finished run, whose agent has not learnt.
-            made = Path(shutil.copytree(self.finished(), self.folder / "seed_0"))
+            made = Path(shutil.copytree(self.finished(), self.folder / "seed_0", symlinks=True))
         elif name not in ("nowhere", "a_file"):
             made.mkdir()
         {**FOLDERS, **RUNS}[name](made)
@@ -182,6 +184,7 @@ def rewritten(run, **changes):
     yaml, path = YAML(typ="safe", pure=True), run / "config.yaml"
     values = yaml.load(path.read_text()) | changes
     with path.open("w") as file:
+        file.write(config.HEAD)
         yaml.dump(values, file)
 
 
@@ -214,8 +217,8 @@ RUNS = {
     "from_above": lambda run: os.chdir(run.parent),
     "pretraining": lambda run: rewritten(run, beta_vae_pretrain=True),
     "of_newer_code": lambda run: rewritten(run, units_of_tomorrow=3),
-    "broken_config": lambda run: (run / "config.yaml").write_text("a: [1"),
-    "without_checkpoint": lambda run: (run / "checkpoint.pt").unlink(),
+    "broken_config": lambda run: (run / "config.yaml").write_text(config.HEAD + "a: [1"),
+    "without_checkpoint": lambda run: [path.unlink() for path in run.glob("checkpoint*.pt")],
     "damaged": damaged,
     "of_something_else": lambda run: torch.save([1, 2], run / "checkpoint.pt"),
     "of_other_weights": of_other_weights,
@@ -229,8 +232,7 @@ def finished(tmp_path_factory, tiny):
 
     def folder():
         if not made:
-            flags = {"task": "dmc2gym_cartpole_balance", "steps": 0, "prefill": 12}
-            flags["distillation"] = False
+            flags = {"task": "dmc2gym_cartpole_balance", "distillation": False, **SHORT}
             made.append(tiny.finish(tiny.finetune(tmp_path_factory.mktemp("made"), **flags)))
         return made[0]
 
@@ -339,11 +341,11 @@ def test_a_folder_with_something_else_is_refused(tmp_path, tiny, content, wanted
 
 def test_missing_episodes_of_a_checkpoint_are_refused_or_told(tmp_path, tiny):
     short = {"method_name": "dreamerv2", "beta_vae": False, "distillation": False}
-    argv = tiny.finetune(tmp_path, **short, steps=0, prefill=12)
+    argv = tiny.finetune(tmp_path, **short, **SHORT | {"prefill": 5})
     folder = tiny.finish(argv)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     torch.save({**state, "finished": False}, folder / "checkpoint.pt")  # as if it had stopped
-    path = folder / "train_eps" / "000000-s0-11.npz"
+    path = folder / "train_eps" / "000000-s0-5.npz"
     path.rename(tmp_path / "kept")
     (folder / "train_eps").rename(tmp_path / "elsewhere")
     assert_refused(tiny.run(argv), str(path))  # none is left
@@ -364,4 +366,4 @@ def test_refusal_of_a_real_process_and_the_right_command_after_it(tmp_path, tiny
     assert line.startswith("dreamer.py: ")
     assert "--z_dim" in line
     assert everything(tmp_path) == {}
-    assert tiny.run(tiny.finetune(tmp_path / "runs", z_dim=4, steps=0, prefill=12)).code == 0
+    assert tiny.run(tiny.finetune(tmp_path / "runs", z_dim=4, **SHORT)).code == 0
