@@ -51,7 +51,8 @@ part pretrain_update 70 "$python" -m benchmarks.pretrain_update "${cuda[@]}" "${
   --settings "${pretraining[@]}" --rounds 5 --updates 4 --json "$out/pretrain_update.json"
 part acting 25 "$python" -m benchmarks.acting --device cuda "${reference[@]}" \
   --json "$out/acting.json"
-part run 170 "$python" -m benchmarks.run --device cuda --frames "$frames" --json "$out/run.json"
+part run 170 "$python" dreamer.py --configs defaults dmc2gym --beta_vae True "${cuda[@]}" \
+  --steps "$frames" --log_every 5000 --eval_every 0 --logdir "$out/run"
 part tests 45 "$python" -m pytest -q -m gpu tests
 
 if ((${#failed[@]})); then

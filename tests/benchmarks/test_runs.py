@@ -4,17 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import acting, env, run
+from benchmarks import acting, env
 from tools import UserError
 
 WALKER = "dmc2gym_walker_walk"
-# A run of 60 agent steps in episodes of 10.
-TINY = "--units 16 --dyn_deter 16 --dyn_hidden 16 --dyn_stoch 4 --z_dim 4 --cnn_depth 4 "
-TINY += "--batch_size 2 --batch_length 6 --imag_horizon 3 --time_limit 20 --prefill 15 "
-TINY += "--pretrain 3 --train_every 5 --eval_every 60 --eval_episodes 2 --eval_envs 1 "
-TINY += "--log_every 40 --checkpoint_every 58 --log_videos False --num_threads 1 "
-TINY += "--shadow_size 64 --task dmc2gym_reacher_easy"
-
 # A checkout in the shape of the authors', whose policy tells what it was asked.
 THEIRS = {
     "configs.yaml": "defaults: {act: 'ELU', traindir: null}\ndmc2gym: {reward_scale: 2}\n",
@@ -115,39 +108,9 @@ def test_policies_take_turns(tmp_path, capsys):
     assert str(checkout) not in out.read_text()
 
 
-def test_a_run_tells_where_its_seconds_went(tmp_path, capsys):
-    out = tmp_path / "run.json"
-    words = ["--device", "cpu", "--frames", "120", "--json", str(out)]
-    assert run.main([*words, "--", *TINY.split()]) == 0
-    report = json.loads(out.read_text())
-    found = report["seconds"]
-    assert sum(each["seconds"] for each in found.values()) == pytest.approx(report["wall"])
-    for name in ("env", "act", "update", "evaluate", "checkpoint"):
-        assert found[name]["seconds"] >= found[name]["later"] > 0, name
-    assert found[run.START]["later"] == 0
-    text = capsys.readouterr().out
-    assert f"120 frames in {report['wall']:.0f} s" in text
-    table = table_of(text)
-    assert [row[0] for row in table[1:]] == [*found, "whole"]
-    assert table[-1][1] == f"{report['wall']:.1f}"
-
-
-def test_seconds_are_summed_by_name():
-    rows = [{"seconds_other": 1.0, "seconds_env": 8.0}, {"eval_return": 1.0}]
-    rows += [{"seconds_other": 0.5, "seconds_env": 2.0, "seconds_act": 3.0}]
-    found = run.spent(rows, wall=20.0)
-    assert found["env"] == {"seconds": 10.0, "later": 2.0}
-    assert found["act"] == {"seconds": 3.0, "later": 3.0}
-    assert found[run.START] == {"seconds": 5.5, "later": 0.0}
-    with pytest.raises(run.Failed, match="log_every"):
-        run.spent(rows[1:2], wall=1.0)
-
-
 @pytest.mark.parametrize(
     ("main", "words", "line"),
     [
-        (run.main, "--device cpu --frames 5000", "--frames must be more than 5000"),
-        (run.main, "--device cpu -- --unit 3", "unknown flag --unit"),
         (env.main, "--envs 0", "--envs takes numbers from 1, not 0"),
         (env.main, "--seconds 0", "--seconds takes a number above 0"),
         (env.main, "--tasks dmc2gym_walker_wolk", "did you mean 'dmc2gym_walker_walk'"),
