@@ -97,6 +97,7 @@ def _help(keys: Mapping[str, Key], blocks: Sequence[str], methods: Methods) -> s
         "usage: python dreamer.py --configs defaults BLOCK … --task TASK [--KEY VALUE …]",
         "",
         f"blocks of configs.yaml: {' '.join(blocks)}",
+        "A block that is named like a method chooses it, and holds wherever it is chosen.",
         "The same command in the same --logdir resumes its run.",
     ]
     common = schema_for(keys, None, methods or None).values()
