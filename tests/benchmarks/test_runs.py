@@ -1,17 +1,28 @@
 """The benchmarks of environments, acting and a whole run: what they count, print and write."""
 
 import json
+import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks import acting, env, run
-from tools import UserError
+from benchmarks import acting, env, run, turns
+from tests.benchmarks.here import ours_here
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """What is ours is held in this process."""
+    for module in (acting, turns):
+        monkeypatch.setattr(module, "Worker", ours_here)
+
 
 WALKER = "dmc2gym_walker_walk"
-# A run of 60 agent steps in episodes of 10.
+# A run of 40 agent steps in episodes of 10.
 TINY = "--units 16 --dyn_deter 16 --dyn_hidden 16 --dyn_stoch 4 --z_dim 4 --cnn_depth 4 "
 TINY += "--batch_size 2 --batch_length 6 --imag_horizon 3 --time_limit 20 --prefill 15 "
-TINY += "--pretrain 3 --train_every 5 --eval_every 60 --eval_episodes 2 --eval_envs 1 "
+TINY += "--pretrain 1 --train_every 5 --eval_every 40 --eval_episodes 1 --eval_envs 1 "
 TINY += "--log_every 40 --checkpoint_every 58 --log_videos False --num_threads 1 "
 TINY += "--shadow_size 64 --task dmc2gym_reacher_easy"
 
@@ -46,34 +57,73 @@ def table_of(text):
     return [rows[0], *rows[2:]]
 
 
-def test_steps_of_environments(tmp_path, capsys):
-    out = tmp_path / "env.json"
-    words = ["--tasks", "dmc2gym_cartpole_swingup", "--renderers", "osmesa", "--envs", "1", "2"]
+class Envs:
+    """Environments whose episodes have four steps, and a clock that they move."""
+
+    action_size, now = 2, 0.0
+
+    def __init__(self, n):
+        self.n, self.step_number, self.seeds = n, 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def reset(self, ended, seeds):
+        Envs.now += 0.5
+        self.seeds.append(seeds)
+        assert ended.all()
+
+    def step(self, actions):
+        assert actions.shape == (self.n, self.action_size)
+        Envs.now += 0.25
+        self.step_number += 1
+        over = np.full(self.n, self.step_number % 4 == 0)
+        return SimpleNamespace(terminated=over & False, truncated=over)
+
+
+def test_steps_and_resets_of_environments_are_told_apart(monkeypatch):
+    made = []
+    monkeypatch.setattr(env, "make_vector", lambda task, n, **_: made.append(Envs(n)) or made[-1])
+    monkeypatch.setattr(env.time, "perf_counter", lambda: Envs.now)
+    found = env.measure("task", 2, {}, seconds=2.0)
+    assert set(found["steps"]) == {0.25}
+    assert len(found["steps"]) == made[0].step_number - env.WARMUP
+    assert found["resets"] == [0.5] * (1 + (made[0].step_number - 1) // 4)
+    assert made[0].seeds[:2] == [[0, 1], [2, 3]]
+    row = env.summarise(2, found)
+    assert row["steps_per_second"] == pytest.approx(2 / 0.25)
+    assert (row["ms"], row["reset_ms"]) == (250, 500)
+
+
+def test_steps_of_an_environment(tmp_path, capsys):
+    out, renderer = tmp_path / "env.json", os.environ["MUJOCO_GL"]
+    words = ["--tasks", "dmc2gym_cartpole_swingup", "--renderers", renderer, "--envs", "1"]
     flags = ["--", "--shadow_size", "64", "--time_limit", "20"]
-    assert env.main([*words, "--seconds", "0.3", "--json", str(out), *flags]) == 0
+    assert env.main([*words, "--seconds", "0.05", "--json", str(out), *flags]) == 0
     report = json.loads(out.read_text())
     assert report["machine"]["cpu"]
     assert report["failed"] == {}
-    one, two = report["rows"]
-    assert (one["envs"], two["envs"]) == (1, 2)
-    assert one["measured"]["backend"]["name"] == renderer
-    steps = one["measured"]["steps"]
-    assert one["steps_per_second"] == pytest.approx(len(steps) / sum(steps))
+    (row,) = report["rows"]
+    assert row["measured"]["backend"]["name"] == renderer
     # Episodes of ten agent steps, the flag's.
-    assert len(one["measured"]["resets"]) == 1 + (len(steps) + env.WARMUP) // 10
-    steps = two["measured"]["steps"]
-    assert two["steps_per_second"] == pytest.approx(2 * len(steps) / sum(steps))
+    steps = len(row["measured"]["steps"]) + env.WARMUP
+    assert len(row["measured"]["resets"]) == 1 + (steps - 1) // 10
     table = table_of(capsys.readouterr().out)
-    assert [row[:3] for row in table[1:]] == [
-        ["dmc2gym_cartpole_swingup", renderer, n] for n in ("1", "2")
-    ]
-    assert table[1][3] == f"{one['steps_per_second']:.1f}"
+    assert table[1][:3] == ["dmc2gym_cartpole_swingup", renderer, "1"]
+    assert table[1][3] == f"{row['steps_per_second']:.1f}"
 
 
-def test_an_environment_that_cannot_be_measured_is_named():
-    spec = {"task": WALKER, "renderer": "vulkan", "envs": 1, "seconds": 0.1, "settings": {}}
-    with pytest.raises(UserError, match=r"MUJOCO_GL=vulkan is no backend"):
-        env.ask(spec)
+def test_an_environment_that_cannot_be_measured_is_named(tmp_path, monkeypatch, capsys):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho first >&2; echo no such display >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(env.sys, "executable", str(program))
+    words = ["--tasks", WALKER, "--renderers", "egl", "--envs", "1"]
+    assert env.main(words) == 1
+    assert f"{WALKER}, egl, 1: no such display" in capsys.readouterr().out
 
 
 def test_a_suites_block_is_where_its_settings_come_from():
@@ -115,21 +165,39 @@ def test_policies_take_turns(tmp_path, capsys):
     assert str(checkout) not in out.read_text()
 
 
-def test_a_run_tells_where_its_seconds_went(tmp_path, capsys):
+def test_a_run_tells_where_its_seconds_went(tmp_path, capsys, monkeypatch, tiny):
+    def in_this_process(command, **_):
+        assert command[3].endswith("dreamer.py")
+        return SimpleNamespace(returncode=tiny.run(command[4:]).code)
+
+    monkeypatch.setattr(run.subprocess, "run", in_this_process)
+    monkeypatch.setattr(run, "look", lambda *_, **__: {"device": "cpu", "machine": {"cpu": "one"}})
     out = tmp_path / "run.json"
-    words = ["--device", "cpu", "--frames", "120", "--json", str(out)]
+    words = ["--device", "cpu", "--frames", "80", "--json", str(out)]
     assert run.main([*words, "--", *TINY.split()]) == 0
     report = json.loads(out.read_text())
     found = report["seconds"]
     assert sum(each["seconds"] for each in found.values()) == pytest.approx(report["wall"])
-    for name in ("env", "act", "update", "evaluate", "checkpoint"):
+    for name in ("env", "update", "evaluate"):
         assert found[name]["seconds"] > found[name]["later"] > 0, name
+    assert found["checkpoint"]["seconds"] > 0
     assert found[run.START]["later"] == 0
     text = capsys.readouterr().out
-    assert f"120 frames in {report['wall']:.0f} s" in text
+    assert f"80 frames in {report['wall']:.0f} s" in text
     table = table_of(text)
     assert [row[0] for row in table[1:]] == [*found, "whole"]
     assert table[-1][1] == f"{report['wall']:.1f}"
+
+
+@pytest.mark.parametrize(("code", "status"), [(1, 1), (2, 2)])
+def test_a_run_that_fails_is_told_by_its_last_line(tmp_path, monkeypatch, capsys, code, status):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho first; echo no such disk >&2; exit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(program))
+    monkeypatch.setattr(run, "look", lambda *_, **__: {"device": "cpu", "machine": {"cpu": "one"}})
+    assert run.main(["--frames", "80", "--", *TINY.split()]) == status
+    assert capsys.readouterr().err == "run: no such disk\n"
 
 
 def test_seconds_are_summed_by_name():
