@@ -2,15 +2,14 @@
 
 import functools
 
-import agent as agents
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from accel import compiling
 from accel.compiling import Compiled, is_compilers, missing_compiler, updating
-from agents.diswm import Pretrainer
-from tests.helpers.learners import DREAMERV2, make_batch, make_learner, make_obs
+from agents import diswm, predictor
+from tests.helpers.models import make_agent, make_batch, make_obs, make_pretrainer
 
 MISSING = missing_compiler(torch.device("cpu"))
 
@@ -35,14 +34,14 @@ def traced(monkeypatch, fresh):
     return fresh
 
 
-def update_both(kind=agents.Agent, **changes):
+def update_both(make, **changes):
     """The compiled learner, and what two updates came to, eager and compiled."""
     told = []
     for compiles in (False, True):
-        learner = make_learner(kind, runtime={"compile": compiles}, **changes)
+        learner = make(runtime={"compile": compiles}, **changes)
         torch.manual_seed(1)
-        rows = [learner.update(make_batch(turn)) for turn in range(2)]
-        told.append(rows[-1] | learner.state_dict()["weights"])
+        metrics = [learner.learn(make_batch(turn), turn).metrics for turn in range(2)]
+        told.append(metrics[-1] | learner.save_state()["weights"])
     return learner, *told
 
 
@@ -54,26 +53,27 @@ def assert_near(one, other):
 
 OTHERS = {"dyn_discrete": 3, "imag_gradient": "both", "pred_discount": True, "image_chunk": 4}
 OTHERS |= {"dyn_cell": "gru", "dyn_temp_post": False, "actor_dist": "onehot", "kl_forward": True}
-OTHERS |= {"value_head": "huber", "future_entropy": True, "precision": "bf16", **DREAMERV2}
+OTHERS |= {"value_head": "huber", "future_entropy": True, "precision": "bf16", "beta_vae": False}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, OTHERS], ids=["default", "others"])
-def test_what_is_compiled_is_traced_whole_and_once_and_in_updates_alone(traced, changes):
-    agent, eager, compiled = update_both(**changes)
+def test_what_is_compiled_is_traced_whole_and_once_and_in_updates_alone(traced, tiny, changes):
+    teacher = None if changes else tiny.teacher
+    agent, eager, compiled = update_both(make_agent, teacher=teacher, **changes)
     graphs = traced["stats"]["unique_graphs"]
     assert graphs > 8  # the regions of an update, some of them twice: with a gradient, without
     assert_near(eager, compiled)
-    agent.update(make_batch(2))
-    state = agent.act(make_obs(), None)[1]
-    agent.act(make_obs(1), state, "eval")
+    agent.learn(make_batch(2), 2)
+    state = agent.act(make_obs(), None, "train")[1]
+    agent.act(make_obs(1, first=False), state, "eval")
     agent.report(make_batch())
     assert traced["stats"]["unique_graphs"] == graphs
     assert not traced["graph_break"]
 
 
 def test_a_pretrainer_is_traced_whole_and_once(traced):
-    _, eager, compiled = update_both(Pretrainer)
+    _, eager, compiled = update_both(make_pretrainer)
     assert traced["stats"]["unique_graphs"] > 3
     assert not traced["graph_break"]
     assert_near(eager, compiled)
@@ -109,17 +109,18 @@ def gradients(agent):
 @pytest.mark.slow
 @pytest.mark.skipif(MISSING is not None, reason=f"torch.compile needs {MISSING}")
 def test_compiled_updates_compute_the_terms_and_gradients_of_eager_ones(monkeypatch, fresh):
-    """The code of two methods is made: that of everything takes minutes."""
+    """The code of one method is made: that of everything takes minutes."""
 
     def some(owner, *names):
-        compiling.compile_methods(owner, *{"kl_term", "value_loss"}.intersection(names))
+        compiling.compile_methods(owner, *{"kl_term"}.intersection(names))
 
-    monkeypatch.setattr(agents, "compile_methods", some)
+    for module in (diswm, predictor):
+        monkeypatch.setattr(module, "compile_methods", some)
     told = []
     for compiles in (False, True):
-        agent = make_learner(runtime={"compile": compiles})
+        agent = make_agent(runtime={"compile": compiles})
         torch.manual_seed(1)
-        metrics = agent.update(make_batch())
+        metrics = agent.learn(make_batch(), 0).metrics
         told.append((metrics, gradients(agent)))
     assert fresh["inductor"]["fxgraph_cache_miss"] + fresh["inductor"]["fxgraph_cache_hit"] > 1
     assert not fresh["graph_break"]

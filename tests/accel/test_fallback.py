@@ -2,7 +2,6 @@
 
 import functools
 
-import agent as agents
 import pytest
 import torch
 
@@ -11,9 +10,18 @@ from accel.compiling import Compiled
 from accel.fallback import Accelerated, reason
 from accel.graphs import WARM_UPS, HostRecorder
 from accel.runtime import Runtime
-from agents.diswm import Agent, Pretrainer
+from agents import diswm, predictor
+from agents.base import Agent
 from agents.optimizer import Optimizer
-from tests.helpers.learners import make_batch, make_learner, make_obs
+from tests.helpers.models import (
+    copied,
+    equal,
+    make_agent,
+    make_batch,
+    make_inputs,
+    make_obs,
+    make_pretrainer,
+)
 from tests.tiny import assert_same
 from tools import UserError
 
@@ -71,34 +79,34 @@ def drive(learner):
     torch.manual_seed(7)
     told, state = [], None
     for turn in range(3):
-        told.append(learner.update(make_batch(turn)))
+        told.append(list(learner.learn(make_batch(turn), turn)))
         if isinstance(learner, Agent):
-            action, state = learner.act(make_obs(turn), state)
-            told.append({"action": torch.tensor(action), **state})
-    return [*told, learner.state_dict(), torch.get_rng_state()]
+            action, state = learner.act(make_obs(turn, first=turn == 0), state, "train")
+            told.append([action, state])
+    return [*told, learner.save_state(), torch.get_rng_state()]
 
 
 @functools.cache
-def eager(kind, opt):
-    return drive(make_learner(kind, opt=opt))
+def eager(make, opt="adam"):
+    return drive(make(opt=opt))
 
 
 PLACES = [in_warm_up, in_capture, in_first_replay, behind_first_replay]
-CASES = [(Agent, "adam", place) for place in PLACES]
-CASES += [(Agent, "adamax", in_first_replay), (Agent, "momentum", in_capture)]
-CASES += [(Pretrainer, "adam", in_warm_up)]
+CASES = [(make_agent, "adam", place) for place in PLACES]
+CASES += [(make_agent, "adamax", in_first_replay), (make_agent, "momentum", in_capture)]
+CASES += [(make_pretrainer, "adam", in_warm_up)]
 
 
-@pytest.mark.parametrize(("kind", "opt", "place"), CASES)
-def test_a_learner_that_cannot_be_recorded_is_the_eager_one(monkeypatch, capsys, kind, opt, place):
+@pytest.mark.parametrize(("make", "opt", "place"), CASES)
+def test_a_learner_that_cannot_be_recorded_is_the_eager_one(monkeypatch, capsys, make, opt, place):
     place(monkeypatch, torch.OutOfMemoryError(f"{REFUSED}\nfurther words"))
-    learner = make_learner(kind, runtime={"graphs": True}, opt=opt)
-    assert_same(drive(learner), eager(kind, opt))
-    assert not learner._learn.graphs
+    learner = make(runtime={"graphs": True}, opt=opt)
+    assert_same(drive(learner), eager(make, opt))
+    assert not learner._compute.graphs
     lines = capsys.readouterr().err.splitlines()
     why = f"could not be recorded as a CUDA graph (OutOfMemoryError: {REFUSED})"
     told = ["an update"]
-    if kind is Agent and place is not in_warm_up:
+    if make is make_agent and place is not in_warm_up:
         told.append("a policy's step")
     assert lines == [f"note: {what} {why}: it goes on as it is" for what in told]
 
@@ -108,11 +116,11 @@ def test_a_policys_step_that_cannot_be_recorded_is_told_once_for_both_modes(monk
     for graphs in (False, True):
         if graphs:
             in_capture(monkeypatch, RuntimeError(REFUSED))
-        agent = make_learner(runtime={"graphs": graphs})
+        agent = make_agent(runtime={"graphs": graphs})
         for mode in ("train", "eval"):
             torch.manual_seed(0)
             action, state = agent.act(make_obs(), None, mode)
-            told.append({"action": torch.tensor(action), **state, "rng": torch.get_rng_state()})
+            told.append([action, state, torch.get_rng_state()])
     assert_same(told[:2], told[2:])
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -129,16 +137,17 @@ def broken_compiler(monkeypatch, error=None):
         compiling.compile_methods(owner, *{"value_loss"}.intersection(names))
 
     torch._dynamo.reset()
-    monkeypatch.setattr(agents, "compile_methods", only)
+    for module in (diswm, predictor):
+        monkeypatch.setattr(module, "compile_methods", only)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
 
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_an_agent_that_cannot_be_compiled_is_the_eager_one(monkeypatch, capsys, graphs):
     broken_compiler(monkeypatch, SyntaxError("no such instruction"))
-    agent = make_learner(runtime={"compile": True, "graphs": graphs})
-    assert_same(drive(agent), eager(Agent, "adam"))
-    assert (agent._learn.compile, agent._learn.graphs) == (False, graphs)
+    agent = make_agent(runtime={"compile": True, "graphs": graphs})
+    assert_same(drive(agent), eager(make_agent))
+    assert (agent._compute.compile, agent._compute.graphs) == (False, graphs)
     first, line = capsys.readouterr().err.splitlines()
     assert "the first update compiles" in first
     how = "it goes on recorded" if graphs else "it goes on as it is"
@@ -149,12 +158,11 @@ def test_an_agent_that_cannot_be_compiled_is_the_eager_one(monkeypatch, capsys, 
 def test_what_cannot_be_recorded_goes_on_compiled(monkeypatch, capsys):
     broken_compiler(monkeypatch)
     in_capture(monkeypatch, RuntimeError(REFUSED))
-    agent = make_learner(runtime={"compile": True, "graphs": True})
-    told, expected = drive(agent), eager(Agent, "adam")
-    for one, other in zip(told[:-2:2], expected[:-2:2], strict=True):
-        for name, value in other.items():
-            torch.testing.assert_close(one[name], value, rtol=1e-6, atol=1e-6)
-    assert (agent._learn.compile, agent._learn.graphs) == (True, False)
+    agent = make_agent(runtime={"compile": True, "graphs": True})
+    told, expected = drive(agent), eager(make_agent)
+    for (one, _), (other, _) in zip(told[:-2:2], expected[:-2:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    assert (agent._compute.compile, agent._compute.graphs) == (True, False)
     assert "it goes on compiled" in capsys.readouterr().err
 
 
@@ -168,26 +176,19 @@ INSISTS = [
 def test_what_is_insisted_on_is_refused_in_a_line(monkeypatch, flag, what, mend):
     if flag == "insist_graphs":
         in_first_replay(monkeypatch, RuntimeError(REFUSED))
-        agent = make_learner(runtime={"graphs": True, flag: True})
+        agent = make_agent(runtime={"graphs": True, flag: True})
     else:
         broken_compiler(monkeypatch, SyntaxError("no such instruction"))
-        agent = make_learner(runtime={"compile": True, flag: True})
-    before = [p.detach().clone() for p in agent.parameters()]
+        agent = make_agent(runtime={"compile": True, flag: True})
+    inputs, before = make_inputs(agent, make_batch()), copied(agent)
     rng = torch.get_rng_state()
     with pytest.raises(UserError) as caught:
-        agent._learn(agent_inputs(agent))
+        agent._compute(inputs)
     assert f"an update could not be {what} (" in str(caught.value)
     assert mend in str(caught.value)
     assert "\n" not in str(caught.value)
     assert torch.equal(rng, torch.get_rng_state())
-    assert all(map(torch.equal, agent.parameters(), before))
-
-
-def agent_inputs(agent):
-    """What an update is computed from, drawn without moving the generator."""
-    with torch.random.fork_rng():
-        data = agent.prepare(make_batch()) | agent.noise(2, 4)
-    return data | {"weights": agent._schedule_values()}
+    assert equal(copied(agent), before)
 
 
 class Tally:

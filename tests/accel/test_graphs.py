@@ -1,15 +1,19 @@
 """Recordings, made on the CPU where a replay runs the function again; and where updates draw."""
 
-import contextlib
-import copy
-import functools
-
 import pytest
 import torch
 
 from accel.graphs import WARM_UPS, CUDAGraph, HostRecorder
-from agents.diswm import Agent, Pretrainer
-from tests.helpers.learners import DREAMERV2, B, T, make_batch, make_learner, make_obs
+from agents.diswm import DisWM
+from tests.helpers.models import (
+    make_agent,
+    make_batch,
+    make_inputs,
+    make_obs,
+    make_pretrainer,
+    stored,
+)
+from tests.tiny import assert_same
 
 CPU = torch.device("cpu")
 
@@ -151,117 +155,65 @@ def test_a_recording_leaves_gradients_as_they_were():
     assert seen == [True] * (WARM_UPS + 1)
 
 
-class FakeGraph:
-    """A graph that has a pool once its recording has ended."""
+def drive(agent, earlier=None):
+    """Three updates and actions between them; what came of it, in the order that it did.
 
-    ended = False
-
-    def pool(self):
-        if not self.ended:
-            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
-
-
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_recording_that_fails_gives_its_memory_back(monkeypatch, ends):
-    """PyTorch does not, where the end of the recording is what fails."""
-    told, streams = [], []
-
-    @contextlib.contextmanager
-    def stream(given):
-        streams.append(given)
-        yield
-        streams.pop()
-
-    @contextlib.contextmanager
-    def graph(made, pool, on):
-        streams.append(on)
-        try:
-            yield
-        finally:
-            made.ended = ends
-            if not ends:  # as PyTorch's, which then leaves its stream the current one
-                raise RuntimeError("operation failed due to a previous error during capture")
-            streams.pop()
-
-    def fail():
-        raise ValueError("not while recording")
-
-    for name, fake in {"CUDAGraph": FakeGraph, "stream": stream, "graph": graph}.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
-    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-        note = functools.partial(lambda name, *args: told.append((name, *args)), name)
-        monkeypatch.setattr(torch._C, name, note, raising=False)
-    monkeypatch.setattr(CudaRecorder, "_failed", [])
-    recorder = object.__new__(CudaRecorder)
-    recorder.device, recorder._stream = torch.device("cuda", 1), "its own"
-    with pytest.raises(ValueError if ends else RuntimeError):
-        recorder.record(fail)
-    undone = [("_cuda_endAllocateToPool", 1, (0, 7)), ("_cuda_releasePool", 1, (0, 7))]
-    assert told == ([] if ends else undone)
-    assert [type(kept) for kept in recorder._failed] == ([] if ends else [FakeGraph])
-
-
-def drive(agent, state_of_a_while_ago=None):
-    """Three updates and actions between them; what came of it, in the order that it did."""
+    With a state of ``earlier`` times, that is loaded in the middle.
+    """
     torch.manual_seed(7)
     told, state = [], None
     for turn in range(3):
-        if turn == 1 and state_of_a_while_ago is not None:
-            agent.load_state_dict(copy.deepcopy(state_of_a_while_ago))
-        agent.step += 11_000
-        told.append(agent.update(make_batch(turn)))
-        agent.refresh()
+        if turn == 1 and earlier is not None:
+            agent.load_state(stored(earlier))
+        told.append(list(agent.learn(make_batch(turn), 11_000 * turn)))
+        agent.sync()
         for mode in ("train", "eval"):
-            action, latent = agent.act(make_obs(turn), state, mode)
-            told.append({"action": torch.tensor(action), **latent})
+            action, latent = agent.act(make_obs(turn, first=turn == 0), state, mode)
+            told.append([action, latent])
         state = latent
-    weights = {k: v.clone() for k, v in agent.state_dict()["weights"].items()}
-    return [*told, weights, {"rng": torch.get_rng_state()}]
+    return [*told, agent.save_state(), torch.get_rng_state()]
 
 
 CASES = [
     # what differs, and whether a state is loaded in the middle
-    ({}, True),
+    ({"teacher": True}, True),
     ({"actor_dist": "tanh_normal"}, False),  # its entropy draws within the update
     ({"imag_gradient": "both", "dyn_discrete": 3, "pred_discount": True}, False),
     ({"opt": "adamax"}, True),
     ({"opt": "momentum", "slow_target_fraction": 0.3}, False),
     ({"overlap": "True", "image_chunk": 3}, True),
-    (DREAMERV2, False),
+    ({"beta_vae": False}, False),
 ]
 
 
 @pytest.mark.parametrize(("changes", "loads"), CASES, ids=str)
-def test_a_recorded_agent_is_the_same_agent(changes, loads):
+def test_a_recorded_agent_is_the_same_agent(tiny, changes, loads):
+    changes = {"slow_target_update": 2, **changes}
+    if "teacher" in changes:
+        changes["teacher"] = tiny.teacher
     earlier = None
     if loads:
-        other = make_learner(seed=3, **changes)
-        other.step = 5_000
-        other.update(make_batch(9))
-        earlier = other.state_dict()
+        other = make_agent(seed=3, **changes)
+        other.learn(make_batch(9), 5_000)
+        earlier = other.save_state()
     told = []
     for records in (False, True):
-        agent = make_learner(runtime={"graphs": records}, **changes)
+        agent = make_agent(runtime={"graphs": records}, **changes)
         told.append(drive(agent, earlier))
-        assert agent._learn.graphs is records
-    for place, (plain, graphed) in enumerate(zip(*told, strict=True)):
-        assert plain.keys() == graphed.keys(), place
-        for name, value in plain.items():
-            assert torch.equal(value, graphed[name]), (place, name)
+        assert agent._compute.graphs is records
+    assert_same(*told)
 
 
 def test_a_loaded_agent_is_recorded_anew(monkeypatch):
     """A recording writes to the moments that were there; loading replaces them."""
-    calls = []
-    learn = Agent.learn
-    monkeypatch.setattr(Agent, "learn", lambda self, data: calls.append(1) or learn(self, data))
-    agent = make_learner(runtime={"graphs": True})
+    calls, compute = [], DisWM.compute
+    monkeypatch.setattr(DisWM, "compute", lambda *args: calls.append(1) or compute(*args))
+    agent = make_agent(runtime={"graphs": True})
     for expected in (1 + WARM_UPS, 2 + WARM_UPS):
-        agent.update(make_batch())
+        agent.learn(make_batch(), 0)
         assert len(calls) == expected
-    agent.load_state_dict(agent.state_dict())
-    agent.update(make_batch())
+    agent.load_state(stored(agent.save_state()))
+    agent.learn(make_batch(), 0)
     assert len(calls) == 2 * (1 + WARM_UPS) + 1
     assert agent.updates == 3
 
@@ -269,11 +221,11 @@ def test_a_loaded_agent_is_recorded_anew(monkeypatch):
 def test_a_recorded_pretrainer_is_the_same_pretrainer():
     told = []
     for records in (False, True):
-        pretrainer = make_learner(Pretrainer, runtime={"graphs": records})
-        metrics = [pretrainer.update(make_batch(turn)) for turn in range(3)]
-        told.append([*metrics, pretrainer.state_dict()["weights"]])
-    for plain, graphed in zip(*told, strict=True):
-        assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+        torch.manual_seed(7)
+        pretrainer = make_pretrainer(runtime={"graphs": records})
+        updates = [list(pretrainer.learn(make_batch(turn), turn)) for turn in range(3)]
+        told.append([*updates, pretrainer.save_state(), torch.get_rng_state()])
+    assert_same(*told)
 
 
 # Noise comes from outside
@@ -283,34 +235,28 @@ DISTS += ["onehot_gumble"]
 ESTIMATED = {"tanh_normal", "tanh_normal_5"}  # their entropy has no formula: it is sampled
 
 
+def draws(learner):
+    """Whether an update draws once its noise is drawn."""
+    inputs = make_inputs(learner, make_batch())
+    before = torch.get_rng_state()
+    learner._compute_flat(inputs)
+    return not torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("dist", DISTS)
 @pytest.mark.parametrize("changes", [{}, {"dyn_discrete": 3, "imag_gradient": "both"}], ids=str)
 def test_an_update_draws_nothing_once_its_noise_is_drawn(dist, changes):
-    agent = make_learner(actor_dist=dist, **changes)
-    data = agent.prepare(make_batch()) | agent.noise(B, T)
-    data["weights"] = agent._schedule_values()
-    before = torch.get_rng_state()
-    agent.learn(data)
-    assert torch.equal(before, torch.get_rng_state()) is (dist not in ESTIMATED)
+    assert draws(make_agent(actor_dist=dist, **changes)) is (dist in ESTIMATED)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [DREAMERV2, {"imag_sample": False}, {"pred_discount": True}],
-    ids=str,
-)
+OTHERS = [{"beta_vae": False}, {"imag_sample": False}, {"pred_discount": True}]
+
+
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
 def test_other_updates_draw_nothing_either(changes):
-    agent, pretrainer = make_learner(**changes), make_learner(Pretrainer)
-    for learner in (agent, pretrainer):
-        data = learner.prepare(make_batch()) | learner.noise(B, T)
-        data["weights"] = learner._schedule_values()
-        before = torch.get_rng_state()
-        learner.learn(data)
-        assert torch.equal(before, torch.get_rng_state())
+    assert not draws(make_agent(**changes))
 
 
-@pytest.mark.parametrize(("seen", "auto"), [(True, "cuda:0"), (False, "cpu")])
-def test_auto_is_the_first_gpu_or_else_the_cpu(monkeypatch, seen, auto):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
-    assert fast.resolve_device("auto") == torch.device(auto)
-    assert fast.resolve_device("cuda:1") == torch.device("cuda:1")
+def test_a_teacher_and_a_pretrainer_draw_nothing_either(tiny):
+    assert not draws(make_agent(teacher=tiny.teacher))
+    assert not draws(make_pretrainer())

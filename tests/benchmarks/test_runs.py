@@ -1,11 +1,22 @@
 """The benchmarks of environments, acting and a whole run: what they count, print and write."""
 
 import json
+import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks import acting, env
-from tools import UserError
+from benchmarks import acting, env, turns
+from tests.benchmarks.here import ours_here
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """What is ours is held in this process."""
+    for module in (acting, turns):
+        monkeypatch.setattr(module, "Worker", ours_here)
+
 
 WALKER = "dmc2gym_walker_walk"
 # A checkout in the shape of the authors', whose policy tells what it was asked.
@@ -39,34 +50,73 @@ def table_of(text):
     return [rows[0], *rows[2:]]
 
 
-def test_steps_of_environments(tmp_path, capsys):
-    out = tmp_path / "env.json"
-    words = ["--tasks", "dmc2gym_cartpole_swingup", "--renderers", "osmesa", "--envs", "1", "2"]
+class Envs:
+    """Environments whose episodes have four steps, and a clock that they move."""
+
+    action_size, now = 2, 0.0
+
+    def __init__(self, n):
+        self.n, self.step_number, self.seeds = n, 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def reset(self, ended, seeds):
+        Envs.now += 0.5
+        self.seeds.append(seeds)
+        assert ended.all()
+
+    def step(self, actions):
+        assert actions.shape == (self.n, self.action_size)
+        Envs.now += 0.25
+        self.step_number += 1
+        over = np.full(self.n, self.step_number % 4 == 0)
+        return SimpleNamespace(terminated=over & False, truncated=over)
+
+
+def test_steps_and_resets_of_environments_are_told_apart(monkeypatch):
+    made = []
+    monkeypatch.setattr(env, "make_vector", lambda task, n, **_: made.append(Envs(n)) or made[-1])
+    monkeypatch.setattr(env.time, "perf_counter", lambda: Envs.now)
+    found = env.measure("task", 2, {}, seconds=2.0)
+    assert set(found["steps"]) == {0.25}
+    assert len(found["steps"]) == made[0].step_number - env.WARMUP
+    assert found["resets"] == [0.5] * (1 + (made[0].step_number - 1) // 4)
+    assert made[0].seeds[:2] == [[0, 1], [2, 3]]
+    row = env.summarise(2, found)
+    assert row["steps_per_second"] == pytest.approx(2 / 0.25)
+    assert (row["ms"], row["reset_ms"]) == (250, 500)
+
+
+def test_steps_of_an_environment(tmp_path, capsys):
+    out, renderer = tmp_path / "env.json", os.environ["MUJOCO_GL"]
+    words = ["--tasks", "dmc2gym_cartpole_swingup", "--renderers", renderer, "--envs", "1"]
     flags = ["--", "--shadow_size", "64", "--time_limit", "20"]
-    assert env.main([*words, "--seconds", "0.3", "--json", str(out), *flags]) == 0
+    assert env.main([*words, "--seconds", "0.05", "--json", str(out), *flags]) == 0
     report = json.loads(out.read_text())
     assert report["machine"]["cpu"]
     assert report["failed"] == {}
-    one, two = report["rows"]
-    assert (one["envs"], two["envs"]) == (1, 2)
-    assert one["measured"]["backend"]["name"] == renderer
-    steps = one["measured"]["steps"]
-    assert one["steps_per_second"] == pytest.approx(len(steps) / sum(steps))
+    (row,) = report["rows"]
+    assert row["measured"]["backend"]["name"] == renderer
     # Episodes of ten agent steps, the flag's.
-    assert len(one["measured"]["resets"]) == 1 + (len(steps) + env.WARMUP) // 10
-    steps = two["measured"]["steps"]
-    assert two["steps_per_second"] == pytest.approx(2 * len(steps) / sum(steps))
+    steps = len(row["measured"]["steps"]) + env.WARMUP
+    assert len(row["measured"]["resets"]) == 1 + (steps - 1) // 10
     table = table_of(capsys.readouterr().out)
-    assert [row[:3] for row in table[1:]] == [
-        ["dmc2gym_cartpole_swingup", renderer, n] for n in ("1", "2")
-    ]
-    assert table[1][3] == f"{one['steps_per_second']:.1f}"
+    assert table[1][:3] == ["dmc2gym_cartpole_swingup", renderer, "1"]
+    assert table[1][3] == f"{row['steps_per_second']:.1f}"
 
 
-def test_an_environment_that_cannot_be_measured_is_named():
-    spec = {"task": WALKER, "renderer": "vulkan", "envs": 1, "seconds": 0.1, "settings": {}}
-    with pytest.raises(UserError, match=r"MUJOCO_GL=vulkan is no backend"):
-        env.ask(spec)
+def test_an_environment_that_cannot_be_measured_is_named(tmp_path, monkeypatch, capsys):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho first >&2; echo no such display >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(env.sys, "executable", str(program))
+    words = ["--tasks", WALKER, "--renderers", "egl", "--envs", "1"]
+    assert env.main(words) == 1
+    assert f"{WALKER}, egl, 1: no such display" in capsys.readouterr().out
 
 
 def test_a_suites_block_is_where_its_settings_come_from():
