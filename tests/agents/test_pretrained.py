@@ -2,7 +2,6 @@
 
 import os
 
-import checks
 import pytest
 import torch
 

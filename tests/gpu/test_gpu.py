@@ -15,6 +15,7 @@ import torch
 
 import config
 from accel.compiling import missing_compiler
+from accel.fallback import Accelerated
 from accel.graphs import CUDAGraph
 from accel.runtime import Runtime
 from agents.base import Spaces
