@@ -27,6 +27,7 @@ from networks import (
     make_encoder,
 )
 from rssm import RSSM, RSSMConfig, State
+from tools import UserError
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]  # of a loss, by name, 0-d each
@@ -265,13 +266,13 @@ class VideoPredictor(nn.Module):
         """The weighted sum of the terms: 0-d.
 
         Raises:
-            KeyError: a term has no weight.
+            UserError: a term has no weight.
         """
-        for name in terms:
-            if name not in scales:
-                raise KeyError(
-                    f"the loss term '{name}' has no weight: add {name}_scale to defaults"
-                )
+        if missing := sorted(terms.keys() - scales.keys()):
+            raise UserError(
+                f"the loss term '{missing[0]}' has no weight: add {missing[0]}_scale: '1.0' to the "
+                "defaults in configs.yaml"
+            )
         return torch.stack([scales[name] * term for name, term in terms.items()]).sum()
 
 
