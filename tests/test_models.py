@@ -16,6 +16,7 @@ from models import VideoPredictor, WorldModel, distillation
 from networks import float_image
 from tests.helpers.models import SCALES, A, make_batch, make_config, make_model, make_predictor
 from tests.helpers.models import equal as same
+from tools import UserError
 
 B, T, S = 2, 4, 4
 TERMS = {"image", "kl", "beta_vae", "reward"}
@@ -89,7 +90,7 @@ def test_loss_is_the_weighted_sum():
     scales = {"image": 1.0, "kl": 0.5, "distill": 0.1, "reward": 7.0}
     scales = {name: torch.tensor(value) for name, value in scales.items()}
     assert float(VideoPredictor.loss(terms, scales)) == pytest.approx(3 + 2.5 - 0.2)
-    with pytest.raises(KeyError, match="'stillness' has no weight: add stillness_scale"):
+    with pytest.raises(UserError, match="'stillness' has no weight: add stillness_scale"):
         VideoPredictor.loss({"stillness": torch.tensor(1.0)}, scales)
 
 
