@@ -135,7 +135,13 @@ def test_policies_take_turns(tmp_path, capsys):
         (checkout / name).write_text(text)
     words = ["--reference", str(checkout), "--settings", "reference", "--steps", "2"]
     sizes = ["--device", "cpu", "--threads", "1", "--envs", "1", "3", "--rounds", "2"]
-    more = ["--also", "narrow=--precision 32 --units 16", "broken=--units x", "--json", str(out)]
+    more = [
+        "--also",
+        "narrow=--precision 32 --units 16 --dyn_deter 16 --cnn_depth 4",
+        "broken=--units x",
+        "--json",
+        str(out),
+    ]
     assert acting.main([*words, *sizes, *more]) == 1
     report = json.loads(out.read_text())
     assert list(report["settings"]) == ["reference", "narrow"]
