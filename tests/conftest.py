@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,35 @@ def calling() -> Callable[..., Any]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Tiny runs, and a teacher for them."""
     return runs.make_runs(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, calling: Callable) -> Path:
+    """A run that nothing interrupts; `killed` has what kills would have left of it."""
+    root = tmp_path_factory.mktemp("whole")
+
+    def copying(name: str) -> Callable[[], Any]:
+        return lambda: shutil.copytree(root / "runs", root / name, symlinks=True)
+
+    with calling({place: copying(name) for name, place in runs.KILLS.items()}):
+        return tiny.finish(tiny.finetune(root / "runs"))
+
+
+@pytest.fixture
+def killed(tmp_path: Path, whole: Path) -> Callable[[str], Path]:
+    """Copies into ``tmp_path / "killed"`` what a kill of that name would have left of the run."""
+
+    def copy(name: str) -> Path:
+        return shutil.copytree(whole.parents[3] / name, tmp_path / "killed", symlinks=True)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
+    """The same run with all pictures; the colours switch at frame 60 of 120."""
+    flags = {"log_videos": True, "traverse": True, "expl_gifs": True}
+    return tiny.finish(tiny.finetune(tmp_path_factory.mktemp("shown"), **flags))
 
 
 @pytest.fixture(scope="session")

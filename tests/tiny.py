@@ -24,6 +24,14 @@ PREDICTOR = {"beta_vae_pretrain": True, "beta_vae": True, "pretrain_action_num":
 PREDICTOR |= {"pretrain_steps": 500, "pretrain_save_every": 200, "log_every": 150}
 PREDICTOR |= {"checkpoint_every": 150}
 
+# Where a kill leaves what the reference run's folder is at that moment; see `calling`.
+KILLS = {
+    "before the first checkpoint": ("prefill", 12),
+    "right after a checkpoint": ("acting", 16),
+    "many steps after a checkpoint": ("acting", 36),
+    "last evaluation": ("evaluation", 75),
+}
+
 # What a log holds beside the run itself: when it was, and where it stopped and went on.
 CLOCKED = {"time", "fps", "updates_per_second", "folder", "env_restarts"}
 TIMED = ("seconds_", "share_")

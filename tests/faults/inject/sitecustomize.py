@@ -199,20 +199,21 @@ def change_collect(module: Any) -> None:
     module.Collector.receive = receiving
 
 
-def change_agent(module: Any) -> None:
+def change_learner(module: Any) -> None:
     """Updates: progress of pretraining, faults after update n, and numbers that are not finite."""
     faults, spoilt = waiting("update"), waiting("batch")
-    update, prepare = module.Learner.update, module.Learner.prepare
+    kind = module.GradientLearner
+    learn, prepare = kind.learn, kind.prepare
 
-    def updating(self: Any, batch: Any) -> Any:
+    def learning(self: Any, batch: Any, step: int) -> Any:
         self.in_update = True  # a report prepares batches as well
-        metrics = update(self, batch)
-        if isinstance(self, module.Pretrainer):
+        update = learn(self, batch, step)
+        if self.name == "pretrain":
             note_progress(self.updates)
         for fault in faults:
             if self.updates >= fault.given["n"] and not fault.fired.exists():
                 fault.fire()
-        return metrics
+        return update
 
     def preparing(self: Any, batch: Any) -> Any:
         data = prepare(self, batch)
@@ -224,7 +225,7 @@ def change_agent(module: Any) -> None:
                     data[given["name"]] = data[given["name"]] * float("nan")
         return data
 
-    module.Learner.update, module.Learner.prepare = updating, preparing
+    kind.learn, kind.prepare = learning, preparing
 
 
 def change_dmc(module: Any) -> None:
@@ -265,7 +266,7 @@ if SPEC and KIND in ("main", "worker"):
         watch_renames(early, late)
     changes = {
         "training.collector": change_collect,
-        "agents.diswm": change_agent,
+        "agents.learner": change_learner,
         "dmc2gym.env": change_dmc,
     }
     sys.meta_path.insert(0, Wrapping(changes))
