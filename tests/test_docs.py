@@ -134,8 +134,10 @@ def test_commands_of_the_readme_run(tmp_path):
     assert done.returncode == 0, done.stderr
     runs = folder / "runs"
     assert (runs / "dmc2gym_reacher_easy/pretrain/seed_1/encoder.pt").exists()
+    collected = runs / "dmc2gym_reacher_easy/dreamerv2/seed_0"
     finetuned = runs / "dmc2gym_walker_walk/diswm/seed_0"
-    assert any("distill_loss" in row for row in metrics(finetuned))
+    assert any("model_loss" in row for row in metrics(collected))
+    assert any("distillation_kl_loss" in row for row in metrics(finetuned))
     assert list((finetuned / "evaluations").iterdir())
     assert (folder / "curve.png").exists()
 
