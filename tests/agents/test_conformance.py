@@ -17,7 +17,7 @@ import torch
 import config
 from accel.runtime import Runtime
 from agents.base import Agent, Spaces
-from agents.registry import AGENTS, agent_class
+from agents.registry import AGENTS, METHODS, agent_class
 from tests.helpers.models import make_batch, make_obs, stored
 from tests.tiny import Tiny, events
 from training.stop import Stopped
@@ -44,7 +44,8 @@ def words(tiny: Tiny, runs: Path, method: str, **more: Any) -> list[str]:
 def build(tiny: Tiny, method: str, kind: str, seed: int = 0) -> Agent:
     """An agent as the loop builds it."""
     more = DISCRETE if kind == "discrete" else {}
-    parsed = config.parse(words(tiny, Path("runs"), method, seed=seed, **more))
+    given = words(tiny, Path("runs"), method, seed=seed, **more)
+    parsed = config.parse(given, methods=METHODS)
     kept = agent_class(method)
     kept.check(parsed)
     torch.manual_seed(seed)

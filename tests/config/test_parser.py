@@ -94,6 +94,12 @@ def test_commands_of_the_paper(tmp_path):
     check(parsed.replace(pretrain_checkpoint_path=str(tmp_path)), Runtime.resolve(parsed))
 
 
+@pytest.mark.parametrize("words", ["random cpu demo", "cpu debug --method_name random"])
+def test_the_random_agent_makes_no_updates(words):
+    parsed = parse(f"--configs defaults dmc2gym {words}".split(), methods=METHODS)
+    assert (parsed.method_name, parsed.pretrain, parsed.train_steps) == ("random", 0, 0)
+
+
 def test_defaults_are_the_papers():
     parsed = parse(["--configs", "defaults", "dmc2gym"])
     table_d = {"size": (64, 64), "z_dim": 20, "model_lr": 3e-4, "actor_lr": 8e-5, "value_lr": 8e-5}
