@@ -107,42 +107,50 @@ def test_an_interrupted_episode_that_is_lost_is_dropped_and_changes_no_picture(t
     assert [episode.length for episode in closed] == [10]
 
 
+def collected(folder, workers, when=None):
+    """Twenty steps of two environments; a worker is killed around the fourteenth."""
+    with make_vector(TASK, 2, workers=workers, **SMALL) as vector:
+        vector.restarts = 1
+        collector = collector_of(folder, vector)
+        policy = RandomPolicy(Spaces((8, 8, 3), 1, False), seed=1)
+        for t in range(14):
+            last = t == 13
+            if last and when == "send":
+                os.kill(processes(vector)[0].pid, signal.SIGKILL)
+            collector.send(policy)
+            if last and when in ("receive", "state"):
+                os.kill(processes(vector)[0].pid, signal.SIGKILL)
+            state = collector.replay.state_dict(), collector.save_state()
+            if last and when == "state":
+                collector = collector_of(folder, vector)
+                vector.step_wait()
+                vector.restarts = 2
+                os.kill(processes(vector)[1].pid, signal.SIGKILL)
+                collector.replay.load_state_dict(state[0])
+                assert collector.load_state(state[1])
+            collector.receive()
+        for _ in range(6):
+            step(collector, policy)
+        assert vector.restarted == {None: 0, "state": 2}.get(when, 1)
+        return collector
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The episodes' folder, and the collector, of environments that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, collected(folder, "none")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["send", "receive", "state"])
-def test_a_worker_killed_while_a_step_overlaps_changes_nothing(tmp_path, when):
+def test_a_worker_killed_while_a_step_overlaps_changes_nothing(tmp_path, undisturbed, when):
     """Before the actions are sent, after, and where another start takes up that state."""
-
-    def collect(folder, kill):
-        with make_vector(TASK, 2, workers="process", **SMALL) as vector:
-            vector.restarts = 1
-            collector = collector_of(folder, vector)
-            policy = RandomPolicy(Spaces((8, 8, 3), 1, False), seed=1)
-            for t in range(14):
-                if t == 13 and kill and when == "send":
-                    os.kill(processes(vector)[0].pid, signal.SIGKILL)
-                collector.send(policy)
-                if t == 13 and kill and when != "send":
-                    os.kill(processes(vector)[0].pid, signal.SIGKILL)
-                state = collector.replay.state_dict(), collector.save_state()
-                if t == 13 and kill and when == "state":
-                    collector = collector_of(folder, vector)
-                    vector.step_wait()
-                    vector.restarts = 2
-                    os.kill(processes(vector)[1].pid, signal.SIGKILL)
-                    collector.replay.load_state_dict(state[0])
-                    assert collector.load_state(state[1])
-                collector.receive()
-            for _ in range(6):
-                step(collector, policy)
-            assert vector.restarted == (0 if not kill else 2 if when == "state" else 1)
-            return collector
-
-    disturbed = collect(tmp_path / "a", True)
-    undisturbed = collect(tmp_path / "b", False)
+    disturbed, (folder, collector) = collected(tmp_path, "process", when), undisturbed
     assert disturbed.dropped == 0
-    assert_files(tmp_path / "a", tmp_path / "b")
-    assert len(files(tmp_path / "a")) == 4
-    np.testing.assert_array_equal(disturbed.obs["image"], undisturbed.obs["image"])
+    assert_files(tmp_path, folder)
+    assert len(files(tmp_path)) == 4
+    np.testing.assert_array_equal(disturbed.obs["image"], collector.obs["image"])
 
 
 # Evaluations

@@ -41,7 +41,7 @@ def command(runs, tiny, teacher):
     return tiny.finetune(runs, **PLAYED, pretrain_checkpoint_path=teacher, async_env="none")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory, tiny):
     """A finished run, whose teacher is gone since."""
     base = tmp_path_factory.mktemp("made")
@@ -58,7 +58,7 @@ def run(tmp_path, made):
     return Path(shutil.copytree(made, tmp_path / "seed_0", ignore=ignore, symlinks=True))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own(made, tiny):
     """That run's evaluation with its own settings, by one process."""
     return evaluate(tiny, made)

@@ -8,6 +8,7 @@ import torch
 
 import config
 from agents import pretrained
+from agents.model_configs import predictor_config
 from envs import EnvError
 from fileio import checkpoints, npz
 from models import VideoPredictor
@@ -16,6 +17,12 @@ from tests.tiny import events
 from tools import UserError
 from training import factory
 from training.collector import Collector
+
+# Nothing but eight steps of filling, and a checkpoint at the fourth; no evaluation, no update.
+SHORT = {"steps": 20, "prefill": 8, "eval_every": 0, "checkpoint_every": 8, "time_limit": 8}
+SHORT |= {"pretrain": 0, "distillation": False, "shadow_size": 16}
+# The same with an evaluation at its end, of one episode.
+EVALUATED = SHORT | {"eval_every": 60, "eval_episodes": 1}
 
 
 def last_line(result):
@@ -38,16 +45,16 @@ def test_a_machine_that_fails_is_one_line_with_the_way_on(tmp_path, tiny, monkey
     receive = Collector.receive
 
     def fail(self):
-        if self.steps == 40:
+        if self.steps == 5:
             raise error
         return receive(self)
 
     monkeypatch.setattr(Collector, "receive", fail)
-    result = tiny.run(tiny.finetune(tmp_path))
+    result = tiny.run(tiny.finetune(tmp_path, **SHORT))
     line = last_line(result)
     assert result.code == 1
     assert mend in line
-    assert line.endswith("; the same command tries again: its last checkpoint is of frame 58")
+    assert line.endswith("; the same command tries again: its last checkpoint is of frame 8")
 
 
 @pytest.mark.parametrize("text", ["a mistake of ours", "CUDA error: device-side assert triggered"])
@@ -57,7 +64,7 @@ def test_this_codes_own_errors_are_told_whole(tmp_path, tiny, monkeypatch, text)
 
     monkeypatch.setattr(Collector, "receive", fail)
     with pytest.raises(RuntimeError, match=text):
-        tiny.run(tiny.finetune(tmp_path))
+        tiny.run(tiny.finetune(tmp_path, **SHORT))
 
 
 # Environments for evaluations
@@ -79,7 +86,7 @@ def unbuilt(monkeypatch):
 
 def test_evaluation_environments_that_cannot_be_built_are_tried_again(tmp_path, tiny, unbuilt):
     unbuilt += ["OSError: the renderer is busy"] * 3
-    folder = tiny.finish(tiny.finetune(tmp_path, env_restarts=3))
+    folder = tiny.finish(tiny.finetune(tmp_path, **EVALUATED, env_restarts=3))
     told = events(folder, "env_restart")
     assert [(row["split"], row["dropped"]) for row in told] == [("eval", False)] * 3
     assert all("the renderer is busy" in row["reason"] for row in told)
@@ -87,7 +94,7 @@ def test_evaluation_environments_that_cannot_be_built_are_tried_again(tmp_path, 
 
 def test_and_again_until_restarts_are_used_up(tmp_path, tiny, unbuilt):
     unbuilt += ["OSError: the renderer is busy"] * 2
-    argv = tiny.finetune(tmp_path, env_restarts=1, checkpoint_every=10)
+    argv = tiny.finetune(tmp_path, **EVALUATED, env_restarts=1)
     result = tiny.run(argv)
     assert result.code == 1
     line = last_line(result)
@@ -131,26 +138,22 @@ def test_memory_that_does_not_suffice_for_a_file_is_not_the_files_fault(videos, 
 
 
 @pytest.fixture
-def taught(tmp_path, tiny, calling):
-    """A run that was stopped, with a teacher of its own; how to begin it again."""
+def taught(tmp_path, tiny, killed):
+    """A run that was killed, with a teacher of its own; how to begin it again."""
     shutil.copytree(tiny.teacher, tmp_path / "teacher")
+    runs = killed("many steps after a checkpoint")
 
     def argv(teacher=tmp_path / "teacher"):
-        return tiny.finetune(tmp_path / "runs", pretrain_checkpoint_path=teacher)
+        return tiny.finetune(runs, pretrain_checkpoint_path=teacher)
 
-    def stop():
-        raise KeyboardInterrupt
-
-    with calling({("acting", 30): stop}):
-        assert tiny.run(argv()).code == 130
     assert (tiny.folder(argv()) / "checkpoint.pt").exists()
     return argv
 
 
 def save_teacher(tiny, folder, **flags):
     torch.manual_seed(9)
-    given = config.parse(tiny.pretrain(folder, folder, **flags))
-    pretrained.save_predictor(folder, VideoPredictor(given, flags.get("pretrain_action_num", 2)))
+    sizes = predictor_config(config.parse(tiny.pretrain(folder, folder, **flags)))
+    pretrained.save_predictor(folder, VideoPredictor(sizes, flags.get("pretrain_action_num", 2)))
 
 
 def test_a_teacher_of_another_size_is_refused(tmp_path, tiny, taught):
@@ -160,18 +163,17 @@ def test_a_teacher_of_another_size_is_refused(tmp_path, tiny, taught):
     assert f"--pretrain_checkpoint_path {tmp_path / 'teacher'} holds another" in last_line(result)
 
 
-def test_a_run_keeps_its_teacher_when_there_is_a_newer_one(tmp_path, tiny, taught, same):
+def test_a_run_keeps_its_teacher_when_there_is_a_newer_one(tmp_path, tiny, taught, same, whole):
     save_teacher(tiny, tmp_path / "teacher")
     result = tiny.run(taught())
     assert result.code == 0
     assert "holds another predictor by now" in result.err
-    same.run(tiny.finish(tiny.finetune(tmp_path / "whole")), tiny.folder(taught()))
+    same.run(whole, tiny.folder(taught()))
 
 
-def test_a_teacher_may_move(tmp_path, tiny, taught, same):
+def test_a_teacher_may_move(tmp_path, tiny, taught, same, whole):
     (tmp_path / "teacher").rename(tmp_path / "moved")
-    moved = tiny.finish(taught(tmp_path / "moved"))
-    same.run(tiny.finish(tiny.finetune(tmp_path / "whole")), moved)
+    same.run(whole, tiny.finish(taught(tmp_path / "moved")))
 
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path, tiny, taught):

@@ -125,7 +125,7 @@ class Poisoned:
 @pytest.mark.slow
 def test_a_run_goes_on_after_bad_updates(tmp_path, tiny, monkeypatch):
     Poisoned(monkeypatch, {2, 3, 6}, GradientLearner, "reward")
-    argv = tiny.finetune(tmp_path, max_bad_updates=3)
+    argv = tiny.finetune(tmp_path, max_bad_updates=3, eval_every=0)
     folder = tiny.finish(argv)
     assert [row["update"] for row in events(folder, "bad_update")] == [2, 3, 6]
     assert all("model_loss" in row["what"] for row in events(folder, "bad_update"))
@@ -150,7 +150,7 @@ def test_a_run_that_only_makes_bad_updates_stops_with_its_last_good_checkpoint(
     tmp_path, tiny, monkeypatch
 ):
     Poisoned(monkeypatch, range(6, 1000), GradientLearner, "reward")
-    argv = tiny.finetune(tmp_path, max_bad_updates=4, train_steps=2)
+    argv = tiny.finetune(tmp_path, max_bad_updates=4, train_steps=2, eval_every=0)
     result = tiny.run(argv)
     assert result.code == 1
     [line] = [x for x in result.err.splitlines() if x.startswith("dreamer.py:")]

@@ -21,13 +21,6 @@ SCALARS += " updates_per_second replay_steps"
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory, tiny):
-    """A whole run with all pictures; the colours switch at frame 60 of 120."""
-    flags = {"log_videos": True, "traverse": True, "expl_gifs": True}
-    return tiny.finish(tiny.finetune(tmp_path_factory.mktemp("shown"), **flags))
-
-
-@pytest.fixture(scope="module")
 def board(shown):
     """What TensorBoard reads of that run."""
     accumulator = EventAccumulator(str(shown), size_guidance={"scalars": 0, "images": 0})
@@ -162,7 +155,8 @@ def test_colours_switch_at_the_midpoint(shown):
 @pytest.mark.slow
 def test_without_the_switch_training_and_evaluation_differ_throughout(tmp_path, tiny):
     flags = {"color_distractor": False, "beta_vae": False, "distillation": False, "pretrain": 0}
-    folder = tiny.finish(tiny.finetune(tmp_path, method_name="dreamerv2", train_every=90, **flags))
+    flags |= {"train_every": 90, "eval_episodes": 1}
+    folder = tiny.finish(tiny.finetune(tmp_path, method_name="dreamerv2", **flags))
     assert {row["colors"] for row in events(folder, "random", "train")} == {"train"}
     assert {row["colors"] for row in events(folder, "evaluation")} == {"test"}
     for split, look in (("train", "train"), ("eval", "test")):
@@ -191,7 +185,7 @@ def test_distillation_follows_its_teacher(tmp_path, tiny):
     for path in tiny.teacher.glob("*.pt"):
         state = torch.load(path, weights_only=True)
         torch.save({name: 0.9 * tensor for name, tensor in state.items()}, other / path.name)
-    short = {"steps": 60, "eval_every": 0}
+    short = {"steps": 42, "eval_every": 0}  # three updates, and one more
     runs = {
         "a": tiny.finetune(tmp_path / "a", **short),
         "b": tiny.finetune(tmp_path / "b", pretrain_checkpoint_path=other, **short),
@@ -254,7 +248,13 @@ def test_prefill_alone_collects_and_stops(tmp_path, tiny):
 def test_collecting_ends_where_episodes_end_at_different_steps(tmp_path, tiny):
     """Each environment finishes what it plays at the end of prefill, and no more is kept."""
     flags = {"task": "gymnasium_Hopper-v5", "envs": 3, "async_env": "none", "time_limit": 400}
-    fill = {"steps": 0, "prefill": 60, "method_name": "dreamerv2", "color_distractor": False}
+    fill = {
+        "steps": 0,
+        "prefill": 60,
+        "shadow_size": 16,
+        "method_name": "dreamerv2",
+        "color_distractor": False,
+    }
     argv = tiny.finetune(tmp_path, **flags, **fill, beta_vae=False, distillation=False)
     folder = tiny.finish(argv)
     lengths = [int(p.stem.rpartition("-")[2]) - 1 for p in (folder / "train_eps").iterdir()]
@@ -295,7 +295,8 @@ def test_offline_episodes_are_learnt_from_beside_the_own(tmp_path, tiny, calling
 
 @pytest.mark.slow
 def test_grayscale_run_draws_its_pictures(tmp_path, tiny):
-    flags = {"grayscale": True, "log_videos": True, "distillation": False, "steps": 60}
+    flags = {"grayscale": True, "log_videos": True, "distillation": False, "steps": 40}
+    flags |= {"eval_episodes": 1, "pretrain": 1, "prefill": 10}
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     assert (folder / "pictures" / "eval_policy.gif").exists()
     paths = list((folder / "train_eps").iterdir())
@@ -309,7 +310,7 @@ def test_wandb_is_never_imported_unless_asked_for(tmp_path, tiny):
         "code = dreamer.main(sys.argv[1:])\n"
         "sys.exit(33 if any(m.split('.')[0] == 'wandb' for m in sys.modules) else code)\n"
     )
-    argv = tiny.finetune(tmp_path, steps=0, prefill=12)
+    argv = tiny.finetune(tmp_path, steps=0, prefill=2, time_limit=4, distillation=False)
     command = [sys.executable, "-c", code, *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

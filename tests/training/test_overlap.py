@@ -82,7 +82,7 @@ def test_an_environment_that_overlaps_has_a_process(tmp_path, tiny, monkeypatch)
 
 
 def test_every_log_line_says_where_the_time_went(tmp_path, tiny):
-    folder = tiny.finish(tiny.finetune(tmp_path, distillation=False))
+    folder = tiny.finish(tiny.finetune(tmp_path, distillation=False, eval_episodes=1))
     rows = [r for r in read_metrics(folder / "metrics.jsonl") if "seconds_other" in r]
     assert [row["step"] for row in rows] == [40, 80, 120]
     assert all("image_loss" in row for row in rows)
@@ -109,7 +109,8 @@ def test_an_evaluation_keeps_the_images_that_are_drawn(tmp_path, tiny, monkeypat
 
     monkeypatch.setattr(online, "PICTURED", 2)
     monkeypatch.setattr(Evaluator, "play", noted)
-    flags = {"eval_episodes": 3, "steps": 60, "distillation": False, "log_videos": videos}
+    flags = {"eval_episodes": 3, "distillation": False, "log_videos": videos, "time_limit": 10}
+    flags |= {"steps": 20, "prefill": 5, "pretrain": 0}
     folder = tiny.finish(tiny.finetune(tmp_path, **flags))
     assert asked == [0, kept, kept]
     assert len(list((folder / "eval_eps").iterdir())) == 2

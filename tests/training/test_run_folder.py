@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import config
+from accel.runtime import Runtime
 from fileio import checkpoints, npz
 from fileio.atomic import leftovers, move_aside, quarantine
 from tests.tiny import events
@@ -19,15 +20,17 @@ from tools import print_safe
 from training.run_folder import RunFolder
 from training.stop import Stopped
 
+FLAGS = {"checkpoint_every": 30, "eval_every": 0}
+
 
 def stop():
     raise Stopped
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stopped(tmp_path_factory, tiny, calling):
     """A run with three checkpoints that was stopped inside its last episode."""
-    argv = tiny.finetune(tmp_path_factory.mktemp("stopped"), checkpoint_every=30)
+    argv = tiny.finetune(tmp_path_factory.mktemp("stopped"), **FLAGS)
     with calling({("acting", 40): stop}):
         assert tiny.run(argv).code == 128
     folder = tiny.folder(argv)
@@ -39,7 +42,7 @@ def stopped(tmp_path_factory, tiny, calling):
 def again(tmp_path, tiny, stopped):
     """The same command in a copy of that run's folder, and the copy."""
     shutil.copytree(stopped.parents[2], tmp_path / "runs", symlinks=True)
-    argv = tiny.finetune(tmp_path / "runs", checkpoint_every=30)
+    argv = tiny.finetune(tmp_path / "runs", **FLAGS)
     return argv, tiny.folder(argv)
 
 
@@ -60,7 +63,8 @@ def listing(folder):
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path, tiny, calling):
-    argv, seen = tiny.finetune(tmp_path / "runs", steps=0, prefill=20), []
+    flags = {"steps": 0, "prefill": 20, "distillation": False}
+    argv, seen = tiny.finetune(tmp_path / "runs", **flags), []
     folder = tiny.folder(argv)
 
     def start_another():
@@ -144,7 +148,7 @@ def test_damaged_episodes_are_set_aside_and_the_run_goes_on(tmp_path, tiny, stop
     for chosen in (kinds[:4], kinds[4:]):
         copy = tmp_path / chosen[0]
         shutil.copytree(stopped.parents[2], copy, symlinks=True)
-        command = tiny.finetune(copy, checkpoint_every=30)
+        command = tiny.finetune(copy, **FLAGS)
         own = tiny.folder(command)
         contents = {}
         for kind, path in zip(chosen, sorted(own.glob("train_eps/*.npz")), strict=False):
@@ -228,7 +232,8 @@ def test_a_run_neither_listens_nor_calls(tmp_path, tiny, network):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
     assert [event for event, _ in network] == ["socket.bind"]  # it would be seen
-    tiny.finish(tiny.finetune(tmp_path, steps=0, prefill=12, envs=2, async_env="process"))
+    flags = {"steps": 0, "prefill": 2, "time_limit": 4, "distillation": False}
+    tiny.finish(tiny.finetune(tmp_path, **flags, envs=2, async_env="process"))
     assert len(network) == 1
 
 
@@ -284,7 +289,8 @@ def test_files_are_moved_aside_under_free_names(tmp_path):
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
     """A shell and the system both tell of a terminal that closes, within a millisecond."""
-    run = RunFolder(config.parse(tiny.finetune(tmp_path)))
+    given = config.parse(tiny.finetune(tmp_path))
+    run = RunFolder(given, Runtime.resolve(given))
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         run.stop._note(number, None)
     with pytest.raises(Stopped):
@@ -299,7 +305,7 @@ def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypa
 
 def test_a_folder_called_evaluations_is_cleared_like_any_other(tmp_path, tiny, stopped):
     shutil.copytree(stopped.parents[2], tmp_path / "evaluations", symlinks=True)
-    argv = tiny.finetune(tmp_path / "evaluations", checkpoint_every=30)
+    argv = tiny.finetune(tmp_path / "evaluations", **FLAGS)
     left = [tiny.folder(argv) / name for name in ("", "evaluations")]
     for folder in left:
         folder.mkdir(exist_ok=True)
@@ -321,7 +327,8 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
         os.utime(path, (0, 0))
     others += [elsewhere["traindir"] / ".000004-s0-11.npz.abcd12_3.tmp"]
     others[-1].write_bytes(b"being written")
-    tiny.finish(tiny.finetune(tmp_path / "runs", **elsewhere))
+    flags = {"steps": 20, "pretrain": 0, "time_limit": 8, "prefill": 2, "distillation": False}
+    tiny.finish(tiny.finetune(tmp_path / "runs", **elsewhere, **flags))
     assert leftovers(tmp_path) == sorted(others)
     assert all(f"-{tiny.task}-diswm-s0-" in p.name for p in elsewhere["evaldir"].glob("*.npz"))
 
@@ -329,7 +336,8 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
 def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, tiny):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    run = RunFolder(config.parse(tiny.finetune(tmp_path)))
+    given = config.parse(tiny.finetune(tmp_path))
+    run = RunFolder(given, Runtime.resolve(given))
     with run:
         assert signal.getsignal(signal.SIGTERM) == run.stop._note
     # While environments close, a second signal must not end what is being stopped.
