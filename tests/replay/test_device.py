@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import config
+from accel.runtime import Runtime
 from replay import DiskStorage, HostStorage, row_fields
 from replay.device import SHARE, DeviceStorage, check_device, place
 from replay.episodes import count_rows
 from tests.replay.rows import FIELDS, episode, make
 from tests.tiny import refusal
-from training.trainer import expected_rows, new_replay
+from training.factory import expected_rows, make_replay
 
 ROW = sum(np.prod(shape) * np.dtype(kind).itemsize for shape, kind in FIELDS.values())
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -21,6 +22,10 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 def parsed(*flags):
     return config.parse(["--configs", "defaults", "dmc2gym", "--device", *map(str, flags)])
+
+
+def replay_of(config):
+    return make_replay(config, Runtime.resolve(config), "x", 2)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +83,12 @@ def test_what_does_not_go_together_is_refused(tmp_path, tiny, videos):
 def test_config_says_where_rows_lie(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    memory = new_replay(parsed("cpu"), None, "x", 2)
+    memory = replay_of(parsed("cpu"))
     assert type(memory.storage) is HostStorage
     assert not any(tmp_path.iterdir())
     flags, given = ("cpu", "--replay_storage", "disk"), tmp_path / "given"
-    disk = new_replay(parsed(*flags), None, "x", 2)
-    there = new_replay(parsed(*flags, "--cache_dir", given), None, "x", 2)
+    disk = replay_of(parsed(*flags))
+    there = replay_of(parsed(*flags, "--cache_dir", given))
     assert (disk.storage._folder, there.storage._folder) == (tmp_path / ".cache/diswm", given)
     assert len({one.rng_state() for one in (memory, disk, there)}) == 1
 
