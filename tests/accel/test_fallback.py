@@ -14,7 +14,7 @@ from accel.runtime import Runtime
 from agents.diswm import Agent, Pretrainer
 from agents.optimizer import Optimizer
 from tests.helpers.learners import make_batch, make_learner, make_obs
-from tests.tiny import assert_same
+from tests.helpers.runs import assert_same
 from tools import UserError
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import nn
 import config
 from agents import authors_names, pretrained
 from models import VideoPredictor
-from tests.tiny import refusal
+from tests.helpers.runs import refusal
 
 Z, STOCH, DETER, HIDDEN, DEPTH = 4, 4, 16, 16, 4  # as in the tiny runs
 SIZES = ["--z_dim", "4", "--dyn_stoch", "4", "--dyn_deter", "16", "--dyn_hidden", "16"]

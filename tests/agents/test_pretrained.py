@@ -11,7 +11,7 @@ import dreamer
 from agents import pretrained
 from fileio import checkpoints
 from models import VideoPredictor
-from tests.tiny import refusal
+from tests.helpers.runs import refusal
 
 SMALL = ["--configs", "defaults", "dmc2gym", "--device", "cpu", "--beta_vae", "True"]
 SMALL += ["--z_dim", "3", "--dyn_stoch", "4", "--dyn_deter", "6", "--dyn_hidden", "7"]
