@@ -15,8 +15,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from envs.rendering import RenderingError, choose_backend
-from tests import tiny as runs
-from tests.tiny import Same, Tiny
+from tests.helpers import runs
+from tests.helpers.runs import Same, Tiny
 
 if "mujoco" not in sys.modules:
     # MuJoCo reads MUJOCO_GL when it is imported and never again.

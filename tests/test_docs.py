@@ -13,7 +13,7 @@ from agents.registry import METHODS
 from config.schema import load_keys
 from tests.data.samples import encode
 from tests.helpers.docs import ROOT, add_keys, bash, blocks, copy_code, edit
-from tests.tiny import events, metrics
+from tests.helpers.runs import events, metrics
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 WORDS = 1400

@@ -22,7 +22,7 @@ from tests.helpers.models import (
     make_obs,
     make_pretrainer,
 )
-from tests.tiny import assert_same
+from tests.helpers.runs import assert_same
 from tools import UserError
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from tests.helpers.models import (
     make_pretrainer,
     stored,
 )
-from tests.tiny import assert_same
+from tests.helpers.runs import assert_same
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from torch import nn
 from agents import authors_names, pretrained
 from tests.helpers import models
 from tests.helpers.models import copied, equal
-from tests.tiny import refusal
+from tests.helpers.runs import refusal
 
 Z, STOCH, DETER, HIDDEN, DEPTH = 4, 4, 16, 16, 4  # as in the tiny runs
 FILES = ["decoder.pt", "encoder.pt", "rssm.pt"]

@@ -19,7 +19,7 @@ from accel.runtime import Runtime
 from agents.base import Agent, Spaces
 from agents.registry import AGENTS, METHODS, agent_class
 from tests.helpers.models import make_batch, make_obs, stored
-from tests.tiny import Tiny, events
+from tests.helpers.runs import Tiny, events
 from training.stop import Stopped
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from agents.diswm import DisWM
 from fileio import checkpoints
 from tests.helpers import models
 from tests.helpers.models import copied, equal, make_predictor
-from tests.tiny import refusal
+from tests.helpers.runs import refusal
 
 
 def make_config(folder, **changes):

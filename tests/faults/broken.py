@@ -13,7 +13,7 @@ import torch
 from envs import episode_seed
 from logger import read_metrics
 from tests.faults.harness import Case, Ended, Lab, Tally, expect, fault, wait_for
-from tests.tiny import metrics
+from tests.helpers.runs import metrics
 
 
 def worker_killed(lab: Lab, name: str, tally: Tally) -> None:

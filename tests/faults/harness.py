@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import (
+from tests.helpers.runs import (
     EPISODES,
     PREDICTOR,
     Tiny,

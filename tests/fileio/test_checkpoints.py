@@ -13,7 +13,7 @@ import torch
 
 from fileio import checkpoints
 from fileio.atomic import leftovers
-from tests.tiny import refusal
+from tests.helpers.runs import refusal
 from tools import UserError
 
 CPU = torch.device("cpu")

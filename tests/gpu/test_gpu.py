@@ -28,7 +28,7 @@ from models import VideoPredictor
 from replay.batch import to_tensors
 from tests.helpers.models import make_batch as random_batch
 from tests.helpers.models import stored
-from tests.tiny import assert_same
+from tests.helpers.runs import assert_same
 
 pytestmark = pytest.mark.gpu
 

@@ -22,7 +22,7 @@ from agents.model_configs import predictor_config, world_model_config
 from agents.predictor import Predictor
 from config import Config
 from models import VideoPredictor, WorldModel
-from tests.tiny import NETWORKS
+from tests.helpers.runs import NETWORKS
 
 A = 2  # width of actions
 SPACES = Spaces((64, 64, 3), A, False)

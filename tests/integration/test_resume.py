@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import dreamer
-from tests.tiny import KILLS, saved
+from tests.helpers.runs import KILLS, saved
 from training.run_folder import RunFolder
 from training.stop import Stopped
 

@@ -12,8 +12,8 @@ from accel.runtime import Runtime
 from replay import DiskStorage, HostStorage, row_fields
 from replay.device import SHARE, DeviceStorage, check_device, place
 from replay.episodes import count_rows
+from tests.helpers.runs import refusal
 from tests.replay.rows import FIELDS, episode, make
-from tests.tiny import refusal
 from training.factory import expected_rows, make_replay
 
 ROW = sum(np.prod(shape) * np.dtype(kind).itemsize for shape, kind in FIELDS.values())

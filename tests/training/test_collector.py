@@ -8,7 +8,7 @@ from agents.random import RandomPolicy
 from envs import StepResult, VectorEnv, episode_seed
 from replay import HostStorage, Replay, row_fields
 from replay.episodes import read_episode
-from tests.countdown import SHAPE, Countdown, Counting, Outcome, step
+from tests.helpers.countdown import SHAPE, Countdown, Counting, Outcome, step
 from training.collector import Collector, first_row
 from training.evaluator import play_episodes
 

@@ -12,8 +12,8 @@ from agents.random import RandomPolicy
 from envs import EnvError, VectorEnv, make_vector
 from replay import HostStorage, Replay, row_fields
 from replay.episodes import read_episode
-from tests.countdown import Countdown, Counting, step
 from tests.envs.crashing import SMALL, TASK, crashing, processes, toy
+from tests.helpers.countdown import Countdown, Counting, step
 from training.collector import Collector
 from training.evaluator import play_episodes
 

@@ -13,7 +13,7 @@ from envs import EnvError
 from fileio import checkpoints, npz
 from models import VideoPredictor
 from replay import HostStorage, Replay, row_fields
-from tests.tiny import events
+from tests.helpers.runs import events
 from tools import UserError
 from training import factory
 from training.collector import Collector

@@ -12,7 +12,7 @@ from accel.runtime import Runtime
 from agents.base import Spaces, Update
 from agents.diswm import DisWM
 from agents.learner import GradientLearner
-from tests.tiny import events
+from tests.helpers.runs import events
 from tools import Diverged
 from training.nonfinite import RECORDS, NonFinite
 

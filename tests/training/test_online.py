@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dreamer
 from logger import read_metrics
 from replay.episodes import read_episode
-from tests.tiny import events
+from tests.helpers.runs import events
 
 ROOT = Path(dreamer.__file__).parent
 SCALARS = "eval_return train_return image_loss kl_loss reward_loss beta_vae_kl_loss"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from logger import read_metrics
 from replay import episodes
-from tests.tiny import events
+from tests.helpers.runs import events
 
 FILES = {"encoder.pt", "decoder.pt", "rssm.pt", "traverse.png"}
 

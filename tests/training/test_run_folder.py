@@ -15,7 +15,7 @@ import config
 from accel.runtime import Runtime
 from fileio import checkpoints, npz
 from fileio.atomic import leftovers, move_aside, quarantine
-from tests.tiny import events
+from tests.helpers.runs import events
 from tools import print_safe
 from training.run_folder import RunFolder
 from training.stop import Stopped
