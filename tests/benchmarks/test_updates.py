@@ -247,11 +247,11 @@ def test_gpu_script_goes_on_after_a_failure_and_tells_it(checkout, tmp_path, ref
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == "failed: acting (3)"
     words = [line.split() for line in calls.read_text().splitlines()]
-    modules = ["machine", "update", "pretrain_update", "acting", "run"]
-    assert [w[1] for w in words] == [*(f"benchmarks.{name}" for name in modules), "pytest"]
+    modules = [f"benchmarks.{n}" for n in ("machine", "update", "pretrain_update", "acting")]
+    assert [w[w[0] == "-m"] for w in words] == [*modules, "dreamer.py", "pytest"]
     for command in words[1:4]:
         assert (str(checkout) in command) is reference
-    assert words[4][words[4].index("--frames") + 1] == "70"
+    assert words[4][words[4].index("--steps") + 1] == "70"
     assert (tmp_path / "out" / "acting.log").read_text() == "no\n"
     limits = re.findall(r"^part \w+ (\d+)", Path(done.args[0]).read_text(), re.MULTILINE)
     assert len(limits) == 6

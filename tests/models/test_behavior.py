@@ -16,7 +16,7 @@ from behavior import ActorCritic, ImagineNoise, frozen
 from distributions import Normal
 from models import WorldModel
 from tests.helpers.models import make_config
-from tests.test_lambda_return import brute_force_return
+from tests.models.test_lambda_return import brute_force_return
 
 H, N = 5, 3  # horizon, trajectories
 GAMMA, LAMBDA = 0.9, 0.7
