@@ -255,7 +255,7 @@ def test_refused_in_one_line_before_a_run_begins(tmp_path, tiny, short, make, wo
         ({"pretrain_datasets_path": "hf:walker_wlak"}, ["did you mean 'hf:walker_walk'"]),
         ({"pretrain_datasets_path": "hf:"}, ["hf:cheetah_run"]),
         ({"pretrain_datasets_path": "walker_walk"}, ["did you mean 'hf:walker_walk'"]),
-        ({"video_fps": -1}, ["--video_fps", "from 0.001"]),
+        ({"video_fps": 5000}, ["--video_fps", "from 0.001 to 1000"]),
         ({"video_episode_length": 1}, ["--video_episode_length", "at least 2"]),
     ],
 )
