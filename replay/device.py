@@ -15,6 +15,7 @@ from replay.storage import DiskStorage, HostStorage, Storage
 from tools import UserError
 
 SHARE = 0.4  # of the device's free memory: what a replay may take by itself
+MEND = "give --replay_device cpu, or --dataset_size to keep fewer steps"
 
 
 class DeviceStorage(Storage):
@@ -55,9 +56,6 @@ class DeviceStorage(Storage):
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         tensor = tensor.pin_memory() if self._device.type == "cuda" else tensor.clone()
         return tensor.to(self._device, non_blocking=True)
-
-
-MEND = "give --replay_device cpu, or --dataset_size to keep fewer steps"
 
 
 def place(
