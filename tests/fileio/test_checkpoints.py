@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-import signal
 import zipfile
 from pathlib import Path
 
@@ -266,10 +265,13 @@ def test_there_is_a_newest_one_at_each_moment_of_a_save(tmp_path, monkeypatch):
 
 
 def test_a_link_that_is_killed_half_made_is_a_leftover(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     fill(tmp_path, 1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", lambda path: None)  # as if it were killed before
-        patch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.link_newest(tmp_path)
     [left] = leftovers(tmp_path)

