@@ -1,5 +1,6 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
+# make coverage   the same, and which lines they reach
 # make lint   ruff and mypy, as in CI
 # make fresh  the first two on a clean Debian in a folder: SUITE=trixie, COMMAND='make test'
 # make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format fresh setup gl export faults fuzz
+.PHONY: demo test coverage lint format fresh setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -78,9 +79,13 @@ export: $(VENV)/.run
 	$(PY) dreamer.py --configs defaults dmc2gym --pretrain_checkpoint_path "$(FROM)" --export_checkpoint "$(TO)"
 
 test: $(VENV)/.dev gl
+	$(PY) -m pytest -n 2 --dist worksteal
+
+coverage: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 faults: $(VENV)/.dev gl
+	$(PY) -m pytest -q -m faults tests/faults
 	$(PY) -m tests.faults
 
 fuzz: $(VENV)/.dev gl

@@ -20,7 +20,7 @@ def lab(tmp_path_factory):
     return Lab(tmp_path_factory.mktemp("lab"), here=True)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_outlives_a_kill_a_dead_worker_and_a_full_disk(lab):
     """Killed in a checkpoint's write; then without its worker, then without space for the next."""
     tally = Tally()

@@ -93,7 +93,7 @@ def alone(*args: Any) -> list[Held]:
         return pool.submit(watched_run, *args).result()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_holds_no_more_at_its_end_than_early_on(tmp_path):
     late = alone(tmp_path, False)[2:]
     assert len(late) == PHASES - 2
@@ -102,7 +102,7 @@ def test_a_run_holds_no_more_at_its_end_than_early_on(tmp_path):
     assert late[-1].heap - late[0].heap < ALLOWED, late
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_what_a_run_leaves_behind_is_seen(tmp_path):
     late = alone(tmp_path, True)[2:]
     assert late[-1].descriptors > late[0].descriptors

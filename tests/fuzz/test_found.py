@@ -74,7 +74,7 @@ def test_a_long_word_is_looked_through_once():
     ("text", "reason"),
     [
         ("seed: &a [1]\nz_dim: *a", "whole number"),
-        ("seed: " + "[" * 3000, "cannot be read"),
+        ("seed: " + "[" * 1000, "cannot be read"),
         ("seed: 2001-99-99", "month"),
         ("seed: !!bool x", "cannot be read"),
         ("seed: !!int x", "invalid literal"),
