@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from figures import environments, learning_curve, overview, spread
+from figures import environments, learning_curve, overview
 
 CONFIG = (
     "task: dmc2gym_walker_walk\nmethod_name: diswm\nseed: 3\nsteps: 100\ncolor_distractor: true\n"
@@ -131,7 +131,6 @@ def test_a_damaged_configuration_is_refused_in_one_line(run, tmp_path, capsys, c
 def test_a_damaged_log_is_refused_in_one_line(run, capsys):
     (run / "metrics.jsonl").write_text('{"step": 1, "eval_return": 2.0}\nhello\n')
     assert learning_curve.main([str(run)]) == 2
-    assert spread.main([str(run), "--within", str(run), str(run)]) == 2
     for line in capsys.readouterr().err.splitlines():
         assert "metrics.jsonl, line 2: no line of a log; take it out" in line
 
