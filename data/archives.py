@@ -82,16 +82,16 @@ class _Tape:
             UserError: the archive is damaged.
         """
         with _damage(self._archive):
-            tar = tarfile.TarFile(fileobj=self)
-        while True:
+            tar = tarfile.TarFile(fileobj=self)  # looks for the first member already
+        member = tar.firstmember
+        while member is not None:
             with _damage(self._archive):
                 member = tar.next()
                 tar.members = []  # or the list of them grows with the archive
-                if member is None:
-                    break
-                if member.size < 0:
+                if member is not None and member.size < 0:
                     raise tarfile.ReadError("a member of a negative size")
-            yield member
+            if member is not None:
+                yield member
         with _damage(self._archive):
             # tarfile ends quietly at the end of the file, and at headers that it does not know.
             if self._last != bytes(tarfile.BLOCKSIZE):

@@ -22,7 +22,7 @@ SIZES += " --dyn_hidden 8 --cnn_depth 2"
 def folder(tmp_path_factory):
     there = tmp_path_factory.mktemp("predictors")
     with tarfile.open(Path(__file__).with_name("predictors.tar.xz")) as archive:
-        archive.extractall(there, filter="data")
+        archive.extractall(there)
     return there
 
 

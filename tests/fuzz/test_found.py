@@ -281,6 +281,7 @@ def test_a_size_that_leads_back_or_into_all_memory_is_refused(tmp_path, kind, si
     reason = (
         "negative size|unexpected end" if kind == tarfile.REGTYPE else f"header of {size} bytes"
     )
+    reason += "|invalid offset"  # newer patch releases see it themselves
     with pytest.raises(UserError, match=rf"damaged or cut short \(.*({reason})"):
         archives.unpack(path, tmp_path / "a")
 
