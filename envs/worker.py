@@ -93,8 +93,11 @@ class Worker:
         self.pipe.close()
         if self.process.exitcode is not None:
             self.process.close()
-        else:  # stuck in the system: at its own end Python would wait for it without a limit
+        else:
+            # Stuck in the system: at its own end Python would wait for it without a limit, and
+            # Python 3.13 for the resource tracker, too, which ends after whoever holds its pipe.
             multiprocessing.process._children.discard(self.process)
+            resource_tracker._resource_tracker._pid = None
 
 
 @contextlib.contextmanager

@@ -123,7 +123,8 @@ def test_same_settings_give_what_the_run_logged(own, made):
     wanted = [np.mean(returns) - half, np.mean(returns) + half]
     np.testing.assert_allclose(found["return_interval95"], wanted)
     assert found["success_rate"] is found["distance_mean"] is None
-    assert found["versions"]["torch"] == torch.__version__
+    local = slice(len(torch.__version__.split("+")[0]))  # "+cu130" is not in every metadata
+    assert found["versions"]["torch"][local] == torch.__version__[local]
     for number, one in enumerate(found["episodes"], 1):
         row = [str(number), str(one["seed"]), f"{one['return']:.2f}", "10"]
         assert row in [line.split() for line in result.out.splitlines()]
