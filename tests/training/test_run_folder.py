@@ -14,7 +14,7 @@ import pytest
 import config
 from accel.runtime import Runtime
 from fileio import checkpoints, npz
-from fileio.atomic import leftovers, move_aside, quarantine
+from fileio.atomic import leftovers
 from tests.helpers.runs import events
 from tools import print_safe
 from training.run_folder import RunFolder
@@ -273,18 +273,6 @@ def test_a_line_for_nobody_goes_nowhere():
     print("neither", file=stream, flush=True)
     stream.close()
     print_safe("closed", stream)
-
-
-def test_files_are_moved_aside_under_free_names(tmp_path):
-    moved = []
-    for content in ("first", "second", "third"):
-        (tmp_path / "a.npz").write_text(content)
-        moved.append(quarantine(tmp_path / "a.npz", tmp_path / "bad", f"why {content}"))
-    assert [path.name for path in moved] == ["a.npz", "a.1.npz", "a.2.npz"]
-    assert [path.read_text() for path in moved] == ["first", "second", "third"]
-    assert (tmp_path / "bad" / "a.1.npz.txt").read_text() == "why second\n"
-    (tmp_path / "b").write_text("b")
-    assert move_aside(tmp_path / "b", tmp_path / "bad").name == "b"
 
 
 def test_only_a_later_ctrl_c_stops_without_a_checkpoint(tmp_path, tiny, monkeypatch, capfd):
