@@ -1,21 +1,10 @@
 """Environments and a policy that count, for tests of what plays in them."""
 
-from typing import NamedTuple
-
 import numpy as np
 
+from envs import StepResult
+
 SHAPE = (2, 2, 3)
-
-
-class Outcome(NamedTuple):
-    image: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    discount: np.ndarray
-    success: np.ndarray
-    distance: np.ndarray
-    broken: np.ndarray
 
 
 class Countdown:
@@ -75,7 +64,7 @@ class Countdown:
         if not self.tells:
             told = (np.full(self.n, np.nan, np.float32),) * 2
         ends = (ended & odd, ended & ~odd)
-        return Outcome(self.images(), reward, *ends, discount, *told, broken)
+        return StepResult(self.images(), reward, *ends, discount, *told, broken)
 
     def restore(self, entries):
         image = self.images()
