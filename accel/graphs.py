@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accel.generators import rng_state, set_rng_state
+
 Tensors = dict[str, Tensor]
 State = Callable[[], Iterable[Tensor]]
 
@@ -29,8 +31,7 @@ class Snapshot:
         self._state, self._device = state, device
         # Each tensor is kept beside its copy, so that no other one can take its id.
         self._saved = {id(tensor): (tensor, tensor.detach().clone()) for tensor in state()}
-        self._rng = torch.get_rng_state()
-        self._cuda_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._rng = rng_state(device)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -38,9 +39,7 @@ class Snapshot:
         for tensor in self._state():
             _, saved = self._saved.get(id(tensor), (None, None))
             tensor.zero_() if saved is None else tensor.copy_(saved)
-        torch.set_rng_state(self._rng)
-        if self._cuda_rng is not None:
-            torch.cuda.set_rng_state(self._cuda_rng, self._device)
+        set_rng_state(self._rng, self._device)
 
     def __enter__(self) -> Snapshot:
         return self

@@ -7,13 +7,12 @@ a damaged one is known by their checksums.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,27 +240,3 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
     return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def rng_state(device: torch.device) -> dict[str, Any]:
-    """PyTorch's generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Puts PyTorch's generators where :func:`rng_state` found them."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-@contextlib.contextmanager
-def scratch_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, PyTorch draws from the given seed; afterwards, as if nothing had been drawn."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

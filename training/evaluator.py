@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from accel.generators import scratch_rng
 from accel.runtime import Runtime
 from agents.base import Policy
 from config import Config
 from envs import EnvError, VectorEnv, episode_seed
-from fileio.checkpoints import scratch_rng
 from tools import derive_seed
 from training.collector import check_finite, first_row, step_rows
 from training.factory import make_more_envs, variation_at

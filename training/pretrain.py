@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import data
+from accel.generators import scratch_rng
 from agents.base import Learner
 from agents.registry import agent_class
 from config import Config
-from fileio.checkpoints import scratch_rng
 from replay import Replay
 from replay.episodes import count_rows
 from tools import Every, UserError, derive_seed, expand_path

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from accel.generators import rng_state, set_rng_state
 from accel.runtime import Runtime
 from config import HEAD, Config, check_same
 from fileio import checkpoints, yaml_files
@@ -181,7 +182,7 @@ class RunFolder:
             "finished": finished,
             "log": self.logger.size,
             "meter": self.meter.state_dict(),
-            "rng": checkpoints.rng_state(self.runtime.device),
+            "rng": rng_state(self.runtime.device),
             **state,
         }
         checkpoints.save_newest(self.folder, frames, whole, self.config.keep_checkpoints)
@@ -189,7 +190,7 @@ class RunFolder:
 
     def restore_rng(self) -> None:
         """PyTorch's generators as the checkpoint has them; call it last of all restoring."""
-        checkpoints.set_rng_state(self.resumed["rng"], self.runtime.device)
+        set_rng_state(self.resumed["rng"], self.runtime.device)
 
     def video(self, tag: str, frames: np.ndarray) -> None:
         """Logs a video [T, H, W, C] or [N, T, H, W, C]; the newest is pictures/<tag>.gif, too."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from accel.generators import scratch_rng
 from agents.base import Batch, Learner
 from data import FLAG, Source, bar
-from fileio.checkpoints import scratch_rng
 from logger import Rate
 from logger.timing import Stopwatch
 from replay import Replay, Restored

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from accel.generators import scratch_rng
 from accel.runtime import Runtime
 from agents import reports
 from agents.predictor import Predictor
-from fileio.checkpoints import scratch_rng
 from networks import float_image
 from tests.helpers import models as tiny_models
 from tests.helpers.models import A, copied, equal, make_agent, make_config, make_predictor

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from accel.generators import rng_state, scratch_rng, set_rng_state
 from fileio import checkpoints
 
 CPU = torch.device("cpu")
@@ -10,15 +11,15 @@ CPU = torch.device("cpu")
 
 def test_generator_states_travel(tmp_path):
     torch.manual_seed(3)
-    checkpoints.save(tmp_path / "rng.pt", checkpoints.rng_state(CPU))
+    checkpoints.save(tmp_path / "rng.pt", rng_state(CPU))
     expected = torch.randn(5)
     torch.manual_seed(4)
-    checkpoints.set_rng_state(checkpoints.load(tmp_path / "rng.pt"), CPU)
+    set_rng_state(checkpoints.load(tmp_path / "rng.pt"), CPU)
     assert torch.equal(torch.randn(5), expected)
 
 
 def scratch(seed):
-    with checkpoints.scratch_rng(seed, CPU):
+    with scratch_rng(seed, CPU):
         return torch.randn(5)
 
 
@@ -34,7 +35,7 @@ def test_scratch_draws_leave_the_generator_alone():
 
 def test_an_error_inside_restores_the_generator_too():
     def fail():
-        with checkpoints.scratch_rng(7, CPU):
+        with scratch_rng(7, CPU):
             torch.randn(3)
             raise KeyError
 
