@@ -16,6 +16,7 @@ import torch
 import config
 from accel.compiling import missing_compiler
 from accel.fallback import Accelerated
+from accel.generators import rng_state, set_rng_state
 from accel.graphs import CUDAGraph
 from accel.runtime import Runtime
 from agents.base import Spaces
@@ -23,7 +24,7 @@ from agents.diswm import DisWM
 from agents.model_configs import predictor_config
 from agents.predictor import Predictor
 from agents.pretrained import save_predictor
-from fileio.checkpoints import load, rng_state, save, set_rng_state
+from fileio.checkpoints import load, save
 from models import VideoPredictor
 from replay.batch import to_tensors
 from tests.helpers.models import make_batch as random_batch
