@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-TASK = "dmc2gym_reacher_easy"
+TASK = "dmc2gym_point_mass_easy"
 NETWORKS = {"units": 16, "dyn_deter": 16, "dyn_hidden": 16, "dyn_stoch": 4, "z_dim": 4}
 NETWORKS |= {"cnn_depth": 4, "batch_size": 2, "batch_length": 6, "imag_horizon": 3}
 PROCESS = {"device": "cpu", "num_threads": 1, "seed": 0, "log_videos": False}
