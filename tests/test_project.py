@@ -31,6 +31,21 @@ def test_makefile_and_package_take_the_same_versions_of_python():
     assert _found(r'^requires-python = ">=(.*),<(.*)"', "pyproject.toml") == required
 
 
+def test_the_image_is_installed_as_the_makefile_installs():
+    """The same pip commands, on a supported version of Python, from files that are there."""
+    text = (ROOT / "Dockerfile").read_text()
+    makefile = (ROOT / "Makefile").read_text().replace("--quiet --disable-pip-version-check ", "")
+    installed = [words.split() for words in re.findall(r"pip install (.*?)(?: \\)?$", text, re.M)]
+    assert len(installed) == 2
+    for words in installed:
+        assert " ".join(words[1:]) in makefile  # all but --no-cache-dir
+    for name in re.search(r"^COPY (.*) \./$", text, re.M)[1].split():
+        assert (ROOT / name).is_file()
+    minor = int(re.search(r"^FROM python:3\.(\d+)-", text, re.M)[1])
+    _, highest = _found(r"\((3, \d+)\) <= sys.version_info\[:2\] <= \((3, \d+)\)", "Makefile")
+    assert minor <= int(highest.split(", ")[1])
+
+
 def test_citation_names_the_version_of_the_package():
     cited = _found(r"^version: (.*)$", "CITATION.cff")
     assert _found(r'^version = "(.*)"$', "pyproject.toml") == cited
