@@ -120,8 +120,9 @@ def test_a_saved_state_is_data_and_everything_there_is(tiny, method, kind, same)
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(AGENTS))
 def test_a_run_stops_goes_on_and_is_evaluated(tiny, method, tmp_path, calling, same):
-    whole = tiny.finish(words(tiny, tmp_path / "whole", method))
-    argv = words(tiny, tmp_path / "parts", method)
+    short = {"steps": 80, "eval_every": 80}
+    whole = tiny.finish(words(tiny, tmp_path / "whole", method, **short))
+    argv = words(tiny, tmp_path / "parts", method, **short)
 
     def stop() -> None:
         raise Stopped
