@@ -145,10 +145,8 @@ class Key:
             return None
         if not self.many:
             return self._check(self._convert(value), value)
-        items = value if isinstance(value, list | tuple) else [value]
-        if isinstance(value, str):
-            items = value.split(",")
-        if not 0 < len(items) <= LONGEST:
+        items = _items(value)
+        if not 0 < len(items) <= LONGEST or "" in items:
             raise self._wrong(value, "a list such as " + " ".join(map(str, self.default)))
         return tuple(self._check(self._convert(item), item) for item in items)
 
@@ -179,7 +177,22 @@ class Key:
         return value
 
     def _wrong(self, value: Any, wanted: str, hint: str = "") -> UserError:
+        if isinstance(value, list | tuple):  # the words behind a flag
+            value = " ".join(map(printable, value))
         return UserError(f"--{self.name} takes {wanted}, not '{printable(value)}'{hint}")
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """The items of a list: ``64 64``, ``64,64`` or ``[64, 64]``, in one text or in several."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return [value]
+    if not all(isinstance(text, str) for text in texts):
+        return texts
+    text = " ".join(texts).strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    return re.split(r"\s*,\s*|\s+", text)
 
 
 def _to_int(value: str | int | float) -> int:

@@ -201,6 +201,25 @@ def test_flags_take_what_their_key_takes(words, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize("words", ["3 5", "3,5", "[3,5]", "[3, 5]", "[ 3 ,5 ]", "3, 5", "=[3, 5]"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_list_is_written_as_one_likes(words, quoted):
+    values = [f"--size{words}"] if words[0] == "=" else ["--size", words]
+    if not quoted and words[0] != "=":
+        values = ["--size", *words.split()]
+    assert parse([*values, "--seed", "1"]).size == (3, 5)
+    names = words.replace("3", "image").replace("5", "reward")
+    assert parse([f"--grad_heads={names.removeprefix('=')}"]).grad_heads == ("image", "reward")
+
+
+@pytest.mark.parametrize("words", ["3,,5", "3,", "[]", "", "[3,5", "3;5", "3 [5]", "(3, 5)"])
+def test_a_list_that_is_none_is_refused_as_it_was_given(words):
+    with pytest.raises(
+        UserError, match=r"^--size takes a (list such as 64 64|whole number), not '"
+    ):
+        parse(["--size", words])
+
+
 def test_flags_that_were_given_are_known_whatever_their_values():
     parsed = parse(["--configs", "defaults", "cpu", "--eval_episodes", "10", "--batch_size", "7"])
     assert parsed.overrides == parsed.replace(seed=3).overrides == {"eval_episodes", "batch_size"}
