@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from config.blocks import known_block, layers, method_of, parse_layer, retired_flags
+from config.blocks import known_block, layers, method_of, parse_layer, with_files
+from config.hints import near_key, why_not
 from config.schema import CONFIGS, Key, Methods, keys_of, load_keys, schema_for
 from config.values import Config
 from fileio import yaml_files
 from fileio.yaml_files import printable
-from tools import UserError, nearest
+from tools import UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,6 +47,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
     if words.help:
         print(_help(keys, list(map(str, document)), methods or {}))
         sys.exit(0)
+    document = with_files(words.configs, document)
     blocks = [known_block(block, document) for block in words.configs]
     method, schema = None, keys
     if methods is not None:
@@ -54,7 +57,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
     flags = _flags(argv, schema, method, methods or {})
     presets = {name: key.default for name, key in schema.items()}
     for where, values in layers(blocks, document, method, methods or {}):
-        presets |= parse_layer(values, schema, where)
+        presets |= parse_layer(values, schema, where, method, methods or {})
     return Config({**presets, **flags}, presets, blocks, flags, schema)
 
 
@@ -77,19 +80,12 @@ def _unknown_argument(
     argument: str, schema: Mapping[str, Key], method: str | None, methods: Methods
 ) -> UserError:
     name = argument.lstrip("-").split("=")[0]
-    if not argument.startswith("--"):
-        word = printable(argument)
-        return UserError(f"'{word}' belongs to no flag; flags look like --task dmc_walker_walk")
-    if owners := [other for other in methods if name in keys_of(methods[other], other)]:
-        return UserError(
-            f"--{name} belongs to --method_name {' and '.join(owners)}, and the method is {method} "
-            "here: leave it out, or choose that method"
-        )
-    if mend := retired_flags().get(name):
-        return UserError(f"--{name} is not used here: {mend}")
-    return UserError(
-        f"unknown flag --{printable(name)}{nearest(name, schema)}; --help lists them all"
-    )
+    shown = printable(argument.split("=")[0])
+    if not re.match(r"--?[A-Za-z]", argument):
+        return UserError(f"'{shown}' belongs to no flag; flags look like --task dmc_walker_walk")
+    if why := why_not(name, method, methods):
+        return UserError(f"{shown} {why}")
+    return UserError(f"unknown flag {shown}{near_key(name, schema)}; --help lists them all")
 
 
 def _help(keys: Mapping[str, Key], blocks: Sequence[str], methods: Methods) -> str:

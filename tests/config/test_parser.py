@@ -175,6 +175,33 @@ def test_a_block_of_another_spelling_is_taken_under_a_warning(capsys):
     assert "the block 'metawolrd' is called 'metaworld' here" in capsys.readouterr().err
 
 
+# Hints
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        *(("--lr 1", "model_lr"), ("--learning_rate 1", "model_lr"), ("--LR=1", "model_lr")),
+        *(("--batch 1", "batch_size"), ("--batch-size 1", "batch_size"), ("-lr 1", "model_lr")),
+        *(("--seq_len 1", "batch_length"), ("--log_dir x", "logdir"), ("--gpu 0", "device")),
+        *(("--total_steps 1", "steps"), ("--num-envs 2", "envs"), ("--env x", "task")),
+        *(("--Task x", "task"), ("--METHOD_NAME x", "method_name"), ("-task x", "task")),
+        *(("--gamma 1", "discount"), ("--dataset x", "pretrain_datasets_path")),
+        *(("--bacth_size 3", "batch_size"), ("--configs DMC2GYM", "dmc2gym")),
+        ("--method_name DisWM", "diswm"),
+    ],
+)  # fmt: skip
+def test_other_names_of_a_flag_are_hints_and_no_more(words, meant):
+    with pytest.raises(UserError, match=re.escape(f"(did you mean '{meant}'?)")):
+        parse(words.split(), methods=METHODS)
+
+
+@pytest.mark.parametrize("word", ["--FINE_TUNE", "--fine-tune", "-fine_tune"])
+def test_a_retired_flag_is_known_in_any_spelling(word):
+    with pytest.raises(UserError, match=f"^{word} is not used here: methods are named"):
+        parse([word, "True"], methods=METHODS)
+
+
 # Values
 
 
