@@ -8,7 +8,8 @@ import pytest
 
 from agents.registry import AGENTS, METHODS
 from config.hints import other_names
-from config.schema import CONFIGS, MARKS, Key, Range, key, keys_of, load_keys, read_key, schema_for
+from config.ranges import Range
+from config.schema import CONFIGS, MARKS, Key, key, keys_of, load_keys, read_key, schema_for
 from envs import EnvSettings
 from tools import UserError
 
