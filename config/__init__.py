@@ -4,6 +4,7 @@ A key is described once: by the remark behind its default in configs.yaml or, if
 own, by :func:`key` in a dataclass beside the method.
 """
 
+from config.help import show_help
 from config.parser import parse
 from config.schema import CONFIGS, Key, key, keys_of, load_keys
 from config.values import HEAD, Config, check_same, load_saved
@@ -19,4 +20,5 @@ __all__ = [
     "load_keys",
     "load_saved",
     "parse",
+    "show_help",
 ]

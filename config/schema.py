@@ -26,7 +26,7 @@ from fileio.yaml_files import is_plain, printable
 from tools import UserError, nearest, schedule
 
 CONFIGS = Path(__file__).parent.parent / "configs.yaml"
-MARKS = ("resume", "evaluate", "predictor")
+MARKS = ("resume", "evaluate", "predictor", "basic")
 LONGEST = 64  # items of a list
 LONGEST_TEXT = 4096  # characters, as of a path
 
@@ -45,7 +45,7 @@ class Key:
 
     Attributes:
         name: the key's, and its flag's without the dashes.
-        group: the heading of ``--help`` that it stands under.
+        group: the heading of ``--help all`` that it stands under.
         default: in the key's type.
         kind: bool, int, float or str; of each item, if it takes ``many``.
         help: one line.
@@ -55,7 +55,7 @@ class Key:
         range: of its numbers, if not all are taken.
         is_schedule: whether it takes a schedule (see :func:`tools.schedule`) beside its choices.
         marks: some of ``MARKS``: it may change between two starts of one run, may be given with
-            ``--evaluate``, shapes a pretrained predictor.
+            ``--evaluate``, shapes a pretrained predictor, is shown without ``--help all``.
         weighs: the loss term that it is the weight of, where its name does not tell.
     """
 

@@ -170,7 +170,7 @@ def followed(tmp_path_factory):
 
 
 def test_a_new_method_is_listed_and_its_misspelt_name_corrected(followed):
-    done = bash(followed, "python dreamer.py --help")
+    done = bash(followed, "python dreamer.py --help all")
     assert re.search(r"--method_name .*\bgreedy_pixel\b", done.stdout)
     for flag in ("--pixel_gain", "--stillness_scale", "--light_delta", "--test_light_delta"):
         assert f"  {flag} " in done.stdout

@@ -304,7 +304,7 @@ def test_the_registry_imports_what_is_asked_for_and_no_more(presets):
     with pytest.raises(ModuleNotFoundError):
         parse(["--method_name", "absent"], presets, MethodKeys(table))
     with pytest.raises(ModuleNotFoundError):
-        parse(["--help"], presets, MethodKeys(table))
+        parse(["--help", "all"], presets, MethodKeys(table))
     assert agent_class("plain", table) is sys.modules[__name__].Plain
     with pytest.raises(UserError, match=r"^--method_name takes plain, absent, not 'plian' \(did"):
         agent_class("plian", table)
@@ -313,30 +313,6 @@ def test_the_registry_imports_what_is_asked_for_and_no_more(presets):
 def test_every_agent_is_there():
     for name in AGENTS:
         assert issubclass(agent_class(name), Agent)
-
-
-# Help
-
-
-@pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_has_every_key_once_under_its_group(capsys, word):
-    with pytest.raises(SystemExit) as stop:
-        parse(["--configs", "defaults", word], methods={**METHODS, "invented": Keys})
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert text.splitlines()[2].split()[3:] == list(BLOCKS)
-    group, found = "", {}
-    for line in text.splitlines():
-        if re.fullmatch(r"[A-ZΒβ].*:", line):
-            group = line[:-1]
-        elif match := re.match(r"  --(\w+) +(.+) \[.*\]$", line):
-            found[match[1]] = group, match[2]
-    assert list(found) == [*KEYS, "queue_size", "bonus_scale"]
-    for name, described in KEYS.items():
-        assert found[name][0] == described.group
-        assert found[name][1].endswith(described.help)
-    assert found["method_name"][1].startswith("{diswm|dreamerv2|random|invented} ")
-    assert found["queue_size"] == ("Method invented", "{>0} frames to look back on")
 
 
 # What is no configs.yaml
