@@ -153,6 +153,27 @@ def parse_layer(
         raise UserError(f"{where}: {error}") from None
 
 
+def check_label(values: Mapping[str, Any], layer: Mapping[str, Any], where: str) -> None:
+    """Checks that a run labelled by a block of configs.yaml is what that block says.
+
+    Args:
+        values: all keys, as they have come out.
+        layer: the block's own, in their types.
+        where: the block's place. A file of one's own may mean what it likes by its label.
+
+    Raises:
+        UserError: a flag or a later block has changed what the label stands for.
+    """
+    if _is_file(where) or layer.get("label") is None or values["label"] != layer["label"]:
+        return
+    for name, value in layer.items():
+        if values[name] != value:
+            raise UserError(
+                f"the label {layer['label']} stands for --{name} {value}, and that is "
+                f"{printable(values[name])} here: leave one of them out, or give another --label"
+            )
+
+
 def _place(block: str) -> str:
     """Where a block stands, for messages."""
     return printable(block) if _is_file(block) else f"configs.yaml, block {printable(block)}"

@@ -54,10 +54,10 @@ def _text(path: Path, methods: Methods, everything: bool) -> str:
     lines = [
         "usage: python dreamer.py --configs defaults BLOCK … --task TASK [--KEY VALUE …]",
         "",
-        f"blocks of configs.yaml: {blocks}",
+        textwrap.fill(f"blocks of configs.yaml: {blocks}", WIDTH, subsequent_indent="  "),
         "They stack from left to right, a YAML file of your own among them; flags override all.",
         "A block that is named like a method chooses it, and holds wherever it is chosen.",
-        "The same command in the same --logdir resumes its run.",
+        "The same command in the same --logdir resumes its run. Defaults stand in brackets.",
     ]
     keys = list(schema_for(load_keys(path), None, methods or None).values())
     if everything:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from config.blocks import known_block, layers, method_of, parse_layer, with_files
+from config.blocks import check_label, known_block, layers, method_of, parse_layer, with_files
 from config.help import show_help
 from config.hints import near_key, why_not
 from config.schema import CONFIGS, Key, Methods, load_keys, schema_for
@@ -55,9 +55,16 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
         schema = schema_for(keys, method, methods)
     flags = _flags(argv, schema, method, methods or {})
     presets = {name: key.default for name, key in schema.items()}
-    for where, values in layers(blocks, document, method, methods or {}):
-        presets |= parse_layer(values, schema, where, method, methods or {})
-    return Config({**presets, **flags}, presets, blocks, flags, schema)
+    stacked = {
+        where: parse_layer(values, schema, where, method, methods or {})
+        for where, values in layers(blocks, document, method, methods or {})
+    }
+    for layer in stacked.values():
+        presets |= layer
+    values = {**presets, **flags}
+    for where, layer in stacked.items():
+        check_label(values, layer, where)
+    return Config(values, presets, blocks, flags, schema)
 
 
 def _flags(

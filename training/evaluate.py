@@ -28,6 +28,7 @@ from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator
 from training.factory import make_envs, spaces_of
 from training.run_folder import CHECKPOINT, CONFIG, check_format, check_writable
+from training.run_names import is_pretraining
 
 FOLDER = "evaluations"
 
@@ -96,7 +97,7 @@ def _check_folder(given: str, folder: Path) -> None:
         raise UserError(f"--evaluate {folder} is a file: give its run's folder, {folder.parent}")
     if not (folder / CONFIG).is_file():
         below = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG)]
-        below = sorted(p.parent for p in below if p.absolute().parts[-3] != "pretrain")
+        below = sorted(p.parent for p in below if not is_pretraining(p.absolute().parts[-3]))
         hint = f": did you mean {below[0]}?" if below else ""
         raise UserError(
             f"--evaluate {folder} is no run's folder, it has no {CONFIG}"
