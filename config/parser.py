@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.blocks import check_label, known_block, layers, method_of, parse_layer, with_files
+from config.distractors import settled
 from config.help import show_help
 from config.hints import near_key, why_not
 from config.schema import CONFIGS, Key, Methods, load_keys, schema_for
@@ -61,7 +62,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
     }
     for layer in stacked.values():
         presets |= layer
-    values = {**presets, **flags}
+    values = settled({**presets, **flags}, flags, schema)
     for where, layer in stacked.items():
         check_label(values, layer, where)
     return Config(values, presets, blocks, flags, schema)

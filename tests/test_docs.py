@@ -79,7 +79,13 @@ def test_links_and_pictures_are_there(page):
 def test_files_that_are_named_are_there(page):
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     named = re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|md|sh|yaml))(?: [^`]*)?`", text)
-    made = {"config.yaml", "agents/greedy_pixel.py", "envs/dot.py", "distracting_control/light.py"}
+    made = {
+        "config.yaml",
+        "mine.yaml",
+        "agents/greedy_pixel.py",
+        "envs/dot.py",
+        "distracting_control/light.py",
+    }
     for name in set(named) - made:
         assert (ROOT / name).exists() or ((ROOT / page).parent / name).exists(), name
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from accel.runtime import Runtime, find_device
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
-from config import Config, load_saved
+from config import Config, distractor_settings, load_saved
 from envs import EnvError, EnvSettings, factories_of
 from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
@@ -75,6 +75,8 @@ def configure(given: Config) -> Config:
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
+    if given.distractors != "auto":  # in place of all that the run has in that way
+        saved = saved.replace(**{name: given[name] for name in distractor_settings()})
     config = saved.override({name: given[name] for name in given.overrides})
     if config.size != saved.size:
         asked, own = (" ".join(map(str, c.size)) for c in (config, saved))
