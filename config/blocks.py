@@ -18,6 +18,7 @@ from fileio.yaml_files import printable
 from tools import UserError, expand_path, nearest
 
 ENDINGS = (".yaml", ".yml")
+LARGEST = 1 << 18  # bytes of a file
 
 Document = Mapping[str, Any]  # configs.yaml: each block by its name
 
@@ -42,6 +43,8 @@ def _read(name: str) -> dict[str, Any]:
         raise UserError(
             f"--configs {printable(name)}: there is no such file{nearest(path.name, near)}"
         )
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"--configs {printable(name)} is no file of keys: it is too large for that")
     values = yaml_files.load(path)
     if not isinstance(values, dict):
         raise UserError(

@@ -97,6 +97,19 @@ def test_a_file_that_is_none_is_refused(own, name, line):
     assert refusal(own, f"--configs defaults {name}").startswith(line)
 
 
+def test_a_file_that_is_too_large_is_not_read(own):
+    with Path("mine.yaml").open("wb") as file:
+        file.truncate((1 << 18) + 1)
+    line = "--configs mine.yaml is no file of keys: it is too large for that"
+    assert refusal(own, "--configs mine.yaml") == line
+
+
+def test_the_configuration_of_a_run_is_a_file_of_keys(own):
+    run = own("--configs sub/other.yml --count 8 --queue_size 3")
+    run.save(Path("config.yaml"))
+    assert dict(own("--configs defaults config.yaml")) == dict(run)
+
+
 def test_a_value_that_nests_without_end_is_refused_at_once(own):
     lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     text = "\n".join(["a0: &a0 x", *lines, "count: *a29"])
