@@ -4,7 +4,8 @@ python dreamer.py --configs defaults dmc2gym --task dmc2gym_reacher_easy --beta_
 python dreamer.py --configs defaults dmc2gym --task dmc2gym_walker_walk --distillation True …
 python dreamer.py --evaluate runs/dmc2gym_walker_walk/diswm/seed_0
 
-The same command in the same --logdir resumes its run. --help lists every flag.
+The same command in the same --logdir resumes its run. --help shows the flags of a first run,
+--help all every flag.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import config as configuration
+from agents.registry import METHODS, agent_class
+
+if __name__ == "__main__" and configuration.show_help(sys.argv[1:], METHODS):
+    sys.exit(0)  # before the imports that take seconds
+
 import torch
 
-import config as configuration
 import data
 import envs
 from accel.runtime import Runtime
 from agents.model_configs import check_networks
 from agents.pretrained import export_predictor
-from agents.registry import METHODS, agent_class
 from config import Config
 from envs import UnknownTask
 from envs.rendering import RenderingError

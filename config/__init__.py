@@ -4,6 +4,8 @@ A key is described once: by the remark behind its default in configs.yaml or, if
 own, by :func:`key` in a dataclass beside the method.
 """
 
+from config.distractors import distractor_settings
+from config.help import show_help
 from config.parser import parse
 from config.schema import CONFIGS, Key, key, keys_of, load_keys
 from config.values import HEAD, Config, check_same, load_saved
@@ -14,9 +16,11 @@ __all__ = [
     "Config",
     "Key",
     "check_same",
+    "distractor_settings",
     "key",
     "keys_of",
     "load_keys",
     "load_saved",
     "parse",
+    "show_help",
 ]

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.ranges import Range
 from fileio import yaml_files
 from fileio.yaml_files import is_plain, printable
 from tools import UserError, nearest, schedule
 
 CONFIGS = Path(__file__).parent.parent / "configs.yaml"
-MARKS = ("resume", "evaluate", "predictor")
+MARKS = ("resume", "evaluate", "predictor", "basic")
 LONGEST = 64  # items of a list
 LONGEST_TEXT = 4096  # characters, as of a path
 
@@ -36,59 +37,6 @@ _BOOLS = {"true": True, "false": False}
 _GROUP = re.compile(r"^  # ## (.*)$")
 _LINE = re.compile(r"^  (\w+): (.*?) # (.*)$")
 _REMARK = re.compile(r"^(?:\[(\w+)\] )?(?:\{(.*?)\} )?(.*?)(?: \(([^()]*)\))?$")
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-_BETWEEN = re.compile(rf"^(>?){_NUMBER}\.\.(<?){_NUMBER}$")
-_BOUND = re.compile(rf"^([<>])(=?){_NUMBER}$")
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The numbers from ``low`` to ``high``, without them where it is open; None is no bound."""
-
-    low: float | None = None
-    high: float | None = None
-    open_low: bool = False
-    open_high: bool = False
-
-    @classmethod
-    def read(cls, text: str) -> Range | None:
-        """What ``>0``, ``>=2``, ``<1``, ``<=5``, ``0..1``, ``>0..1`` or ``0..<1`` says, or None."""
-        if match := _BETWEEN.match(text):
-            above, low, below, high = match.groups()
-            return cls(float(low), float(high), bool(above), bool(below))
-        if not (match := _BOUND.match(text)):
-            return None
-        sign, closed, bound = match.groups()
-        if sign == ">":
-            return cls(low=float(bound), open_low=not closed)
-        return cls(high=float(bound), open_high=not closed)
-
-    def __contains__(self, number: float) -> bool:
-        above = self.low is None or number > self.low or (number == self.low and not self.open_low)
-        below = (
-            self.high is None or number < self.high or (number == self.high and not self.open_high)
-        )
-        return above and below
-
-    def __str__(self) -> str:
-        """The range as :meth:`read` reads it."""
-        if self.low is None:
-            return f"{'<' if self.open_high else '<='}{self.high:g}"
-        if self.high is None:
-            return f"{'>' if self.open_low else '>='}{self.low:g}"
-        return f"{'>' * self.open_low}{self.low:g}..{'<' * self.open_high}{self.high:g}"
-
-    def describe(self) -> str:
-        """The range in words: 'above 0', 'between 0 and 1'."""
-        if None not in (self.low, self.high) and not (self.open_low or self.open_high):
-            return f"between {self.low:g} and {self.high:g}"
-        words = []
-        if self.low is not None:
-            least = "0 or more" if self.low == 0 else f"at least {self.low:g}"
-            words.append(f"above {self.low:g}" if self.open_low else least)
-        if self.high is not None:
-            words.append(f"{'below' if self.open_high else 'up to'} {self.high:g}")
-        return " and ".join(words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +45,7 @@ class Key:
 
     Attributes:
         name: the key's, and its flag's without the dashes.
-        group: the heading of ``--help`` that it stands under.
+        group: the heading of ``--help all`` that it stands under.
         default: in the key's type.
         kind: bool, int, float or str; of each item, if it takes ``many``.
         help: one line.
@@ -107,7 +55,7 @@ class Key:
         range: of its numbers, if not all are taken.
         is_schedule: whether it takes a schedule (see :func:`tools.schedule`) beside its choices.
         marks: some of ``MARKS``: it may change between two starts of one run, may be given with
-            ``--evaluate``, shapes a pretrained predictor.
+            ``--evaluate``, shapes a pretrained predictor, is shown without ``--help all``.
         weighs: the loss term that it is the weight of, where its name does not tell.
     """
 
@@ -145,10 +93,8 @@ class Key:
             return None
         if not self.many:
             return self._check(self._convert(value), value)
-        items = value if isinstance(value, list | tuple) else [value]
-        if isinstance(value, str):
-            items = value.split(",")
-        if not 0 < len(items) <= LONGEST:
+        items = _items(value)
+        if not 0 < len(items) <= LONGEST or "" in items:
             raise self._wrong(value, "a list such as " + " ".join(map(str, self.default)))
         return tuple(self._check(self._convert(item), item) for item in items)
 
@@ -179,7 +125,22 @@ class Key:
         return value
 
     def _wrong(self, value: Any, wanted: str, hint: str = "") -> UserError:
+        if isinstance(value, list | tuple):  # the words behind a flag
+            value = " ".join(map(printable, value))
         return UserError(f"--{self.name} takes {wanted}, not '{printable(value)}'{hint}")
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """The items of a list: ``64 64``, ``64,64`` or ``[64, 64]``, in one text or in several."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return [value]
+    if not all(isinstance(text, str) for text in texts):
+        return texts
+    text = " ".join(texts).strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    return re.split(r"\s*,\s*|\s+", text)
 
 
 def _to_int(value: str | int | float) -> int:

@@ -86,9 +86,13 @@ class Config(Mapping):
         return Config(changed, self._presets, self.blocks, flags, self.schema)
 
     def to_yaml(self) -> str:
-        """The configuration as a flat YAML document, which begins with the format of the run."""
+        """The configuration as a flat YAML document.
+
+        It begins with the format of the run, and the blocks that the values come from.
+        """
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in self._values.items()}
-        return HEAD + yaml_files.dump(plain)
+        blocks = " ".join(map(printable, self.blocks))
+        return f"{HEAD}# --configs {blocks}\n{yaml_files.dump(plain)}"
 
     def save(self, path: Path) -> None:
         """Writes the configuration beside a run, whole or not at all."""

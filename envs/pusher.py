@@ -52,8 +52,8 @@ class PusherColors(gym.Wrapper):
 
         Args:
             env: The environment.
-            max_delta: Half the side of a box, per channel in [0, 1]; None leaves table and arm
-                in their own colours.
+            max_delta: Half the side of a box, per channel in [0, 1]; None, and 0 without a set,
+                leaves table and arm in their own colours.
             disjoint_set: Centre of the boxes: that of 'train', that of 'test', or None for
                 each part's own colour.
 
@@ -65,7 +65,7 @@ class PusherColors(gym.Wrapper):
         self._parts = [[model.geom(name).id for name in names] for names in (TABLE, ARM)]
         model.geom_rgba[model.body(OBJECT).geomadr] = (0.0, 0.0, 0.0, 1.0)
         self.low = self.high = None
-        if max_delta is not None:
+        if max_delta is not None and (max_delta > 0 or disjoint_set is not None):
             own = np.array([model.geom_rgba[part[0], :3] for part in self._parts], np.float64)
             self.low, self.high = color_boxes(own, max_delta, disjoint_set)
         self._colors = np.random.default_rng()

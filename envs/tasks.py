@@ -95,4 +95,4 @@ def has_switch(task: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, other, one).ratio()
+    return difflib.SequenceMatcher(None, other.lower(), one.lower()).ratio()

@@ -26,6 +26,7 @@ from fileio.atomic import atomic_write
 from logger import read_metrics
 from tools import UserError
 from training.returns import interval
+from training.run_names import variant
 
 # What a curve needs to know of its run's configuration.
 KEYS = frozenset({"task", "method_name", "seed", "steps", "color_distractor"})
@@ -106,7 +107,7 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
     tasks = list(dict.fromkeys(run["config"]["task"] for run in runs))
     for index, run in enumerate(runs):
         config, colour = run["config"], f"C{index}"
-        label = f"{config['method_name']}, seed {config['seed']}"
+        label = f"{variant(config['method_name'], config.get('label'))}, seed {config['seed']}"
         if len(tasks) > 1:
             label = f"{config['task']}, {label}"
         half = interval(run["std"], run["episodes"])
@@ -143,13 +144,14 @@ def write_csv(runs: Sequence[dict], path: Path) -> None:
     writer.writerow(["task", "method", "seed", "frames", "mean", "std", "episodes"])
     for run in runs:
         c, random = run["config"], run["random"]
+        method = variant(c["method_name"], c.get("label"))
         if random is not None:
             numbers = [round(random["mean"], 2), round(random["std"], 2), random["episodes"]]
             writer.writerow([c["task"], "random", c["seed"], 0, *numbers])
         rows = zip(run["frames"], run["mean"], run["std"], run["episodes"], strict=True)
         for frames, mean, std, episodes in rows:
             numbers = [int(frames), round(mean, 2), round(std, 2), int(episodes)]
-            writer.writerow([c["task"], c["method_name"], c["seed"], *numbers])
+            writer.writerow([c["task"], method, c["seed"], *numbers])
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import io
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from tools import UserError
 
@@ -46,7 +48,7 @@ def load(path: Path) -> Any:
     try:
         return parse(text)
     except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise UserError(f"{path} cannot be read: {_reason(error)}") from None
 
 
 @functools.lru_cache(maxsize=4)
@@ -63,6 +65,13 @@ def dump(values: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line, if that is known."""
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return printable(f"line {error.problem_mark.line + 1}, {error.problem}")
+    return _first_line(error)
+
+
 def _first_line(error: Exception) -> str:
     return printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
 
@@ -75,7 +84,8 @@ def is_plain(text: str) -> bool:
 def printable(value: Any) -> str:
     """A value for a message: on one line, and not too long."""
     try:
-        text = str(value)
+        # What nests is shown in part: a few lines of YAML can stand for gigabytes.
+        text = reprlib.repr(value) if isinstance(value, list | tuple | dict) else str(value)
     except ValueError:  # Python prints no number of more than 4300 digits
         text = "a number of many digits"
     cut = text[:SHOWN] + "…" if len(text) > SHOWN else text

@@ -25,6 +25,7 @@ class WandbSink(Sink):
         name: of the run.
         config: the resolved config of the run.
         dir: folder for W&B's files.
+        group: of runs that differ in their seed alone.
         id: of the W&B run; the same id goes on with the same run after a restart.
         fps: frames per second of videos.
 
@@ -41,13 +42,14 @@ class WandbSink(Sink):
         name: str,
         config: Mapping[str, Any],
         dir: Path,
+        group: str | None = None,
         id: str | None = None,
         fps: int = 20,
     ):
         if mode not in ("online", "offline"):
             raise ValueError(f"W&B mode {mode!r}: 'online' or 'offline'")
         self._settings = {"mode": mode, "project": project, "name": name, "id": id}
-        self._settings |= {"config": dict(config), "dir": str(dir)}
+        self._settings |= {"config": dict(config), "dir": str(dir), "group": group}
         self._settings |= {"resume": "allow"} if id else {}
         self._fps = fps
         self._wandb = self._run = None

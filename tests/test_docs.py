@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from config.schema import load_keys
 from tests.data.samples import encode
 from tests.helpers.docs import ROOT, add_keys, bash, blocks, copy_code, edit
 from tests.helpers.runs import events, metrics
+from training.run_folder import folder_of
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 WORDS = 1400
@@ -77,7 +79,13 @@ def test_links_and_pictures_are_there(page):
 def test_files_that_are_named_are_there(page):
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     named = re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|md|sh|yaml))(?: [^`]*)?`", text)
-    made = {"config.yaml", "agents/greedy_pixel.py", "envs/dot.py", "distracting_control/light.py"}
+    made = {
+        "config.yaml",
+        "mine.yaml",
+        "agents/greedy_pixel.py",
+        "envs/dot.py",
+        "distracting_control/light.py",
+    }
     for name in set(named) - made:
         assert (ROOT / name).exists() or ((ROOT / page).parent / name).exists(), name
 
@@ -113,10 +121,15 @@ def test_commands_of_the_paper_are_taken():
         for words in commands("\n".join(blocks("docs/reproduce.md", "bash")))
     ]
     tasks = ["dmc2gym_walker_walk", "gymnasium_Pusher-v5", "metaworld_drawer-open-v1"]
-    assert [c.task for c in parsed] == tasks
-    for c in parsed:
+    assert [c.task for c in parsed[:3]] == tasks
+    for c in parsed[:3]:
         assert c.source_action_num == 2
         assert c.pretrain_checkpoint_path == "runs/dmc2gym_reacher_easy/pretrain/seed_0"
+    labels = ["no_distillation", "no_disentanglement", "no_disentanglement", "no_switch", None]
+    assert [c.label for c in parsed[3:]] == labels
+    assert len({folder_of(c) for c in parsed}) == len(parsed)
+    pretrained, finetuned = parsed[4:6]
+    assert Path(finetuned.pretrain_checkpoint_path) == folder_of(pretrained)
 
 
 @pytest.mark.slow
@@ -170,7 +183,7 @@ def followed(tmp_path_factory):
 
 
 def test_a_new_method_is_listed_and_its_misspelt_name_corrected(followed):
-    done = bash(followed, "python dreamer.py --help")
+    done = bash(followed, "python dreamer.py --help all")
     assert re.search(r"--method_name .*\bgreedy_pixel\b", done.stdout)
     for flag in ("--pixel_gain", "--stillness_scale", "--light_delta", "--test_light_delta"):
         assert f"  {flag} " in done.stdout

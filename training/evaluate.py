@@ -20,7 +20,7 @@ from tqdm import tqdm
 from accel.runtime import Runtime, find_device
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
-from config import Config, load_saved
+from config import Config, distractor_settings, load_saved
 from envs import EnvError, EnvSettings, factories_of
 from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
@@ -28,6 +28,7 @@ from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator
 from training.factory import make_envs, spaces_of
 from training.run_folder import CHECKPOINT, CONFIG, check_format, check_writable
+from training.run_names import is_pretraining
 
 FOLDER = "evaluations"
 
@@ -74,6 +75,8 @@ def configure(given: Config) -> Config:
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
+    if given.distractors != "auto":  # in place of all that the run has in that way
+        saved = saved.replace(**{name: given[name] for name in distractor_settings()})
     config = saved.override({name: given[name] for name in given.overrides})
     if config.size != saved.size:
         asked, own = (" ".join(map(str, c.size)) for c in (config, saved))
@@ -96,7 +99,7 @@ def _check_folder(given: str, folder: Path) -> None:
         raise UserError(f"--evaluate {folder} is a file: give its run's folder, {folder.parent}")
     if not (folder / CONFIG).is_file():
         below = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG)]
-        below = sorted(p.parent for p in below if p.absolute().parts[-3] != "pretrain")
+        below = sorted(p.parent for p in below if not is_pretraining(p.absolute().parts[-3]))
         hint = f": did you mean {below[0]}?" if below else ""
         raise UserError(
             f"--evaluate {folder} is no run's folder, it has no {CONFIG}"

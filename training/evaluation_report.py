@@ -21,6 +21,7 @@ from tools import expand_path
 from training.evaluator import Evaluation
 from training.returns import Summary, interval
 from training.run_folder import FPS
+from training.run_names import variant
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")
@@ -53,7 +54,8 @@ def table(played: Played) -> str:
     """What the episodes came to, as aligned text: a line for each, and their statistics."""
     c, whole = played.config, played.evaluation.summary
     state = "finished" if played.finished else "not finished"
-    title = f"{c.task}, {c.method_name}: frame {played.frames}, {played.updates} updates, {state}"
+    method = variant(c.method_name, c.label)
+    title = f"{c.task}, {method}: frame {played.frames}, {played.updates} updates, {state}"
     names = ["episode", "seed", "return", "length"]
     rows = [
         [str(number), str(seed), f"{one.ret:.2f}", str(one.length)]
@@ -108,6 +110,7 @@ def record(played: Played) -> dict[str, Any]:
         "run": str(expand_path(c.evaluate, "evaluate").absolute()),
         "task": c.task,
         "method": c.method_name,
+        "label": c.label,
         "frames": played.frames,
         "updates": played.updates,
         "finished": played.finished,

@@ -121,9 +121,10 @@ class PretrainTrainer(Trainer):
         """The finetuning that this pretraining is for."""
         c = run.config
         words = [
-            f"python dreamer.py --configs {' '.join(c.blocks)} --device {shlex.quote(c.device)}",
+            f"python dreamer.py --configs {shlex.join(c.blocks)} --device {shlex.quote(c.device)}",
             "--task dmc2gym_walker_walk --method_name diswm --distillation True",
-            f"--beta_vae {c.beta_vae} --color_distractor True --traverse {c.beta_vae}",
+            f"--beta_vae {c.beta_vae} --color_distractor {c.distractors != 'none'} "
+            f"--traverse {c.beta_vae}",
             f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]

@@ -21,6 +21,7 @@ from logger import Logger, MeanMeter, make_sinks
 from logger.pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, expand_path
 from training.lock import FolderLock
+from training.run_names import path_of
 from training.stop import StopSignal
 
 CONFIG, CHECKPOINT = "config.yaml", checkpoints.NEWEST
@@ -28,10 +29,12 @@ FPS = 20  # of videos, in pictures
 
 
 def folder_of(config: Config) -> Path:
-    """``<logdir>/<task>/<method>/seed_<n>``, the method being ``pretrain`` while pretraining."""
-    method = "pretrain" if config.beta_vae_pretrain else config.method_name
-    root = expand_path(config.logdir or "runs", "logdir")
-    return root / config.task / method / f"seed_{config.seed}"
+    """``<logdir>/<task>/<method>/seed_<n>``, or what `path_of` says in the place of the names.
+
+    Raises:
+        UserError: a flag's text cannot be part of it.
+    """
+    return expand_path(config.logdir or "runs", "logdir").joinpath(*path_of(config))
 
 
 class RunFolder:
@@ -152,10 +155,10 @@ class RunFolder:
         c = self.config
         wandb = None
         if c.wandb != "off":
-            method = "pretrain" if c.beta_vae_pretrain else c.method_name
-            name = c.wandb_name or f"{c.task}-{method}-seed_{c.seed}"
+            *group, seed = path_of(c)
+            name = c.wandb_name or "-".join([*group, seed])
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
-            wandb["id"] = self._wandb_id()
+            wandb |= {"id": self._wandb_id(), "group": "-".join(group)}
         size = self.resumed["log"] if self.resumed else 0
         return make_sinks(self.folder, resume_step=self.saved, log_size=size, wandb=wandb, fps=FPS)
 

@@ -175,6 +175,33 @@ def test_a_block_of_another_spelling_is_taken_under_a_warning(capsys):
     assert "the block 'metawolrd' is called 'metaworld' here" in capsys.readouterr().err
 
 
+# Hints
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        *(("--lr 1", "model_lr"), ("--learning_rate 1", "model_lr"), ("--LR=1", "model_lr")),
+        *(("--batch 1", "batch_size"), ("--batch-size 1", "batch_size"), ("-lr 1", "model_lr")),
+        *(("--seq_len 1", "batch_length"), ("--log_dir x", "logdir"), ("--gpu 0", "device")),
+        *(("--total_steps 1", "steps"), ("--num-envs 2", "envs"), ("--env x", "task")),
+        *(("--Task x", "task"), ("--METHOD_NAME x", "method_name"), ("-task x", "task")),
+        *(("--gamma 1", "discount"), ("--dataset x", "pretrain_datasets_path")),
+        *(("--bacth_size 3", "batch_size"), ("--configs DMC2GYM", "dmc2gym")),
+        ("--method_name DisWM", "diswm"),
+    ],
+)  # fmt: skip
+def test_other_names_of_a_flag_are_hints_and_no_more(words, meant):
+    with pytest.raises(UserError, match=re.escape(f"(did you mean '{meant}'?)")):
+        parse(words.split(), methods=METHODS)
+
+
+@pytest.mark.parametrize("word", ["--FINE_TUNE", "--fine-tune", "-fine_tune"])
+def test_a_retired_flag_is_known_in_any_spelling(word):
+    with pytest.raises(UserError, match=f"^{word} is not used here: methods are named"):
+        parse([word, "True"], methods=METHODS)
+
+
 # Values
 
 
@@ -199,6 +226,25 @@ def test_flags_take_what_their_key_takes(words, value):
     found = parse([f"--{name}", *values])[name]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("words", ["3 5", "3,5", "[3,5]", "[3, 5]", "[ 3 ,5 ]", "3, 5", "=[3, 5]"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_list_is_written_as_one_likes(words, quoted):
+    values = [f"--size{words}"] if words[0] == "=" else ["--size", words]
+    if not quoted and words[0] != "=":
+        values = ["--size", *words.split()]
+    assert parse([*values, "--seed", "1"]).size == (3, 5)
+    names = words.replace("3", "image").replace("5", "reward")
+    assert parse([f"--grad_heads={names.removeprefix('=')}"]).grad_heads == ("image", "reward")
+
+
+@pytest.mark.parametrize("words", ["3,,5", "3,", "[]", "", "[3,5", "3;5", "3 [5]", "(3, 5)"])
+def test_a_list_that_is_none_is_refused_as_it_was_given(words):
+    with pytest.raises(
+        UserError, match=r"^--size takes a (list such as 64 64|whole number), not '"
+    ):
+        parse(["--size", words])
 
 
 def test_flags_that_were_given_are_known_whatever_their_values():
@@ -258,7 +304,7 @@ def test_the_registry_imports_what_is_asked_for_and_no_more(presets):
     with pytest.raises(ModuleNotFoundError):
         parse(["--method_name", "absent"], presets, MethodKeys(table))
     with pytest.raises(ModuleNotFoundError):
-        parse(["--help"], presets, MethodKeys(table))
+        parse(["--help", "all"], presets, MethodKeys(table))
     assert agent_class("plain", table) is sys.modules[__name__].Plain
     with pytest.raises(UserError, match=r"^--method_name takes plain, absent, not 'plian' \(did"):
         agent_class("plian", table)
@@ -267,30 +313,6 @@ def test_the_registry_imports_what_is_asked_for_and_no_more(presets):
 def test_every_agent_is_there():
     for name in AGENTS:
         assert issubclass(agent_class(name), Agent)
-
-
-# Help
-
-
-@pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_has_every_key_once_under_its_group(capsys, word):
-    with pytest.raises(SystemExit) as stop:
-        parse(["--configs", "defaults", word], methods={**METHODS, "invented": Keys})
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert text.splitlines()[2].split()[3:] == list(BLOCKS)
-    group, found = "", {}
-    for line in text.splitlines():
-        if re.fullmatch(r"[A-ZΒβ].*:", line):
-            group = line[:-1]
-        elif match := re.match(r"  --(\w+) +(.+) \[.*\]$", line):
-            found[match[1]] = group, match[2]
-    assert list(found) == [*KEYS, "queue_size", "bonus_scale"]
-    for name, described in KEYS.items():
-        assert found[name][0] == described.group
-        assert found[name][1].endswith(described.help)
-    assert found["method_name"][1].startswith("{diswm|dreamerv2|random|invented} ")
-    assert found["queue_size"] == ("Method invented", "{>0} frames to look back on")
 
 
 # What is no configs.yaml

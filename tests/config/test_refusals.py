@@ -30,6 +30,8 @@ TABLES = {
     "": """
 --configs defaults dmc2gim => 'dmc2gim' (did you mean 'dmc2gym'?)
 --configs defaults --batchsize 3 => --batchsize (did you mean 'batch_size'?)
+--configs defaults mien.yaml => --configs mien.yaml: there is no such file
+--lr 3 => --lr (did you mean 'model_lr'?)
 --tsk=dmc_walker_walk => --tsk (did you mean 'task'?)
 --fine_tune True => --fine_tune is not used here: … --method_name
 --domain_name walker => --domain_name … --task
@@ -58,6 +60,8 @@ dmc_walker_walk => 'dmc_walker_walk' … --task
 --device tpu:0 => --device 'tpu:0' … cpu
 --device meta => --device meta … cpu
 --method_name dreamerv2 => --method_name dreamerv2 … --beta_vae … diswm
+--label a/b => --label 'a/b' is to name a folder
+--dataset_name a => --dataset_name is for a pretraining … --label
 --steps 1 => --steps 1 is less than one agent step of 2 frames
 --eval_colors test => --eval_colors goes with --evaluate
 --beta_vae_beta linear(1,2) => --beta_vae_beta … linear(from,to,steps)
@@ -112,6 +116,7 @@ dmc_walker_walk => 'dmc_walker_walk' … --task
 --pretrain_dataset_scale 1.5 => --pretrain_dataset_scale must be above 0 and up to 1
 --pretrain_steps 49 => --pretrain_steps must be at least 50, not 49
 --size 128 128 => --size 128 128 … 64 64
+--dataset_name a/b => --dataset_name 'a/b' is to name a folder
 --eval_colors test => --eval_colors goes with --evaluate
 """,
     "evaluate": """

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from agents.registry import AGENTS, METHODS
-from config.blocks import retired_flags
-from config.schema import CONFIGS, MARKS, Key, Range, key, keys_of, load_keys, read_key, schema_for
+from config.hints import other_names
+from config.ranges import Range
+from config.schema import CONFIGS, MARKS, Key, key, keys_of, load_keys, read_key, schema_for
 from envs import EnvSettings
 from tools import UserError
 
@@ -27,8 +28,11 @@ def test_every_key_is_described_once():
     assert lines == list(KEYS)
     for name in AGENTS:
         assert not set(keys_of(METHODS[name], name)) & set(KEYS)
-    assert not set(retired_flags()) & {key.name for key in EVERY}
-    assert all(len(mend) > 10 for mend in retired_flags().values())
+    names, retired, others = {key.name for key in EVERY}, *map(other_names, ("retired", "keys"))
+    assert not names & set(retired)
+    assert all(len(mend) > 10 for mend in retired.values())
+    assert not (names | set(retired)) & set(others)
+    assert set(others.values()) <= set(KEYS)
 
 
 @everyone(lambda key: True)

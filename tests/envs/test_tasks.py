@@ -70,6 +70,7 @@ def test_names_with_underscores_are_split_where_the_suite_splits_them(name, suit
         ("metaworld_drawer-close-v0", "metaworld_drawer-close-v1"),
         ("gymnasium_Pusher-v4", "gymnasium_Pusher-v5"),
         ("gymnasium_pusher-v5", "gymnasium_Pusher-v5"),
+        ("DMC2GYM_Walker_Walk", "dmc2gym_walker_walk"),
     ],
 )
 def test_unknown_task_names_the_nearest(wrong, nearest):

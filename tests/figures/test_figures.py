@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import imageio.v3 as iio
 import numpy as np
@@ -90,6 +91,19 @@ def test_lines_of_the_curve(run):
     line = axes.get_lines()[0]
     np.testing.assert_array_equal(line.get_xydata(), [[0, 30], [50, 80]])
     assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 50  # where the colours switch
+
+
+def test_variants_have_their_labels_in_the_legend_and_the_table(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text(CONFIG + "label: no_switch\n")
+    runs = [learning_curve.read_run(folder) for folder in (run, other)]
+    [axes] = learning_curve.draw(runs).axes
+    _, legend = axes.get_legend_handles_labels()
+    assert legend == ["diswm, seed 3", "diswm-no_switch, seed 3", "random policy"]
+    learning_curve.write_csv(runs, tmp_path / "curve.csv")
+    rows = csv.DictReader((tmp_path / "curve.csv").read_text().splitlines())
+    assert {row["method"] for row in rows} == {"random", "diswm", "diswm-no_switch"}
 
 
 def test_every_value_is_in_the_picture_below_zero_too(run):

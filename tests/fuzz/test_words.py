@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import config
 from agents.model_configs import check_networks
 from config import Config
-from config.blocks import retired_flags
+from config.hints import other_names
 from logger import read_metrics
 from logger.jsonl import JSONLSink
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
@@ -58,7 +58,7 @@ _WORDS = st.one_of(
 )
 _FLAGS = st.one_of(
     st.sampled_from([f"--{name}" for name in KEYS]),
-    st.sampled_from([f"--{name}" for name in retired_flags()]),
+    st.sampled_from([f"--{name}" for name in other_names("retired")]),
     st.sampled_from(["-h", "--help", "--configs", "--", "---", "--x", "--seed=3", "--seed="]),
     st.builds("--{}={}".format, st.sampled_from(list(KEYS)), _WORDS),
 )

@@ -128,14 +128,14 @@ def wandb_sink(directory, **kwargs):
 
 def test_wandb_gets_everything_and_its_run_id(tmp_path, monkeypatch):
     calls = fake_wandb(monkeypatch)
-    with Logger([wandb_sink(tmp_path, id="abc")], step=8) as logger:
+    with Logger([wandb_sink(tmp_path, id="abc", group="all")], step=8) as logger:
         logger.scalar("a", 1)
         logger.video("v", np.zeros((3, 4, 4, 3)))
         logger.text("t", "1 < 2")
         logger.write()
     (_, _, init), (_, (items,), log), (last, _, _) = calls
     assert (init["mode"], init["id"], init["resume"]) == ("offline", "abc", "allow")
-    assert init["config"] == {"seed": 1}
+    assert (init["group"], init["config"]) == ("all", {"seed": 1})
     assert items == {"a": 1.0, "v": (b"GIF", "gif"), "t": "<pre>1 &lt; 2</pre>"}
     assert (log, last) == ({"step": 8}, "finish")
 
