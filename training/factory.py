@@ -25,13 +25,14 @@ from replay import Replay, row_fields
 from replay.device import place
 from replay.episodes import count_rows
 from tools import UserError, derive_seed, expand_path
+from training.length import switch_frame
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
     """The distractions of an episode that begins after so many agent steps of training."""
-    total = config.steps // config.action_repeat
-    second_half = total > 0 and steps * 2 >= total
-    return variation_for(config.task, split, config.color_distractor, second_half)
+    switch = switch_frame(config)
+    switched = switch is not None and steps * config.action_repeat >= switch
+    return variation_for(config.task, split, config.color_distractor, switched)
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:

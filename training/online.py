@@ -31,7 +31,7 @@ PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the fir
 
 
 class OnlineTrainer(Trainer):
-    """Prefill, then act, learn, evaluate; and the colours change at the midpoint.
+    """Prefill, then act, learn, evaluate; and the colours change at ``--switch_at``.
 
     With ``--overlap`` the environments step while the device trains: the updates that are due come
     between the sending of the next step's actions and its result::

@@ -17,10 +17,9 @@ from replay import Replay
 from replay.episodes import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
+from training.length import PRETRAIN_UNIT
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
-
-PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
 
 class PretrainTrainer(Trainer):

@@ -14,12 +14,14 @@ import numpy as np
 
 from accel.generators import rng_state, set_rng_state
 from accel.runtime import Runtime
-from config import HEAD, Config, check_same
+from agents.registry import METHODS
+from config import HEAD, Config, check_same, load_saved
 from fileio import checkpoints, yaml_files
 from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
 from logger.pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, expand_path
+from training.length import check_length, length_of, settle_switch
 from training.lock import FolderLock
 from training.stop import StopSignal
 
@@ -42,10 +44,11 @@ class RunFolder:
     with :meth:`close`, or with the process.
 
     Args:
-        config: its configuration.
+        config: its configuration, as the command line gives it.
         runtime: where and how it computes.
 
     Attributes:
+        config: that, with what follows from the run's beginning; config.yaml has the last start's.
         folder: where everything lies.
         resumed: the checkpoint's content until the run begins, or None for a new run.
         known: whether an earlier start has been here.
@@ -59,36 +62,50 @@ class RunFolder:
     logger: Logger
 
     def __init__(self, config: Config, runtime: Runtime):
-        self.config, self.runtime = config, runtime
+        self.runtime = runtime
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self.lock, self.stop = FolderLock(self.folder), StopSignal()
         self._notes: list[tuple[str, dict[str, Any]]] = []
-        self.known = (self.folder / CONFIG).exists()
+        self.known, before = (self.folder / CONFIG).exists(), None
         if self.known:
             check_format(self.folder)
             check_same(config, self.folder / CONFIG)
+            before = load_saved(self.folder / CONFIG, METHODS)
         elif checkpoints.find(self.folder):
             raise UserError(
                 f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
                 "another --logdir"
             )
+        self.config = settle_switch(config, before)
         if self.folder.exists():
             self._acquire()
         try:
-            self.resumed, self._damaged = checkpoints.load_newest(self.folder)
-        except UserError as error:
+            self.resumed, self._damaged = self._load(before)
+        except UserError:
             self.close()
-            raise UserError(f"{error}, or choose another --logdir") from None
+            raise
         self.saved = self.resumed["frames"] if self.resumed else None
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
 
+    def _load(self, before: Config | None) -> tuple[Any, list[tuple[Path, str]]]:
+        """The newest checkpoint, None without any, and those that are damaged."""
+        try:
+            state, damaged = checkpoints.load_newest(self.folder)
+        except UserError as error:
+            raise UserError(f"{error}, or choose another --logdir") from None
+        if state is not None and before is not None:
+            check_length(self.config, before, state["frames"])
+        return state, damaged
+
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end in an earlier start."""
-        return self.resumed is not None and self.resumed["finished"]
+        """Whether the run came to its end in an earlier start, and has not been made longer."""
+        if self.resumed is None:
+            return False
+        return self.resumed["finished"] and self.resumed["frames"] >= length_of(self.config)
 
     def note(self, event: str, **fields: Any) -> None:
         """An event to log as soon as the run begins."""
@@ -125,8 +142,8 @@ class RunFolder:
             # There another process may be at work.
             if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
-        if not self.known:
-            self.config.save(self.folder / CONFIG)
+        if not self.known or (self.folder / CONFIG).read_text() != self.config.to_yaml():
+            self.config.save(self.folder / CONFIG)  # what may change is the last start's
         for path, reason in self._damaged:
             moved = quarantine(path, self.folder / "bad", reason)
             text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
