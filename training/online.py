@@ -75,7 +75,7 @@ class OnlineTrainer(Trainer):
             "train",
             spaces.action_size,
             folder=self.own_folder("train"),
-            rows=lambda: expected_rows(c),
+            rows=expected_rows(c),
             background=self.runtime.overlap,
         )
         # The last evaluation's episodes, to draw from.

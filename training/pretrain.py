@@ -34,9 +34,8 @@ class PretrainTrainer(Trainer):
         else:
             given = "offline_traindir"
             source = data.Source(expand_path(c.offline_traindir, "offline_traindir"))
-        self.replay = make_replay(
-            c, runtime, "pretrain", 0, rows=lambda: _expected_rows(c, source.folder)
-        )
+        rows = _expected_rows(c, source.folder)
+        self.replay = make_replay(c, runtime, "pretrain", 0, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = pretrainer_class(c)(c, runtime)
         periods = {
