@@ -57,6 +57,7 @@ class OnlineTrainer(Trainer):
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
+        run.renderer = backend.name
         self.evaluator = Evaluator(c, runtime, run.stop.check)
         self.train_envs = make_envs(c, runtime, c.envs, "train")
         try:

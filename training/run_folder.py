@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from logger.pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, expand_path
 from training.length import check_length, length_of, settle_switch
 from training.lock import FolderLock
+from training.provenance import FILE as PROVENANCE
+from training.provenance import write_start
 from training.stop import StopSignal
 
 CONFIG, CHECKPOINT = "config.yaml", checkpoints.NEWEST
@@ -46,6 +48,7 @@ class RunFolder:
     Args:
         config: its configuration, as the command line gives it.
         runtime: where and how it computes.
+        command: the words behind ``dreamer.py``, for the record.
 
     Attributes:
         config: that, with what follows from the run's beginning; config.yaml has the last start's.
@@ -54,6 +57,7 @@ class RunFolder:
         known: whether an earlier start has been here.
         logger: where to log, once the run has begun.
         meter: means of metrics until the next log line.
+        renderer: what draws the images, if anything does; the loop says.
 
     Raises:
         UserError: the folder cannot be used, is in use, or holds a run of another configuration.
@@ -61,8 +65,9 @@ class RunFolder:
 
     logger: Logger
 
-    def __init__(self, config: Config, runtime: Runtime):
-        self.runtime = runtime
+    def __init__(self, config: Config, runtime: Runtime, command: Sequence[str] = ()):
+        self.runtime, self._command = runtime, command
+        self.renderer: str | None = None
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self.lock, self.stop = FolderLock(self.folder), StopSignal()
@@ -160,6 +165,9 @@ class RunFolder:
             self.logger.event("resume", folder=where, frames=self.resumed["frames"])
         else:
             self.logger.event("start", folder=where)
+        start = write_start(self.folder, self._command, self.runtime.device, self.renderer)
+        told = {name: start[name] for name in ("commit", "modified", "version", "device_name")}
+        self.logger.event("provenance", **told, file=PROVENANCE)
         for event, fields in self._notes:
             self.logger.event(event, **fields)
         self.resumed = None  # it has been taken up, and is large

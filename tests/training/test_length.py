@@ -142,7 +142,10 @@ def test_config_yaml_has_what_the_last_start_was_given(tmp_path, tiny):
         run.close()
         assert (saved.steps, saved.switch_at) == (given.steps, 60)
         assert saved.log_every == given.log_every
-    assert [row["event"] for row in read_metrics(run.folder / "metrics.jsonl")] == ["start"]
+    assert [row["event"] for row in read_metrics(run.folder / "metrics.jsonl")] == [
+        "start",
+        "provenance",
+    ]
 
 
 class Clocks(Trainer):
