@@ -59,6 +59,11 @@ class PretrainTrainer(Trainer):
             UserError: there is none, or one line that names the flag and the mend.
         """
         pretrainer_class(config).check(config)
+        if config.init_from is not None:
+            raise UserError(
+                "--init_from is for an agent, and a pretraining has none: leave it out; larger "
+                "--pretrain_steps make a pretraining longer"
+            )
 
     @property
     def frames(self) -> int:
