@@ -83,6 +83,7 @@ class RunFolder:
                 "another --logdir"
             )
         self.config = settle_switch(config, before)
+        self._changed = before is None or dict(before) != dict(self.config)
         if self.folder.exists():
             self._acquire()
         try:
@@ -147,8 +148,8 @@ class RunFolder:
             # There another process may be at work.
             if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
-        if not self.known or (self.folder / CONFIG).read_text() != self.config.to_yaml():
-            self.config.save(self.folder / CONFIG)  # what may change is the last start's
+        if self._changed:
+            self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
             moved = quarantine(path, self.folder / "bad", reason)
             text = f"{reason}; it is {moved} now, and that of frame {self.saved} takes its place"
