@@ -82,7 +82,7 @@ def run_command(argv: Sequence[str]) -> int:
     if config.evaluate is not None:
         evaluate.evaluate(config, runtime)
         return 0
-    with contextlib.closing(RunFolder(config, runtime)) as run:
+    with contextlib.closing(RunFolder(config, runtime, argv)) as run:
         return train(run)
 
 

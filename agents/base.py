@@ -60,6 +60,20 @@ class Update(NamedTuple):
     skipped: Tensor | None = None
 
 
+class Taken(NamedTuple):
+    """What an agent took of another one; tensors by their names.
+
+    Attributes:
+        tensors: how many it took.
+        fresh: its own that it did not: the other has none of that name, or one of another shape.
+        left_over: the other's that are called like none of its own.
+    """
+
+    tensors: int
+    fresh: list[str]
+    left_over: list[str]
+
+
 class Learner(nn.Module, ABC):
     """Whoever learns from batches; enough for pretraining.
 
@@ -113,6 +127,23 @@ class Learner(nn.Module, ABC):
         Raises:
             ValueError: it does not fit; the text says what.
         """
+
+    def init_from(self, state: Mapping[str, Any]) -> Taken:
+        """Begins with what another agent of this method has learned: its weights, no optimiser.
+
+        The default takes the parameters and buffers that stand at the top of the state under their
+        names, each where the shapes are the same.
+
+        Args:
+            state: what the other's `save_state` returned; tensors lie on the CPU.
+        """
+        given = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        own = self.state_dict()
+        fits = [k for k, mine in own.items() if k in given and given[k].shape == mine.shape]
+        for name in fits:
+            own[name].copy_(given[name])  # where the parameter lies
+        fresh = [name for name in own if name not in fits]
+        return Taken(len(fits), fresh, [name for name in given if name not in own])
 
     def export(self, folder: Path, batch: Batch) -> None:
         """Writes what a second stage starts from, each file whole or not at all; default nothing.

@@ -13,7 +13,7 @@ from torch import Tensor
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
-from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
+from agents.base import Agent, Batch, Metrics, Obs, Spaces, State, Taken
 from agents.learner import GradientLearner
 from agents.model_configs import behavior_config, check_networks, world_model_config
 from agents.optimizer import Optimizer
@@ -151,6 +151,11 @@ class DisWM(GradientLearner, Agent):
         """Everything it is, its teacher too."""
         return {**super().save_state(), "policy": self.policy.save_state()}
 
+    def init_from(self, state: Mapping[str, Any]) -> Taken:
+        """Takes the weights, but no teacher: that is the one it was made with, if any."""
+        taken = super().init_from({**state, "weights": _without_teacher(state["weights"])})
+        return taken._replace(fresh=[name for name in taken.fresh if not name.startswith(TEACHER)])
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `save_state` returned.
 
@@ -162,7 +167,7 @@ class DisWM(GradientLearner, Agent):
         """
         weights, teacher = state["weights"], self.world_model.teacher
         if teacher is None:
-            weights = {k: v for k, v in weights.items() if not k.startswith(TEACHER)}
+            weights = _without_teacher(weights)
         else:
             self._check_teacher(teacher, weights)
         super().load_state({**state, "weights": weights})
@@ -197,6 +202,10 @@ class DreamerV2(DisWM):
                     f"--method_name dreamerv2 is the agent without β-VAE and teacher: leave out "
                     f"--{name} True, or use --method_name diswm"
                 )
+
+
+def _without_teacher(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(TEACHER)}
 
 
 def check_actor(config: Config, spaces: Spaces) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from accel.fallback import Accelerated
 from accel.runtime import Runtime
-from agents.base import Batch, Learner, Metrics, Update
+from agents.base import Batch, Learner, Metrics, Taken, Update
 from agents.optimizer import SKIPPED, Optimizer
 from config import Config
 from fileio.checkpoints import misfit
@@ -142,6 +142,10 @@ class GradientLearner(Learner):
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "updates": self.updates,
         }
+
+    def init_from(self, state: Mapping[str, Any]) -> Taken:
+        """Takes the weights; optimisers and the count of updates begin anew."""
+        return super().init_from(state["weights"])
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `save_state` returned.

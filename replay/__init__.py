@@ -5,6 +5,7 @@
 - buffer.py: Replay, which takes rows and files in, gives batches out, and resumes
 - sampler.py: which slices of which episodes make up a batch
 - storage.py: closed episodes in memory or on disk; device.py: on a GPU
+- room.py: whether there is room for what will come
 - batch.py: the way of a batch to the device that trains
 """
 

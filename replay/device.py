@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from replay.episodes import Fields
+from replay.room import row_size
 from replay.sampler import Slice, resets
 from replay.storage import DiskStorage, HostStorage, Storage
 from tools import UserError
@@ -62,7 +63,7 @@ def place(
     fields: Fields,
     choice: str,
     device: torch.device,
-    rows: Callable[[], int],
+    rows: int,
     folder: Path | None = None,
 ) -> Storage:
     """The storage that ``--replay_device`` asks for; auto is the GPU where the rows fit.
@@ -71,7 +72,7 @@ def place(
         fields: name → (shape of a row, dtype).
         choice: auto, cpu or cuda.
         device: the one that trains.
-        rows: says how many rows are expected.
+        rows: how many are expected.
         folder: where episodes are to lie on disk; None for elsewhere.
 
     Raises:
@@ -81,8 +82,7 @@ def place(
         return DiskStorage(fields, folder)
     if choice == "cpu" or device.type != "cuda":
         return HostStorage(fields)
-    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in fields.values())
-    needed, (free, _) = rows() * row, torch.cuda.mem_get_info(device)
+    needed, (free, _) = rows * row_size(fields), torch.cuda.mem_get_info(device)
     if choice == "auto" and needed > SHARE * free:
         return HostStorage(fields)
     if needed > free:

@@ -113,21 +113,24 @@ class DiskStorage(HostStorage):
         fields: name → (shape of a row, dtype).
         folder: where the files lie; made if it is not there. On a tmpfs rows would be in memory.
 
+    Attributes:
+        folder: as given.
+
     Raises:
         UserError: here, in `push` and `batch`: the folder cannot be used, or its disk is full.
     """
 
     def __init__(self, fields: Fields, folder: Path):
         super().__init__(fields)
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         with self._explained():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = _File(self._folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = _File(self.folder)
 
     def _hold(self, episode: Mapping[str, np.ndarray]) -> tuple[_File, dict[str, int]]:
         with self._explained():
             if self._file.size >= FILE_SIZE or not self._episodes:
-                self._file = _File(self._folder)
+                self._file = _File(self.folder)
             return self._file, {key: self._file.append(episode[key]) for key in self.fields}
 
     def _read(self, held: Any, key: str, first: int, target: np.ndarray) -> None:
@@ -141,7 +144,7 @@ class DiskStorage(HostStorage):
             yield
         except OSError as error:
             raise UserError(
-                f"--cache_dir {self._folder} cannot hold the replay ({error.strerror or error}): "
+                f"--cache_dir {self.folder} cannot hold the replay ({error.strerror or error}): "
                 "give another folder, on a disk with room, or --replay_storage memory"
             ) from error
 

@@ -22,13 +22,12 @@ from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
 from config import Config, distractor_settings, load_saved
 from envs import EnvError, EnvSettings, factories_of
-from fileio import checkpoints
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator
 from training.factory import make_envs, spaces_of
-from training.run_folder import CHECKPOINT, CONFIG, check_format, check_writable
-from training.run_names import is_pretraining
+from training.run_folder import CHECKPOINT, CONFIG, check_writable
+from training.saved_run import load_state, open_run
 
 FOLDER = "evaluations"
 
@@ -50,28 +49,12 @@ def configure(given: Config) -> Config:
         UserError: there is no such run, it has no agent, or a flag does not go with ``--evaluate``
             or its agent.
     """
-    folder = expand_path(given.evaluate, "evaluate")
-    _check_folder(given.evaluate, folder)
-    try:
-        check_format(folder)
-        saved = load_saved(folder / CONFIG, METHODS)
-    except UserError as error:
-        raise UserError(f"--evaluate: {error}") from None
-    if saved.beta_vae_pretrain:
-        raise UserError(
-            f"--evaluate {folder} is a pretraining, which has no agent: give the folder of a "
-            "finetuning that learned from it"
-        )
+    _, saved = open_run("evaluate", given.evaluate)
     if foreign := sorted(given.overrides - given.marked("evaluate")):
         raise UserError(
             f"--{foreign[0]} does not go with --evaluate, which takes the run as it is: give "
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
             "environment"
-        )
-    if not checkpoints.find(folder):
-        raise UserError(
-            f"--evaluate {folder} has no {CHECKPOINT} yet: its run writes one every "
-            f"{saved.checkpoint_every} frames (--checkpoint_every) and when it stops"
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
@@ -84,27 +67,6 @@ def configure(given: Config) -> Config:
     if "device" not in given.overrides:
         config = config.replace(device=_device_here(config.device))
     return config
-
-
-def _check_folder(given: str, folder: Path) -> None:
-    """Checks that this is a run's folder; otherwise names one near it."""
-    if not given or not folder.exists():
-        near = (path.name for path in folder.parent.glob("*") if path.is_dir())
-        hint = nearest(folder.name, near) if given else ""
-        raise UserError(
-            f"--evaluate '{given}': there is no such folder{hint}; give a run's, "
-            "<logdir>/<task>/<method>/seed_<n>"
-        )
-    if folder.is_file():
-        raise UserError(f"--evaluate {folder} is a file: give its run's folder, {folder.parent}")
-    if not (folder / CONFIG).is_file():
-        below = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG)]
-        below = sorted(p.parent for p in below if not is_pretraining(p.absolute().parts[-3]))
-        hint = f": did you mean {below[0]}?" if below else ""
-        raise UserError(
-            f"--evaluate {folder} is no run's folder, it has no {CONFIG}"
-            + (hint or "; give one like <logdir>/<task>/<method>/seed_<n>")
-        )
 
 
 def _device_here(device: str) -> str:
@@ -147,7 +109,8 @@ def play(config: Config, runtime: Runtime) -> Played:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
     """
     path = expand_path(config.evaluate, "evaluate") / CHECKPOINT
-    saved, state = load_saved(path.parent / CONFIG, METHODS), _load(path.parent)
+    saved = load_saved(path.parent / CONFIG, METHODS)
+    state = load_state("evaluate", path.parent)
     steps, start = state["collector"]["steps"], time.monotonic()
     longest = -(-config.time_limit // config.action_repeat)
     rounds = -(-config.eval_episodes // min(config.eval_envs, config.eval_episodes)) * longest
@@ -185,17 +148,6 @@ def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Eva
         for note in evaluator.take_notes():
             what = "its episode is left out" if note["dropped"] else "it was started anew"
             print(f"warning: {note['reason']}; {what}", file=sys.stderr)
-
-
-def _load(folder: Path) -> dict[str, Any]:
-    """The checkpoint of a finetuning, read once: its run may replace it at any time."""
-    try:
-        state, damaged = checkpoints.load_newest(folder)
-    except UserError as error:
-        raise UserError(f"--evaluate: {error}") from None
-    for _, reason in damaged:
-        print(f"warning: {reason}; the one of frame {state['frames']} is taken", file=sys.stderr)
-    return dict(state)
 
 
 def _check_variation(config: Config, variation: str) -> None:

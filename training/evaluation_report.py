@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +16,12 @@ from fileio.atomic import atomic_write
 from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import expand_path
 from training.evaluator import Evaluation
+from training.provenance import versions
 from training.returns import Summary, interval
 from training.run_folder import FPS
 from training.run_names import variant
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
-_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "dm_control", "metaworld")
 
 
 class Played(NamedTuple):
@@ -137,17 +134,9 @@ def record(played: Played) -> dict[str, Any]:
         "device": str(find_device(c.device)),
         "precision": c.precision,
         "renderer": choose_backend().name,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "seconds": round(played.seconds, 3),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def write(played: Played, folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ class Evaluator:
         config: the run's; ``eval_episodes`` episodes, ``eval_envs`` at once.
         runtime: its device.
         tick: called at every step; raises if the run is to stop.
-        of_run: the run's own configuration where ``config`` is another one: its midpoint and its
+        of_run: the run's own configuration where ``config`` is another one: its switch and its
             episodes are meant.
         make_envs: makes the environments, of ``config``, ``runtime``, their number and a split.
     """
@@ -82,7 +82,7 @@ class Evaluator:
 
     def variation(self, steps: int) -> str:
         """The run's own distractions in an evaluation after so many agent steps of training."""
-        repeat = self._of_run.action_repeat  # the midpoint is the run's, however it is evaluated
+        repeat = self._of_run.action_repeat  # the switch is the run's, however it is evaluated
         return variation_at(self._config.replace(action_repeat=repeat), "eval", steps)
 
     def play(

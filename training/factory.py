@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,16 @@ from envs import (
 from replay import Replay, row_fields
 from replay.device import place
 from replay.episodes import count_rows
-from tools import UserError, derive_seed, expand_path
+from replay.room import check_room
+from tools import UserError, derive_seed, expand_path, print_safe
+from training.length import switch_frame
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
     """The distractions of an episode that begins after so many agent steps of training."""
-    total = config.steps // config.action_repeat
-    second_half = total > 0 and steps * 2 >= total
-    return variation_for(config.task, split, config.color_distractor, second_half)
+    switch = switch_frame(config)
+    switched = switch is not None and steps * config.action_repeat >= switch
+    return variation_for(config.task, split, config.color_distractor, switched)
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
@@ -103,7 +104,7 @@ def make_replay(
     *,
     folder: Path | None = None,
     capacity: int | None = None,
-    rows: Callable[[], int] | None = None,
+    rows: int | None = None,
     background: bool = False,
 ) -> Replay:
     """An empty replay.
@@ -115,18 +116,22 @@ def make_replay(
         action_size: A; 0 for action-free data.
         folder: where closed episodes are written; None writes nothing.
         capacity: rows to keep, 0 for all; None is ``--dataset_size``.
-        rows: says how many rows will come; then ``--replay_device`` holds. None keeps them off it.
+        rows: how many will come; then ``--replay_device`` holds, and too little memory is told of.
+            None keeps them off it.
         background: write episodes beside what comes next.
 
     Raises:
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
-            that cannot hold them.
+            or disk that cannot hold them.
     """
     fields = row_fields((*config.size, 1 if config.grayscale else 3), action_size)
-    choice = config.replay_device if rows else "cpu"
+    choice = "cpu" if rows is None else config.replay_device
     cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
+    storage = place(fields, choice, runtime.device, rows or 0, cache)
+    if rows and (line := check_room(storage, rows)):
+        print_safe(f"warning: {line}")  # at once: to load a dataset may take all there is
     return Replay(
-        place(fields, choice, runtime.device, rows or (lambda: 0), cache),
+        storage,
         folder,
         capacity=config.dataset_size if capacity is None else capacity,
         seed=derive_seed(config.seed, "replay", name),

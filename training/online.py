@@ -24,6 +24,7 @@ from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
+from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
 
@@ -31,7 +32,7 @@ PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the fir
 
 
 class OnlineTrainer(Trainer):
-    """Prefill, then act, learn, evaluate; and the colours change at the midpoint.
+    """Prefill, then act, learn, evaluate; and the colours change at ``--switch_at``.
 
     With ``--overlap`` the environments step while the device trains: the updates that are due come
     between the sending of the next step's actions and its result::
@@ -55,17 +56,19 @@ class OnlineTrainer(Trainer):
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
+        source = None if run.resumed else read_source(c)  # at once, as it may not be there
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
+        run.renderer = backend.name
         self.evaluator = Evaluator(c, runtime, run.stop.check)
         self.train_envs = make_envs(c, runtime, c.envs, "train")
         try:
-            self._build(agent_class(c.method_name))
+            self._build(agent_class(c.method_name), source)
         except BaseException:
             self.train_envs.close()
             raise
 
-    def _build(self, method: type[Agent]) -> None:
+    def _build(self, method: type[Agent], source: Source | None) -> None:
         c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
         if c.color_distractor and not has_switch(c.task, c):
             print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
@@ -75,7 +78,7 @@ class OnlineTrainer(Trainer):
             "train",
             spaces.action_size,
             folder=self.own_folder("train"),
-            rows=lambda: expected_rows(c),
+            rows=expected_rows(c),
             background=self.runtime.overlap,
         )
         # The last evaluation's episodes, to draw from.
@@ -86,6 +89,8 @@ class OnlineTrainer(Trainer):
         if self.run.resumed:
             self.resume()
             return
+        if source is not None:
+            begin_from(self.run, self.learner, source)
         if c.offline_traindir:
             load_episodes(self.run, self.replay, "offline_traindir")
         self._clear_the_way()

@@ -17,10 +17,9 @@ from replay import Replay
 from replay.episodes import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
+from training.length import PRETRAIN_UNIT
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
-
-PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
 
 class PretrainTrainer(Trainer):
@@ -35,9 +34,8 @@ class PretrainTrainer(Trainer):
         else:
             given = "offline_traindir"
             source = data.Source(expand_path(c.offline_traindir, "offline_traindir"))
-        self.replay = make_replay(
-            c, runtime, "pretrain", 0, rows=lambda: _expected_rows(c, source.folder)
-        )
+        rows = _expected_rows(c, source.folder)
+        self.replay = make_replay(c, runtime, "pretrain", 0, rows=rows)
         load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
         self.learner = pretrainer_class(c)(c, runtime)
         periods = {
@@ -61,6 +59,11 @@ class PretrainTrainer(Trainer):
             UserError: there is none, or one line that names the flag and the mend.
         """
         pretrainer_class(config).check(config)
+        if config.init_from is not None:
+            raise UserError(
+                "--init_from is for an agent, and a pretraining has none: leave it out; larger "
+                "--pretrain_steps make a pretraining longer"
+            )
 
     @property
     def frames(self) -> int:

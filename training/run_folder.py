@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ import numpy as np
 
 from accel.generators import rng_state, set_rng_state
 from accel.runtime import Runtime
-from config import HEAD, Config, check_same
+from agents.registry import METHODS
+from config import HEAD, Config, check_same, load_saved
 from fileio import checkpoints, yaml_files
 from fileio.atomic import atomic_write, leftovers, quarantine
 from logger import Logger, MeanMeter, make_sinks
 from logger.pictures import encode_gif, encode_png, to_rgb
 from tools import UserError, expand_path
+from training.length import check_length, length_of, settle_switch
 from training.lock import FolderLock
+from training.provenance import FILE as PROVENANCE
+from training.provenance import write_start
 from training.run_names import path_of
 from training.stop import StopSignal
 
@@ -45,15 +49,18 @@ class RunFolder:
     with :meth:`close`, or with the process.
 
     Args:
-        config: its configuration.
+        config: its configuration, as the command line gives it.
         runtime: where and how it computes.
+        command: the words behind ``dreamer.py``, for the record.
 
     Attributes:
+        config: that, with what follows from the run's beginning; config.yaml has the last start's.
         folder: where everything lies.
         resumed: the checkpoint's content until the run begins, or None for a new run.
         known: whether an earlier start has been here.
         logger: where to log, once the run has begun.
         meter: means of metrics until the next log line.
+        renderer: what draws the images, if anything does; the loop says.
 
     Raises:
         UserError: the folder cannot be used, is in use, or holds a run of another configuration.
@@ -61,37 +68,53 @@ class RunFolder:
 
     logger: Logger
 
-    def __init__(self, config: Config, runtime: Runtime):
-        self.config, self.runtime = config, runtime
+    def __init__(self, config: Config, runtime: Runtime, command: Sequence[str] = ()):
+        self.runtime, self._command = runtime, command
+        self.renderer: str | None = None
         self.folder = folder_of(config).absolute()
         check_writable(self.folder, "--logdir", "choose another")
         self.lock, self.stop = FolderLock(self.folder), StopSignal()
         self._notes: list[tuple[str, dict[str, Any]]] = []
-        self.known = (self.folder / CONFIG).exists()
+        self.known, before = (self.folder / CONFIG).exists(), None
         if self.known:
             check_format(self.folder)
             check_same(config, self.folder / CONFIG)
+            before = load_saved(self.folder / CONFIG, METHODS)
         elif checkpoints.find(self.folder):
             raise UserError(
                 f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
                 "another --logdir"
             )
+        self.config = settle_switch(config, before)
+        self._changed = before is None or dict(before) != dict(self.config)
         if self.folder.exists():
             self._acquire()
         try:
-            self.resumed, self._damaged = checkpoints.load_newest(self.folder)
-        except UserError as error:
+            self.resumed, self._damaged = self._load(before)
+        except UserError:
             self.close()
-            raise UserError(f"{error}, or choose another --logdir") from None
+            raise
         self.saved = self.resumed["frames"] if self.resumed else None
         self.meter = MeanMeter()
         if self.resumed:
             self.meter.load_state_dict(self.resumed["meter"])
 
+    def _load(self, before: Config | None) -> tuple[Any, list[tuple[Path, str]]]:
+        """The newest checkpoint, None without any, and those that are damaged."""
+        try:
+            state, damaged = checkpoints.load_newest(self.folder)
+        except UserError as error:
+            raise UserError(f"{error}, or choose another --logdir") from None
+        if state is not None and before is not None:
+            check_length(self.config, before, state["frames"])
+        return state, damaged
+
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end in an earlier start."""
-        return self.resumed is not None and self.resumed["finished"]
+        """Whether the run came to its end in an earlier start, and has not been made longer."""
+        if self.resumed is None:
+            return False
+        return self.resumed["finished"] and self.resumed["frames"] >= length_of(self.config)
 
     def note(self, event: str, **fields: Any) -> None:
         """An event to log as soon as the run begins."""
@@ -128,7 +151,7 @@ class RunFolder:
             # There another process may be at work.
             if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
-        if not self.known:
+        if self._changed:
             self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
             moved = quarantine(path, self.folder / "bad", reason)
@@ -146,6 +169,9 @@ class RunFolder:
             self.logger.event("resume", folder=where, frames=self.resumed["frames"])
         else:
             self.logger.event("start", folder=where)
+        start = write_start(self.folder, self._command, self.runtime.device, self.renderer)
+        told = {name: start[name] for name in ("commit", "modified", "version", "device_name")}
+        self.logger.event("provenance", **told, file=PROVENANCE)
         for event, fields in self._notes:
             self.logger.event(event, **fields)
         self.resumed = None  # it has been taken up, and is large

@@ -151,12 +151,19 @@ class Trainer:
                 "run, or begin again in another --logdir"
             ) from None
         self.updates = state["updates"]
-        for name, clock in self.clocks.items():
-            clock.last = state["clocks"][name]
+        self._wind(state)
         self.nonfinite.load_state(state["nonfinite"])
         self.load_state(state)
         self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.updates)
         self.run.restore_rng()
+
+    def _wind(self, state: Mapping[str, Any]) -> None:
+        """Sets the clocks; one of another period than before goes on from what it answered for."""
+        periods = state.get("periods", {})  # earlier checkpoints have none
+        for name, clock in self.clocks.items():
+            last, period = state["clocks"][name], periods.get(name, clock.period)
+            changed = clock.period > 0 and period != clock.period
+            clock.last = last * period // clock.period if changed else last
 
     def save(self, finished: bool = False) -> None:
         """Writes the checkpoint.
@@ -172,6 +179,7 @@ class Trainer:
                 "nonfinite": self.nonfinite.save_state(),
                 "learner": self.learner.save_state(),
                 "clocks": {name: clock.last for name, clock in self.clocks.items()},
+                "periods": {name: clock.period for name, clock in self.clocks.items()},
             }
             self.run.save(self.frames, finished, {**state, **self.save_state()})
 

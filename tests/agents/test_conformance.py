@@ -113,8 +113,30 @@ def test_a_saved_state_is_data_and_everything_there_is(tiny, method, kind, same)
     if any(value.ndim for value in other.parameters()):
         wider = spaces._replace(action_size=spaces.action_size + 1)
         parsed = config.parse(words(tiny, Path("runs"), method, **(DISCRETE if wider[2] else {})))
+        other = type(agent)(parsed, Runtime.resolve(parsed), wider)
         with pytest.raises(ValueError, match="shape"):
-            type(agent)(parsed, Runtime.resolve(parsed), wider).load_state(agent.save_state())
+            other.load_state(agent.save_state())
+
+
+@pytest.mark.parametrize(("method", "kind"), CASES)
+def test_another_agent_begins_with_what_fits_of_its_weights(tiny, method, kind, same):
+    agent, other, spaces = build(tiny, method, kind), build(tiny, method, kind, 1), SPACES[kind]
+    agent.learn(make_batch(1, spaces=spaces), 1)
+    state, fresh = stored(agent.save_state()), other.save_state().get("optimizers")
+    taken = other.init_from(state)
+    assert (taken.fresh, taken.left_over) == ([], [])
+    assert taken.tensors <= len(other.state_dict())
+    same.values(other.state_dict(), agent.state_dict())
+    same.values(other.save_state().get("optimizers"), fresh)
+    more = DISCRETE if kind == "discrete" else {}
+    parsed = config.parse(words(tiny, Path("runs"), method, **more), methods=METHODS)
+    wider = type(agent)(
+        parsed, Runtime.resolve(parsed), spaces._replace(action_size=spaces.action_size + 1)
+    )
+    before = {name: value.clone() for name, value in wider.state_dict().items()}
+    partly, given = wider.init_from(state), agent.state_dict()
+    for name, value in wider.state_dict().items():
+        same.values(value, before[name] if name in partly.fresh else given.get(name, value), name)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ KILLS = {
 CLOCKED = {"time", "fps", "updates_per_second", "folder", "env_restarts"}
 TIMED = ("seconds_", "share_")
 RESTARTS = {"start", "resume", "renderer", "dataset", "stopped", "set_aside", "finished", "warning"}
-RESTARTS |= {"env_restart"}
+RESTARTS |= {"env_restart", "provenance", "init_from"}
 
 
 class Result(NamedTuple):

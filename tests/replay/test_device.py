@@ -41,13 +41,13 @@ def replay_of(config):
 def test_rows_go_where_they_are_asked_to_and_fit(monkeypatch, tmp_path, choice, device, free, kind):
     """A thousand rows, on a machine whose GPU has so many bytes free."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
-    assert type(place(FIELDS, choice, device, lambda: 1000)) is kind
-    assert type(place(FIELDS, choice, device, lambda: 1000, tmp_path)) is DiskStorage
+    assert type(place(FIELDS, choice, device, 1000)) is kind
+    assert type(place(FIELDS, choice, device, 1000, tmp_path)) is DiskStorage
 
 
 def test_more_rows_than_the_gpu_has_room_for_are_refused_before_they_come(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 31))
-    line = refusal(place, row_fields((64, 64, 3), 2), "cuda", GPU, lambda: 10**6)
+    line = refusal(place, row_fields((64, 64, 3), 2), "cuda", GPU, 10**6)
     assert "does not fit on cuda:0 (it comes to 11.5 GiB, 1.0 are free)" in line
     assert "--replay_device cpu" in line
 
@@ -89,7 +89,7 @@ def test_config_says_where_rows_lie(tmp_path, monkeypatch):
     flags, given = ("cpu", "--replay_storage", "disk"), tmp_path / "given"
     disk = replay_of(parsed(*flags))
     there = replay_of(parsed(*flags, "--cache_dir", given))
-    assert (disk.storage._folder, there.storage._folder) == (tmp_path / ".cache/diswm", given)
+    assert (disk.storage.folder, there.storage.folder) == (tmp_path / ".cache/diswm", given)
     assert len({one.rng_state() for one in (memory, disk, there)}) == 1
 
 

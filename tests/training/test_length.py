@@ -1,0 +1,176 @@
+"""A run that is made longer goes on as one that had been that long from the start."""
+
+import shutil
+
+import pytest
+
+import config
+from accel.runtime import Runtime
+from logger import read_metrics
+from tests.helpers.runs import events, refusal, saved
+from tools import Every
+from training.factory import variation_at
+from training.length import check_length, length_of, settle_switch, switch_frame
+from training.run_folder import RunFolder
+from training.trainer import Trainer
+
+
+def parsed(*flags):
+    return config.parse(["--configs", "defaults", "dmc2gym", *map(str, flags)])
+
+
+@pytest.mark.slow
+def test_a_finished_run_made_longer_equals_one_that_was_that_long(tmp_path, tiny, same, whole):
+    """It ended in the middle of an episode, where the longer one neither logs nor evaluates."""
+    folder = tiny.finish(tiny.finetune(tmp_path, steps=70, switch_at=60))
+    told = [row["ret"] for row in events(folder, "evaluation") if row["step"] == 70]
+    assert len(told) == 1
+    tiny.finish(tiny.finetune(tmp_path))
+    same.values(*(saved(f / "checkpoint.pt") for f in (folder, whole)))
+    mine, theirs = same.episodes(folder), same.episodes(whole)
+    [more] = mine.keys() - theirs.keys()
+    assert "000000070" in more
+    same.values({name: mine[name] for name in theirs}, theirs)
+    assert config.load_saved(folder / "config.yaml").steps == 120
+
+
+@pytest.mark.slow
+def test_a_finished_pretraining_made_longer_equals_one_that_was_that_long(
+    tmp_path, tiny, videos, same
+):
+    runs = {name: tiny.pretrain(tmp_path / name, videos) for name in ("whole", "longer")}
+    tiny.finish([*runs["longer"], "--pretrain_steps", "250"])
+    whole, longer = tiny.finish(runs["whole"]), tiny.finish(runs["longer"])
+    for name in ("checkpoint.pt", "encoder.pt", "rssm.pt"):
+        same.values(*(saved(folder / name) for folder in (whole, longer)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "at"),
+    [
+        ((), 500_000),
+        (("--steps", 110, "--action_repeat", 4), 56),  # 14 of 27 agent steps
+        (("--steps", 110, "--switch_at", 30), 30),
+        (("--steps", 0), None),
+    ],
+)
+def test_the_switch_is_half_of_the_first_length_unless_it_is_given(flags, at):
+    given = parsed(*flags)
+    settled = settle_switch(given, None)
+    assert (switch_frame(given), settled.switch_at) == (at, at)
+    longer = given.replace(steps=10**7, switch_at=None)
+    assert settle_switch(longer, settled).switch_at == at or at is None
+    older = given.replace(switch_at=None)  # from before there was such a key
+    assert settle_switch(longer, older).switch_at == switch_frame(older)
+
+
+def test_episodes_of_the_second_half_begin_at_the_switch():
+    given = parsed("--steps", 110, "--action_repeat", 4, "--color_distractor", True)
+    seen = [variation_at(given, "train", step) for step in range(28)]
+    assert seen == ["train"] * 14 + ["test"] * 14
+    early = given.replace(switch_at=9)
+    assert [variation_at(early, "eval", step) for step in (2, 3)] == ["train", "test"]
+    assert variation_at(given.replace(steps=0), "train", 99) == "train"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "frames", "wanted"),
+    [
+        ({"steps": 120}, {"steps": 60}, 80, "--steps 60: this run has done 80 already"),
+        ({"steps": 0}, {"steps": 60}, 40, "began with --steps 0"),
+        ({}, {"switch_at": 90}, 80, "has done 80 frames under --switch_at 60: leave it out"),
+        ({"switch_at": 90}, {"switch_at": 40}, 80, "under --switch_at 90"),
+        (
+            {"pretrain_steps": 500},
+            {"pretrain_steps": 200},
+            250,
+            "--pretrain_steps 200: this run has done 250 already",
+        ),
+    ],
+)
+def test_what_is_done_cannot_be_undone(before, now, frames, wanted):
+    given = parsed("--steps", 120, "--beta_vae_pretrain", "pretrain_steps" in before)
+    before, now = (given.replace(**changes) for changes in (before, now))
+    line = refusal(check_length, settle_switch(now, before), before, frames)
+    assert wanted in line
+    assert "--logdir" in line
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "frames"),
+    [
+        ({"steps": 120}, {"steps": 240}, 120),
+        ({"steps": 120}, {"steps": 100}, 80),
+        ({"steps": 80}, {"steps": 80}, 84),  # several environments pass it together
+        ({"steps": 0}, {"steps": 0}, 84),
+        ({}, {"switch_at": 90}, 50),
+    ],
+)
+def test_what_is_to_come_may_change(before, now, frames):
+    given = parsed("--steps", 120)
+    before, now = (given.replace(**changes) for changes in (before, now))
+    check_length(settle_switch(now, before), before, frames)
+
+
+def test_only_whole_steps_count():
+    assert length_of(parsed("--steps", 110, "--action_repeat", 4)) == 108
+    flags = ("--beta_vae_pretrain", True, "--pretrain_steps")
+    assert length_of(parsed(*flags, 520)) == 500
+
+
+def test_a_finished_run_is_refused_a_shorter_life_and_changes_nothing(tmp_path, tiny, whole):
+    shutil.copytree(whole.parents[2], tmp_path / "runs", symlinks=True)
+    log = (whole / "metrics.jsonl").read_bytes()
+    result = tiny.run(tiny.finetune(tmp_path / "runs", steps=80))
+    assert result.code == 2
+    assert result.err.startswith("dreamer.py: --steps 80: this run has done 120 already")
+    assert "has finished" in tiny.run(tiny.finetune(tmp_path / "runs")).out
+    assert (tiny.folder(tiny.finetune(tmp_path / "runs")) / "metrics.jsonl").read_bytes() == log
+
+
+def test_config_yaml_has_what_the_last_start_was_given(tmp_path, tiny):
+    seen = []
+    for more in ({}, {}, {"steps": 240, "log_every": 7}):
+        given = config.parse(tiny.finetune(tmp_path, **more))
+        run = RunFolder(given, Runtime.resolve(given))
+        with run:
+            pass
+        run.close()
+        found = config.load_saved(run.folder / "config.yaml")
+        assert (found.steps, found.log_every) == (given.steps, given.log_every)
+        assert found.switch_at == 60
+        with (run.folder / "config.yaml").open("r+") as file:
+            seen.append(file.read().count("# a remark"))
+            file.write("# a remark\n")
+    assert seen == [0, 1, 0]  # what is the same is left as it is
+    assert [row["event"] for row in read_metrics(run.folder / "metrics.jsonl")] == [
+        "start",
+        "provenance",
+    ]
+
+
+class Clocks(Trainer):
+    """A trainer of clocks alone."""
+
+    def __init__(self, **periods):
+        self.clocks = {name: Every(period) for name, period in periods.items()}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "due"),
+    [
+        (10, 10, [50, 60, 70]),  # after 49 frames
+        (10, 20, [60]),
+        (20, 10, [50, 60, 70]),
+        (40, 15, [49, 60, 75]),  # it had answered for 40; 45 lies behind it
+        (0, 30, [49, 60]),
+        (30, 0, []),
+    ],
+)
+def test_a_clock_of_another_period_goes_on(before, now, due):
+    first, then = Clocks(log=before), Clocks(log=now)
+    for frame in range(49):
+        first.clocks["log"].take(frame)
+    state = {"clocks": {"log": first.clocks["log"].last}, "periods": {"log": before}}
+    then._wind(state)
+    assert [frame for frame in range(49, 80) if then.clocks["log"].take(frame)] == due
