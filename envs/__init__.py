@@ -31,6 +31,7 @@ from envs.tasks import (
     parse_task,
     variation_for,
 )
+from envs.trial import check_backgrounds, try_variations
 from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, Pixels, Resumable, Variations
 
@@ -48,6 +49,7 @@ __all__ = [
     "VectorEnv",
     "as_flags",
     "check",
+    "check_backgrounds",
     "choose_backend",
     "episode_seed",
     "factories_of",
@@ -57,6 +59,7 @@ __all__ = [
     "make_env",
     "make_vector",
     "parse_task",
+    "try_variations",
     "used_up",
     "variation_for",
 ]

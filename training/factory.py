@@ -12,12 +12,14 @@ from agents.base import Spaces
 from config import Config
 from data.caching import cache_root
 from envs import (
+    SPLITS,
     EnvError,
     EnvSettings,
     UnknownTask,
     VectorEnv,
     as_flags,
     make_vector,
+    try_variations,
     used_up,
     variation_for,
 )
@@ -32,6 +34,22 @@ def variation_at(config: Config, split: str, steps: int) -> str:
     total = config.steps // config.action_repeat
     second_half = total > 0 and steps * 2 >= total
     return variation_for(config.task, split, config.color_distractor, second_half)
+
+
+def check_variations(config: Config) -> None:
+    """Checks that each variation that the episodes of a run will have can be drawn.
+
+    Raises:
+        UserError: one cannot; a line names it, or the flags that are wrong.
+    """
+    halves = (False, True) if config.steps else (False,)
+    splits = SPLITS if config.steps and config.eval_every else SPLITS[:1]
+    names = [
+        variation_for(config.task, split, config.color_distractor, second_half)
+        for split in splits
+        for second_half in halves
+    ]
+    try_variations(config.task, list(dict.fromkeys(names)), EnvSettings.within(config))
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
@@ -55,8 +73,10 @@ def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> Vect
             notes.append({"env": -1, "reason": str(error), "steps": 0, "dropped": False})
 
 
-def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
-    """``n`` environments as the configuration describes them.
+def make_envs(
+    config: Config, runtime: Runtime, n: int, split: str, variation: str | None = None
+) -> VectorEnv:
+    """``n`` environments as the configuration describes them, first in that variation.
 
     Those to train in, where their steps overlap with updates, have worker processes even if there
     is one alone.
@@ -71,7 +91,13 @@ def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv
         workers = "process"
     try:
         envs = make_vector(
-            config.task, n, workers=workers, split=split, timeout=config.env_timeout, **settings
+            config.task,
+            n,
+            workers=workers,
+            split=split,
+            variation=variation,
+            timeout=config.env_timeout,
+            **settings,
         )
         # The first frame shows what building does not, a camera that is not there for one. No
         # number of the run depends on it: episodes follow from their own seeds.

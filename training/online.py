@@ -23,7 +23,14 @@ from replay.episodes import Episode, clear_halves, read_episode, save_episode, s
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
-from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
+from training.factory import (
+    check_variations,
+    expected_rows,
+    make_envs,
+    make_replay,
+    spaces_of,
+    variation_at,
+)
 from training.run_folder import RunFolder, check_writable
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
 
@@ -57,6 +64,7 @@ class OnlineTrainer(Trainer):
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
+        check_variations(c)
         self.evaluator = Evaluator(c, runtime, run.stop.check)
         self.train_envs = make_envs(c, runtime, c.envs, "train")
         try:
