@@ -112,7 +112,16 @@ def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, 
     return {name: given for name, given in kwargs.items() if given is not None}
 
 
+_TASKS = _table()
+_ENDLESS = frozenset(_TASKS.values())
+
 SUITES = (
-    Suite("dmc", _table(), plain_factories),
-    Suite("dmc2gym", _table(), distracting_factories, reads=COMMON | DISTRACTION_SETTINGS),
+    Suite("dmc", _TASKS, plain_factories, endless=_ENDLESS),
+    Suite(
+        "dmc2gym",
+        _TASKS,
+        distracting_factories,
+        reads=COMMON | DISTRACTION_SETTINGS,
+        endless=_ENDLESS,
+    ),
 )

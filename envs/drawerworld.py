@@ -246,12 +246,15 @@ def _set_table(spec: Any, texture: str) -> None:
     table.data = image.tobytes()
 
 
+_TASKS = {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS}
+
 SUITES = (
     Suite(
         "metaworld",
-        {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS},
+        _TASKS,
         factories,
         switch_texture,
         reads=COMMON | TEXTURE_SETTINGS,
+        endless=frozenset(_TASKS.values()),
     ),
 )

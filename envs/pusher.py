@@ -152,4 +152,12 @@ def _clip(action: np.ndarray) -> np.ndarray:
 
 _COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
 
-SUITES = (Suite("gymnasium", _tasks(), factories, reads=COMMON | _COLORS),)
+SUITES = (
+    Suite(
+        "gymnasium",
+        _tasks(),
+        factories,
+        reads=COMMON | _COLORS,
+        endless=frozenset({(PUSHER,)}),
+    ),
+)
