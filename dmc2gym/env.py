@@ -46,10 +46,10 @@ class DMCEnv(gymnasium.Env):
         camera_id: Camera of the model, -1 for MuJoCo's free camera. `None`: 0, or 2 for the
             quadruped.
         frame_skip: Control steps per step, all with the same action.
-        episode_length: Control steps after which an episode is truncated. The task's own time
-            limit, 1000 control steps but for `lqr`, may come first.
+        episode_length: Control steps after which an episode is truncated, the suite's own 1000
+            by default.
         environment_kwargs: Arguments of dm_control's `Environment`.
-        time_limit: The task's own time limit in seconds.
+        time_limit: The task's own limit in seconds, which may come first; `None` for none.
         channels_first: Observe [3, H, W] rather than [H, W, 3].
         colour_kwargs: `color_kwargs` of the distractions under its other spelling.
         render_mode: `'rgb_array'` or `None`.
@@ -98,7 +98,7 @@ class DMCEnv(gymnasium.Env):
             task_name,
             seed=seed,
             camera_id=camera_id,
-            task_kwargs=None if time_limit is None else {"time_limit": time_limit},
+            task_kwargs={"time_limit": float("inf") if time_limit is None else time_limit},
             environment_kwargs=environment_kwargs,
             visualize_reward=visualize_reward,
             **distractions,

@@ -26,7 +26,7 @@ from envs import (
 from replay import Replay, row_fields
 from replay.device import place
 from replay.episodes import count_rows
-from tools import UserError, derive_seed, expand_path
+from tools import UserError, derive_seed, expand_path, print_safe
 
 
 def variation_at(config: Config, split: str, steps: int) -> str:
@@ -50,6 +50,18 @@ def check_variations(config: Config) -> None:
         for second_half in halves
     ]
     try_variations(config.task, list(dict.fromkeys(names)), EnvSettings.within(config))
+
+
+def note_short(config: Config) -> None:
+    """Says so if a run may end where its learning begins, as a whole episode is played before."""
+    c = config
+    episode = 0 if c.offline_traindir else -(-c.time_limit // c.action_repeat) * c.envs
+    if 0 < c.steps // c.action_repeat <= max(c.prefill, episode) and (c.pretrain or c.train_steps):
+        print_safe(
+            f"note: --steps {c.steps} may end where learning begins: before it come --prefill "
+            f"{c.prefill} agent steps and a whole episode (--time_limit {c.time_limit} frames), "
+            f"then --pretrain {c.pretrain} updates, and the run has finished"
+        )
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:

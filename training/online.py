@@ -28,6 +28,7 @@ from training.factory import (
     expected_rows,
     make_envs,
     make_replay,
+    note_short,
     spaces_of,
     variation_at,
 )
@@ -111,6 +112,7 @@ class OnlineTrainer(Trainer):
                 "frames"
             )
         check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        note_short(config)
         for flag in ("traindir", "evaldir"):
             if config[flag]:
                 check_writable(

@@ -60,3 +60,24 @@ def test_an_evaluation_that_cannot_be_drawn_does_not_begin(tiny, whole, folders)
         [line] = result.err.splitlines()
         assert line.startswith(f"dreamer.py: --{name} ")
         assert wrong in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "short"),
+    [
+        ("--steps 20 --prefill 2", True),
+        ("--steps 1000 --prefill 2", True),
+        ("--steps 1002 --prefill 2", False),
+        ("--steps 1002 --prefill 501", True),
+        ("--steps 1002 --prefill 2 --envs 2", True),
+        ("--steps 20 --prefill 2 --time_limit 10", False),
+        ("--steps 20 --prefill 2 --offline_traindir here", False),
+        ("--steps 0 --prefill 2", False),
+        ("--steps 20 --pretrain 0 --train_steps 0", False),
+    ],
+)
+def test_a_run_that_ends_where_learning_begins_is_noted(capsys, flags, short):
+    factory.note_short(parse(flags.split()))
+    noted = capsys.readouterr().err
+    assert noted.startswith(f"note: --steps {flags.split()[1]} may end") == short
+    assert noted.count("\n") == short
