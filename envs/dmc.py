@@ -12,7 +12,7 @@ import gymnasium as gym
 
 import distracting_control
 import dmc2gym
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import DISTRACTION_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 

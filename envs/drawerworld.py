@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import TEXTURE_SETTINGS, EnvSettings
 from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw

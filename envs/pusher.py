@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.wrappers import RescaleAction, TransformAction
 
 from distracting_control.color import ColorSettings, color_boxes
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext

@@ -16,8 +16,7 @@ from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
 from config import Config
-from envs import has_switch
-from envs.rendering import choose_backend
+from envs import choose_backend, has_switch
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from tools import Every, UserError, check_folder, derive_seed, expand_path
@@ -63,7 +62,7 @@ class OnlineTrainer(Trainer):
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
-        backend = choose_backend()
+        backend = choose_backend(device=c.device)
         run.note("renderer", name=backend.name, why=backend.why)
         check_variations(c)
         self.evaluator = Evaluator(c, runtime, run.stop.check)
