@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dm_env
 import numpy as np
 
-from distracting_control.base import (
-    AS_TRAIN,
-    Distraction,
-    RandomLike,
-    Settings,
-    Strength,
-    setting,
-)
+from distracting_control.base import AS_TRAIN, Distraction, RandomLike, Settings, Strength, setting
 from distracting_control.videos import find_videos, open_video
 
 if TYPE_CHECKING:

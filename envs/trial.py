@@ -127,9 +127,9 @@ def _count(
 
 
 def _read(path: Path, flags: str) -> None:
-    """Reads the first frame of a video."""
+    """Reads the first frame of a video: of a movie no other one, and images only when asked for."""
     try:
-        Video(path, 8, max_frames=1)[0]
+        Video(path, 8, max_frames=512 if path.is_dir() else 1)[0]
     except Exception as error:  # decoders have exceptions of their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{flags}: {path} cannot be read: {reason}") from error
