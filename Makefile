@@ -43,7 +43,7 @@ $(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.run
 
 # MuJoCo draws through EGL on a GPU and through OSMesa without one.
 gl: $(VENV)/.run
-	@$(PY) -c 'from envs.rendering import choose_backend; choose_backend()' 2>/dev/null \
+	@$(PY) -c 'from envs import choose_backend; choose_backend()' 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	       && apt-get update -qq && apt-get install -y -qq libosmesa6; } \
 	  || { echo "headless rendering needs a GL library: sudo apt-get install libosmesa6"; exit 1; }

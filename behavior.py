@@ -193,12 +193,24 @@ class ActorCritic(nn.Module):
         return following, (action, log_prob, policy.entropy())
 
     def targets(
-        self, world_model: WorldModel, imagined: Imagination, scales: LossScales
+        self,
+        world_model: WorldModel,
+        imagined: Imagination,
+        scales: LossScales,
+        first: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """λ-returns [H, N] for actor and for critic, discount weights [H+1, N], rewards [H+1, N].
 
         The reward of state t was received on arriving there, so target t counts it: it is what
         the critic of state t predicts.
+
+        Args:
+            world_model: what the states were imagined with.
+            imagined: the states.
+            scales: 0-d tensors.
+            first: the starts' own discounts [N], γ·(1 − terminal), where the data tells them and
+                the model predicts the others. What is imagined from a terminal start, after which
+                nothing comes, weighs nothing.
         """
         c = self.config
         reward = world_model.reward(imagined.feat).mode()[..., 0]  # [H+1, N]
@@ -207,6 +219,10 @@ class ActorCritic(nn.Module):
         else:
             # The head was trained on γ·(1 − terminal): its mean already holds γ.
             discount = world_model.discount(imagined.feat).mean[..., 0]
+        ones = torch.ones_like(discount[:1])
+        if first is not None:
+            discount = torch.cat([first[None], discount[1:]])
+            ones = ones * (first > 0)
         total = reward[:-1]
         if c.future_entropy:
             total = total + scales["actor_entropy"] * imagined.entropy
@@ -221,7 +237,6 @@ class ActorCritic(nn.Module):
             slow: lambda_return(total, v[:-1], discount[:-1], v[-1], c.discount_lambda)
             for slow, v in by_critic.items()
         }
-        ones = torch.ones_like(discount[:1])
         cumulative = torch.cumprod(torch.cat([ones, discount[:-1]]), 0).detach()
         return returns[c.slow_actor_target], returns[c.slow_value_target], cumulative, reward
 

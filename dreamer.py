@@ -29,8 +29,7 @@ from accel.runtime import Runtime
 from agents.model_configs import check_networks
 from agents.pretrained import export_predictor
 from config import Config
-from envs import UnknownTask
-from envs.rendering import RenderingError
+from envs import RenderingError, UnknownTask
 from replay.device import check_device
 from tools import Diverged, UserError, derive_seed, print_safe
 from training import evaluate

@@ -94,8 +94,7 @@ class DisWM(GradientLearner, Agent):
         self.policy.sync()
 
     def draw_noise(self, batch: int, length: int) -> AgentNoise:
-        starts = batch * (length - self.config.pred_discount)
-        imagine = self.behavior.draw_noise(self.world_model, starts)
+        imagine = self.behavior.draw_noise(self.world_model, batch * length)
         return AgentNoise(self.world_model.draw_noise(batch, length), imagine)
 
     def before_update(self) -> None:
@@ -111,18 +110,27 @@ class DisWM(GradientLearner, Agent):
         metrics = self.optimizers["model"].step(loss)
         metrics |= outputs.metrics | log_names(outputs.terms, scales)
         skip = metrics["skipped_model"]
-        return metrics | self._learn_behavior(outputs.post, scales, noise.imagine, skip)
+        discount = None if self.world_model.discount is None else batch["discount"]
+        return metrics | self._learn_behavior(outputs.post, scales, noise.imagine, discount, skip)
 
     def _learn_behavior(
-        self, post: State, scales: LossScales, noise: ImagineNoise, skip: Tensor | None = None
+        self,
+        post: State,
+        scales: LossScales,
+        noise: ImagineNoise,
+        discount: Tensor | None = None,
+        skip: Tensor | None = None,
     ) -> Metrics:
+        """Actor and critic learn from every row of a batch; ``discount`` [B, T] is its own."""
         c, model, behavior = self.config, self.world_model, self.behavior
-        rows = slice(None, -1) if c.pred_discount else slice(None)  # the last row may be terminal
-        start = {k: v[:, rows].detach().flatten(0, 1) for k, v in post.items()}
+        start = {k: v.detach().flatten(0, 1) for k, v in post.items()}
+        first = None if discount is None else discount.flatten()
         # Gradients pass through the model and the critic to the actions, and stop nowhere else.
         with frozen([*model.parameters(), *behavior.value.parameters()]), self.autocast():
             imagined = behavior.rollout(model, start, noise)
-            for_actor, for_value, cumulative, reward = behavior.targets(model, imagined, scales)
+            for_actor, for_value, cumulative, reward = behavior.targets(
+                model, imagined, scales, first
+            )
             actor_loss = behavior.actor_loss(model, imagined, for_actor, cumulative, scales)
         with self.autocast():
             value_loss = behavior.value_loss(imagined.feat, for_value, cumulative)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import networks
 from behavior import BehaviorConfig
 from config import Config
+from envs import ends_early
 from heads import ActorConfig, HeadConfig
 from models import PredictorConfig, WorldModelConfig
 from networks import ImageConfig
 from rssm import RSSMConfig
-from tools import is_zero
+from tools import is_on, is_zero
 
 
 def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
@@ -46,7 +47,7 @@ def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
 def world_model_config(config: Config, chunk_size: int = 0) -> WorldModelConfig:
     """A world model's."""
     c, discount = config, None
-    if c.pred_discount:
+    if is_on(c.pred_discount, ends_early(c.task)):
         discount = HeadConfig(c.discount_layers, c.units, c.act, "binary")
     reward = HeadConfig(c.reward_layers, c.units, c.act)
     return WorldModelConfig(predictor_config(c, chunk_size), reward, discount, c.action_num_gap)

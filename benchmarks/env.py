@@ -29,8 +29,7 @@ import config
 from benchmarks.settings import look, split
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
-from envs import EnvSettings, UnknownTask, make_vector, parse_task
-from envs.rendering import choose_backend
+from envs import EnvSettings, UnknownTask, choose_backend, make_vector, parse_task
 from tools import UserError
 
 TASKS = (

@@ -13,8 +13,8 @@ stacks them. They must lie under whatever renders pixels.
 A new distraction is one file here: a subclass of `Distraction` and its `Settings`, a frozen
 dataclass whose fields are configuration keys. `load` then takes `<name>_kwargs` for it.
 
-Importing this package does not load MuJoCo; the first `load` does. Set `MUJOCO_GL` (`egl`, `osmesa`
-or `glfw`) before that: dm_control chooses its renderer when it is imported.
+Importing this package does not load MuJoCo; the first `load` does, and chooses OpenGL before it
+unless `MUJOCO_GL` (`egl`, `osmesa` or `glfw`) says which, see `rendering`.
 """
 
 from distracting_control.background import DistractingBackground, background_preset

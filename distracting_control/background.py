@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dm_env
 import numpy as np
 
-from distracting_control.base import Distraction, RandomLike, Settings, Strength, setting
+from distracting_control.base import AS_TRAIN, Distraction, RandomLike, Settings, Strength, setting
 from distracting_control.videos import find_videos, open_video
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class BackgroundSettings(Settings):
         background_num_videos: Use only the first so many; None leaves it to the difficulty.
     """
 
-    background_dataset_path: str | None = setting(None, test=None)
+    background_dataset_path: str | None = setting(None, test=AS_TRAIN)
     background_dataset_videos: str | tuple[str, ...] = setting("train", test="val")
     background_ground_plane_alpha: float | None = setting(None)
     background_num_videos: int | None = setting(None)

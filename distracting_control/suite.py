@@ -11,6 +11,7 @@ import dm_env
 
 from distracting_control.base import DIFFICULTIES, task_random
 from distracting_control.registry import distractions
+from distracting_control.rendering import settle_backend
 
 Kwargs = Mapping[str, Any]
 
@@ -52,18 +53,17 @@ def load(
 
     Raises:
         FileNotFoundError: If the background's folder is missing or empty.
+        RenderingError: If `MUJOCO_GL` cannot work here.
         TypeError: If there is no such argument.
         ValueError: If the task does not exist, or the settings contradict each other.
     """
-    from dm_control import suite  # it chooses OpenGL
+    settle_backend()
+    from dm_control import suite
 
     _check(difficulty, kwargs)
     if background_dataset_path is not None and kwargs.get("background_kwargs") is None:
         kwargs["background_kwargs"] = {}
-    videos = {
-        "dataset_path": background_dataset_path,
-        "dataset_videos": background_dataset_videos,
-    }
+    videos = {"dataset_path": background_dataset_path, "dataset_videos": background_dataset_videos}
     own = {"camera": {"camera_id": camera_id}, "background": videos}
     chosen = _chosen(domain_name, difficulty, dynamic, seed, own, kwargs)
     if visualize_reward and "color" in chosen:

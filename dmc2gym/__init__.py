@@ -5,7 +5,12 @@
 
 Importing this package registers an id `dmc2gym/<domain>_<task>-v1` for every task; an id takes
 the keyword arguments of `make`. The ids come from a table in `registration.py`, so that importing
-neither loads MuJoCo nor chooses a renderer: `MUJOCO_GL` may be set until the first env is made.
+neither loads MuJoCo nor chooses a renderer. The first env that is made does, unless `MUJOCO_GL`
+says which (see `distracting_control.rendering`).
+
+A process that was forked from one that has drawn cannot draw, so spawn those of a vector:
+
+    gymnasium.make_vec(..., vectorization_mode="async", vector_kwargs={"context": "spawn"})
 """
 
 from dmc2gym.registration import env_id, make, register_gym, register_gymnasium, tasks

@@ -12,6 +12,7 @@ import numpy as np
 from dm_control.mujoco import Camera
 
 import distracting_control
+from dmc2gym.contexts import free, own_context
 from dmc2gym.spaces import ActionScale, flat_state, state_space
 
 Kwargs = Mapping[str, Any]
@@ -46,10 +47,10 @@ class DMCEnv(gymnasium.Env):
         camera_id: Camera of the model, -1 for MuJoCo's free camera. `None`: 0, or 2 for the
             quadruped.
         frame_skip: Control steps per step, all with the same action.
-        episode_length: Control steps after which an episode is truncated. The task's own time
-            limit, 1000 control steps but for `lqr`, may come first.
+        episode_length: Control steps after which an episode is truncated, the suite's own 1000
+            by default.
         environment_kwargs: Arguments of dm_control's `Environment`.
-        time_limit: The task's own time limit in seconds.
+        time_limit: The task's own limit in seconds, which may come first; `None` for none.
         channels_first: Observe [3, H, W] rather than [H, W, 3].
         colour_kwargs: `color_kwargs` of the distractions under its other spelling.
         render_mode: `'rgb_array'` or `None`.
@@ -98,7 +99,7 @@ class DMCEnv(gymnasium.Env):
             task_name,
             seed=seed,
             camera_id=camera_id,
-            task_kwargs=None if time_limit is None else {"time_limit": time_limit},
+            task_kwargs={"time_limit": float("inf") if time_limit is None else time_limit},
             environment_kwargs=environment_kwargs,
             visualize_reward=visualize_reward,
             **distractions,
@@ -125,7 +126,7 @@ class DMCEnv(gymnasium.Env):
             self.observation_space = state_space(self._env.observation_spec().values())
 
     def _make_renderer(self, height: int, width: int, camera_id: int) -> None:
-        physics = self._env.physics
+        self._physics = physics = self._env.physics
         if not -1 <= camera_id < physics.model.ncam:
             raise ValueError(
                 f"camera_id must be between -1 and {physics.model.ncam - 1}, not {camera_id}"
@@ -136,7 +137,7 @@ class DMCEnv(gymnasium.Env):
         self._image_shape, self._camera_id = (height, width), camera_id
         self._camera: Camera | None = None
         # Runs once, on close() or when the env is collected; at exit it would come too late.
-        self._free = weakref.finalize(self, physics.free)
+        self._free = weakref.finalize(self, free, physics)
         self._free.atexit = False
 
     def reset(
@@ -227,11 +228,14 @@ class DMCEnv(gymnasium.Env):
 
     def _draw(self) -> np.ndarray:
         """A view of the renderer's own buffer, uint8 [H, W, 3], valid until the next drawing."""
-        physics = self._env.physics  # asked for each time: this brings the distractions up to date
-        if self._camera is None:
-            # Kept, because dm_control's `physics.render` builds a new scene for every image.
-            self._camera = Camera(physics, *self._image_shape, camera_id=self._camera_id)
-        return self._camera.render()
+        with own_context(self._physics):
+            physics = (
+                self._env.physics
+            )  # asked for each time: it brings the distractions up to date
+            if self._camera is None:
+                # Kept, because dm_control's `physics.render` builds a new scene for every image.
+                self._camera = Camera(physics, *self._image_shape, camera_id=self._camera_id)
+            return self._camera.render()
 
     def _info(self, discount: float, control_steps: int) -> dict[str, Any]:
         return {

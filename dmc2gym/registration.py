@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium
 
+from distracting_control.rendering import settle_backend
+
 # The tasks of dm_control 1.0.28, written down so that registering them need not import it.
 _TASKS = {
     "acrobot": "swingup swingup_sparse",
@@ -56,9 +58,11 @@ def make(domain_name: str, task_name: str, **kwargs: Any) -> gymnasium.Env:
         The environment, without any of Gymnasium's wrappers.
 
     Raises:
+        RenderingError: If `MUJOCO_GL` names an OpenGL that cannot work here.
         ValueError: If there is no such task; the nearest one is named.
     """
-    from dmc2gym.env import DMCEnv
+    settle_backend()
+    from dmc2gym.env import DMCEnv  # it imports dm_control, which reads that choice
 
     domain_name = _SHORT.get(domain_name, domain_name)
     _check_exists(domain_name, task_name)

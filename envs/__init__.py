@@ -5,7 +5,7 @@ A new suite is a file that defines a :class:`envs.suites.Suite`, and its name in
 ``envs.tasks.SUITES``. A new distraction is a file of ``distracting_control`` and its keys.
 
 Importing this package imports no simulator: that waits for the first environment, because
-OpenGL must be chosen before (see :mod:`envs.rendering`).
+OpenGL must be chosen before (see :mod:`distracting_control.rendering`).
 """
 
 import functools
@@ -15,22 +15,24 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.wrappers import GrayscaleObservation, TransformObservation
 
+from distracting_control.rendering import Backend, RenderingError, choose_backend
 from envs.checks import as_flags, check
 from envs.errors import EnvError
 from envs.recovery import in_a_line, used_up
-from envs.rendering import Backend, RenderingError, choose_backend
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS
 from envs.tasks import (
     SUITES,
     Task,
     UnknownTask,
+    ends_early,
     factories_of,
     has_switch,
     known_tasks,
     parse_task,
     variation_for,
 )
+from envs.trial import check_backgrounds, try_variations
 from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, Pixels, Resumable, Variations
 
@@ -48,7 +50,9 @@ __all__ = [
     "VectorEnv",
     "as_flags",
     "check",
+    "check_backgrounds",
     "choose_backend",
+    "ends_early",
     "episode_seed",
     "factories_of",
     "has_switch",
@@ -57,6 +61,7 @@ __all__ = [
     "make_env",
     "make_vector",
     "parse_task",
+    "try_variations",
     "used_up",
     "variation_for",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.settings import EnvSettings
-from envs.tasks import SUITES, parse_task
+from envs.tasks import SUITES, factories_of, parse_task
 from tools import UserError, check_folder
 
 
@@ -21,13 +21,16 @@ def check(config: Mapping[str, Any]) -> None:
         UserError: A setting is out of range, or a folder is not there; one line names the flag.
         UnknownTask: There is no such task; one line with the nearest one.
     """
-    try:
-        EnvSettings.within(config)
-    except ValueError as error:
-        raise UserError(as_flags(str(error))) from None
     parse_task(config["task"])
     evaluates = config["evaluate"] is not None
-    if evaluates or not config["beta_vae_pretrain"]:  # a pretraining plays nothing
+    plays = evaluates or not config["beta_vae_pretrain"]
+    try:
+        settings = EnvSettings.within(config)
+        if plays:
+            factories_of(config["task"], settings)  # do they fit together?
+    except ValueError as error:
+        raise UserError(as_flags(str(error))) from None
+    if plays:
         for flag in ("background_dataset_path", "test_background_dataset_path"):
             check_folder(config[flag], flag, "*")
         if not evaluates:

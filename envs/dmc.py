@@ -12,7 +12,7 @@ import gymnasium as gym
 
 import distracting_control
 import dmc2gym
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import DISTRACTION_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
@@ -112,7 +112,16 @@ def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, 
     return {name: given for name, given in kwargs.items() if given is not None}
 
 
+_TASKS = _table()
+_ENDLESS = frozenset(_TASKS.values())
+
 SUITES = (
-    Suite("dmc", _table(), plain_factories),
-    Suite("dmc2gym", _table(), distracting_factories, reads=COMMON | DISTRACTION_SETTINGS),
+    Suite("dmc", _TASKS, plain_factories, endless=_ENDLESS),
+    Suite(
+        "dmc2gym",
+        _TASKS,
+        distracting_factories,
+        reads=COMMON | DISTRACTION_SETTINGS,
+        endless=_ENDLESS,
+    ),
 )

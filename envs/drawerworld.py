@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import TEXTURE_SETTINGS, EnvSettings
 from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
@@ -246,12 +246,15 @@ def _set_table(spec: Any, texture: str) -> None:
     table.data = image.tobytes()
 
 
+_TASKS = {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS}
+
 SUITES = (
     Suite(
         "metaworld",
-        {f"{name}-{version}": (name, version) for name in NAMES for version in VERSIONS},
+        _TASKS,
         factories,
         switch_texture,
         reads=COMMON | TEXTURE_SETTINGS,
+        endless=frozenset(_TASKS.values()),
     ),
 )

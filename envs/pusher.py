@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.wrappers import RescaleAction, TransformAction
 
 from distracting_control.color import ColorSettings, color_boxes
-from envs.rendering import software_shadow_size
+from distracting_control.rendering import software_shadow_size
 from envs.settings import EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext
@@ -152,4 +152,12 @@ def _clip(action: np.ndarray) -> np.ndarray:
 
 _COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
 
-SUITES = (Suite("gymnasium", _tasks(), factories, reads=COMMON | _COLORS),)
+SUITES = (
+    Suite(
+        "gymnasium",
+        _tasks(),
+        factories,
+        reads=COMMON | _COLORS,
+        endless=frozenset({(PUSHER,)}),
+    ),
+)

@@ -54,6 +54,8 @@ class Suite:
             ``info['control_steps']``. Two variations that look alike share one thunk.
         variation_for: ``(split, color_distractor, second_half)`` → variation.
         reads: Names of the settings that can change anything here.
+        endless: Identities of the tasks whose episodes end by the time limit alone, so that there
+            is nothing to learn of their ends.
     """
 
     prefix: str
@@ -61,3 +63,4 @@ class Suite:
     factories: Callable[[tuple[str, ...], EnvSettings], Factories]
     variation_for: Callable[[str, bool, bool], str] = switch_at_midpoint
     reads: frozenset[str] = COMMON
+    endless: frozenset[tuple[str, ...]] = frozenset()

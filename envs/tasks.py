@@ -94,5 +94,15 @@ def has_switch(task: str, settings: Mapping[str, Any]) -> bool:
     return factories[first] is not factories[second]
 
 
+def ends_early(task: str) -> bool:
+    """Whether episodes of a task can end before their time limit.
+
+    Raises:
+        UnknownTask: If there is no such task.
+    """
+    suite, identity = parse_task(task)
+    return identity not in SUITES[suite].endless
+
+
 def _likeness(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, other.lower(), one.lower()).ratio()

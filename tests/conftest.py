@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from envs.rendering import RenderingError, choose_backend
+from envs import RenderingError, choose_backend
 from tests.helpers import runs
 from tests.helpers.runs import Same, Tiny
 

@@ -21,10 +21,10 @@ from accel.runtime import Runtime, find_device
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
 from config import Config, distractor_settings, load_saved
-from envs import EnvError, EnvSettings, factories_of
+from envs import EnvError, EnvSettings, check_backgrounds, choose_backend, factories_of
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
-from training.evaluator import Evaluation, Evaluator
+from training.evaluator import Evaluation, Evaluator, own_variation
 from training.factory import make_envs, spaces_of
 from training.run_folder import CHECKPOINT, CONFIG, check_writable
 from training.saved_run import load_state, open_run
@@ -114,11 +114,13 @@ def play(config: Config, runtime: Runtime) -> Played:
     steps, start = state["collector"]["steps"], time.monotonic()
     longest = -(-config.time_limit // config.action_repeat)
     rounds = -(-config.eval_episodes // min(config.eval_envs, config.eval_episodes)) * longest
+    variation = config.eval_colors or own_variation(config, saved, steps)
+    _check_variation(config, variation)
+    choose_backend(device=config.device)
+    make = functools.partial(make_envs, variation=variation)
     with tqdm(total=rounds, disable=None) as bar:
-        evaluator = Evaluator(config, runtime, bar.update, of_run=saved, make_envs=make_envs)
+        evaluator = Evaluator(config, runtime, bar.update, of_run=saved, make_envs=make)
         with contextlib.closing(evaluator):
-            variation = config.eval_colors or evaluator.variation(steps)
-            _check_variation(config, variation)
             agent = _load_agent(config, runtime, spaces_of(evaluator.envs), state["learner"], path)
             if not state["updates"]:
                 print("note: this agent has made no update yet", file=sys.stderr)
@@ -151,12 +153,14 @@ def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Eva
 
 
 def _check_variation(config: Config, variation: str) -> None:
-    names = factories_of(config.task, EnvSettings.within(config))
+    settings = EnvSettings.within(config)
+    names = factories_of(config.task, settings)
     if variation not in names:
         raise UserError(
             f"--eval_colors takes {', '.join(names)} for {config.task}, not '{variation}'"
             + nearest(variation, names)
         )
+    check_backgrounds(config.task, [variation], settings)
 
 
 def _load_agent(

@@ -11,7 +11,7 @@ import numpy as np
 
 from accel.runtime import find_device
 from config import Config
-from envs.rendering import choose_backend
+from envs import choose_backend
 from fileio.atomic import atomic_write
 from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
 from tools import expand_path

@@ -80,11 +80,6 @@ class Evaluator:
             self._envs = self._make(c, self._runtime, min(c.eval_envs, c.eval_episodes), "eval")
         return self._envs
 
-    def variation(self, steps: int) -> str:
-        """The run's own distractions in an evaluation after so many agent steps of training."""
-        repeat = self._of_run.action_repeat  # the switch is the run's, however it is evaluated
-        return variation_at(self._config.replace(action_repeat=repeat), "eval", steps)
-
     def play(
         self,
         policy: Policy,
@@ -109,7 +104,7 @@ class Evaluator:
         c, lost = self._config, set[int]()
         first = steps * self._of_run.eval_episodes
         seeds = [episode_seed(c.seed, "eval", first + i) for i in range(c.eval_episodes)]
-        variation = variation or self.variation(steps)
+        variation = variation or own_variation(c, self._of_run, steps)
         with scratch_rng(derive_seed(c.seed, "evaluation", steps), self._runtime.device):
             episodes = play_episodes(
                 self.envs, policy, seeds, variation, images, tick=self._tick, lost=lost.add
@@ -126,6 +121,14 @@ class Evaluator:
         """Closes the environments."""
         if self._envs is not None:
             self._envs.close()
+
+
+def own_variation(config: Config, of_run: Config, steps: int) -> str:
+    """The distractions of an evaluation after so many agent steps of the run ``of_run``.
+
+    Its midpoint is the run's, however often ``config`` repeats actions.
+    """
+    return variation_at(config.replace(action_repeat=of_run.action_repeat), "eval", steps)
 
 
 def play_episodes(

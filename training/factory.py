@@ -11,12 +11,14 @@ from agents.base import Spaces
 from config import Config
 from data.caching import cache_root
 from envs import (
+    SPLITS,
     EnvError,
     EnvSettings,
     UnknownTask,
     VectorEnv,
     as_flags,
     make_vector,
+    try_variations,
     used_up,
     variation_for,
 )
@@ -33,6 +35,34 @@ def variation_at(config: Config, split: str, steps: int) -> str:
     switch = switch_frame(config)
     switched = switch is not None and steps * config.action_repeat >= switch
     return variation_for(config.task, split, config.color_distractor, switched)
+
+
+def check_variations(config: Config) -> None:
+    """Checks that each variation that the episodes of a run will have can be drawn.
+
+    Raises:
+        UserError: one cannot; a line names it, or the flags that are wrong.
+    """
+    halves = (False, True) if config.steps else (False,)
+    splits = SPLITS if config.steps and config.eval_every else SPLITS[:1]
+    names = [
+        variation_for(config.task, split, config.color_distractor, second_half)
+        for split in splits
+        for second_half in halves
+    ]
+    try_variations(config.task, list(dict.fromkeys(names)), EnvSettings.within(config))
+
+
+def note_short(config: Config) -> None:
+    """Says so if a run may end where its learning begins, as a whole episode is played before."""
+    c = config
+    episode = 0 if c.offline_traindir else -(-c.time_limit // c.action_repeat) * c.envs
+    if 0 < c.steps // c.action_repeat <= max(c.prefill, episode) and (c.pretrain or c.train_steps):
+        print_safe(
+            f"note: --steps {c.steps} may end where learning begins: before it come --prefill "
+            f"{c.prefill} agent steps and a whole episode (--time_limit {c.time_limit} frames), "
+            f"then --pretrain {c.pretrain} updates, and the run has finished"
+        )
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
@@ -56,8 +86,10 @@ def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> Vect
             notes.append({"env": -1, "reason": str(error), "steps": 0, "dropped": False})
 
 
-def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:
-    """``n`` environments as the configuration describes them.
+def make_envs(
+    config: Config, runtime: Runtime, n: int, split: str, variation: str | None = None
+) -> VectorEnv:
+    """``n`` environments as the configuration describes them, first in that variation.
 
     Those to train in, where their steps overlap with updates, have worker processes even if there
     is one alone.
@@ -72,7 +104,13 @@ def make_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv
         workers = "process"
     try:
         envs = make_vector(
-            config.task, n, workers=workers, split=split, timeout=config.env_timeout, **settings
+            config.task,
+            n,
+            workers=workers,
+            split=split,
+            variation=variation,
+            timeout=config.env_timeout,
+            **settings,
         )
         # The first frame shows what building does not, a camera that is not there for one. No
         # number of the run depends on it: episodes follow from their own seeds.

@@ -16,14 +16,21 @@ from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
 from config import Config
-from envs import has_switch
-from envs.rendering import choose_backend
+from envs import choose_backend, has_switch
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
-from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
+from training.factory import (
+    check_variations,
+    expected_rows,
+    make_envs,
+    make_replay,
+    note_short,
+    spaces_of,
+    variation_at,
+)
 from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
@@ -57,9 +64,10 @@ class OnlineTrainer(Trainer):
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         source = None if run.resumed else read_source(c)  # at once, as it may not be there
-        backend = choose_backend()
+        backend = choose_backend(device=c.device)
         run.note("renderer", name=backend.name, why=backend.why)
         run.renderer = backend.name
+        check_variations(c)
         self.evaluator = Evaluator(c, runtime, run.stop.check)
         self.train_envs = make_envs(c, runtime, c.envs, "train")
         try:
@@ -108,6 +116,7 @@ class OnlineTrainer(Trainer):
                 "frames"
             )
         check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        note_short(config)
         for flag in ("traindir", "evaldir"):
             if config[flag]:
                 check_writable(

@@ -248,7 +248,7 @@ def test_the_world_models_terms_and_gradients_do_not_know_of_chunks(beta_vae, ch
     results = []
     for size in (chunk, 10**6):
         teacher = make_predictor(seed=1) if beta_vae else None
-        model = make_model(teacher, beta_vae=beta_vae, grad_heads=heads, pred_discount=True)
+        model = make_model(teacher, beta_vae=beta_vae, grad_heads=heads, pred_discount="True")
         for part in filter(None, (model, teacher)):
             part.encoder.chunk_size = size
         torch.manual_seed(1)

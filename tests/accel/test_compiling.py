@@ -51,7 +51,7 @@ def assert_near(one, other):
         torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-7)
 
 
-OTHERS = {"dyn_discrete": 3, "imag_gradient": "both", "pred_discount": True, "image_chunk": 4}
+OTHERS = {"dyn_discrete": 3, "imag_gradient": "both", "pred_discount": "True", "image_chunk": 4}
 OTHERS |= {"dyn_cell": "gru", "dyn_temp_post": False, "actor_dist": "onehot", "kl_forward": True}
 OTHERS |= {"value_head": "huber", "future_entropy": True, "precision": "bf16", "beta_vae": False}
 

@@ -19,7 +19,7 @@ META = torch.device("meta")
 # What a method needs beside its defaults; and others of its settings, each with changes of its own.
 NEEDS = {"dreamerv2": {"beta_vae": False}}
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
-OTHERS = [("diswm", DISCRETE | {"pred_discount": True})]
+OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 OTHERS += [("diswm", {"opt": "momentum", "actor_dist": "tanh_normal"})]
 CLASSES = {name: agent_class(name) for name in sorted(AGENTS)}
 STAGES = {kept.pretrainer for kept in CLASSES.values()} - {None}

@@ -178,7 +178,7 @@ CASES = [
     # what differs, and whether a state is loaded in the middle
     ({"teacher": True}, True),
     ({"actor_dist": "tanh_normal"}, False),  # its entropy draws within the update
-    ({"imag_gradient": "both", "dyn_discrete": 3, "pred_discount": True}, False),
+    ({"imag_gradient": "both", "dyn_discrete": 3, "pred_discount": "True"}, False),
     ({"opt": "adamax"}, True),
     ({"opt": "momentum", "slow_target_fraction": 0.3}, False),
     ({"overlap": "True", "image_chunk": 3}, True),
@@ -249,7 +249,7 @@ def test_an_update_draws_nothing_once_its_noise_is_drawn(dist, changes):
     assert draws(make_agent(actor_dist=dist, **changes)) is (dist in ESTIMATED)
 
 
-OTHERS = [{"beta_vae": False}, {"imag_sample": False}, {"pred_discount": True}]
+OTHERS = [{"beta_vae": False}, {"imag_sample": False}, {"pred_discount": "True"}]
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)

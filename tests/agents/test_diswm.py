@@ -8,7 +8,7 @@ from accel.runtime import compute_dtype
 from agents.learner import loss_scales
 from tests.helpers.models import copied as copy
 from tests.helpers.models import equal as same
-from tests.helpers.models import make_agent, make_batch, make_config
+from tests.helpers.models import make_agent, make_batch, make_config, make_model
 
 B, T = 2, 4
 
@@ -66,7 +66,7 @@ def test_every_weight_follows_the_schedule_of_its_key():
 
 def test_the_models_loss_is_the_weighted_sum_of_what_is_logged(tiny):
     flags = {"kl_scale": "linear(1,0,90000)", "beta_vae_beta": "linear(0,0.1,45000)"}
-    flags |= {"pred_discount": True, "discount_scale": 5.0, "reward_scale": 2.0}
+    flags |= {"pred_discount": "True", "discount_scale": 5.0, "reward_scale": 2.0}
     agent = make_agent(teacher=tiny.teacher, imag_gradient="both", **flags)
     update = agent.learn(make_batch(), 22_500)
     m = {name: float(value) for name, value in update.metrics.items()}
@@ -133,20 +133,57 @@ def test_behaviour_learning_leaves_the_model_alone(tiny, gradient, slow):
     assert [p.requires_grad for p in agent.world_model.parameters()] == expected
 
 
-def test_pred_discount_starts_from_all_but_the_last_row():
-    for discounted, rows in ((False, T), (True, T - 1)):
-        agent, starts = make_agent(pred_discount=discounted), []
-        rollout = agent.behavior.rollout
+def test_with_pred_discount_no_dream_begins_at_an_episodes_end():
+    batch = make_batch()
+    ends = torch.zeros(B, T, dtype=torch.bool)
+    ends[-1, T // 2 - 1] = ends[0, -1] = True  # before another episode's first row, and at last
+    batch["discount"][ends] = 0.0
+    for choice in ("True", "False"):
+        agent, seen = make_agent(pred_discount=choice), []
+        targets = agent.behavior.targets
 
-        def catch(model, start, noise, rollout=rollout, starts=starts):
-            starts.append(start)
-            return rollout(model, start, noise)
+        def catch(*args, targets=targets, seen=seen):
+            seen.append(targets(*args))
+            return seen[-1]
 
-        agent.behavior.rollout = catch
-        post, scales, noise = terms_of(agent, make_batch())
-        agent._learn_behavior(post, scales, noise)
-        expected = post["stoch"][:, :rows].reshape(B * rows, -1)
-        assert torch.equal(starts[0]["stoch"], expected)
+        agent.behavior.targets = catch
+        agent.learn(batch, 0)
+        [(_, _, weights, _)] = seen
+        begins = ~ends if choice == "True" else torch.ones_like(ends)
+        assert torch.equal(weights[0].reshape(B, T), begins.float())
+        # The first discount is the data's, so every other start weighs γ from there on.
+        torch.testing.assert_close(weights[1].reshape(B, T), 0.99 * begins)
+
+
+def test_auto_predicts_the_discount_where_episodes_end_early():
+    hopper = {"task": "gymnasium_Hopper-v5"}
+    for changes, learned in (
+        ({}, False),
+        (hopper, True),
+        (hopper | {"pred_discount": "False"}, False),
+        ({"pred_discount": "True"}, True),
+    ):
+        assert (make_model(**changes).discount is not None) == learned
+
+
+def test_the_ends_of_episodes_are_learned():
+    """A light that goes out, when the episode ends."""
+    alone = {"image_scale": "0", "kl_scale": "0", "beta_vae": False}  # nothing else is wanted
+    agent = make_agent(pred_discount="True", model_lr=1e-2, grad_heads=("discount",), **alone)
+    steps, batch = torch.arange(T), make_batch()
+    batch["image"] = (85 * (T - 1 - steps)).to(torch.uint8).reshape(1, T, 1, 1, 1)
+    batch["image"] = batch["image"].repeat(B, 1, 64, 64, 3)
+    batch["discount"] = (steps < T - 1).float().repeat(B, 1)
+    data = agent.prepare(batch)
+    scales = dict(zip(agent.schedules, agent._scales_at(0).unbind(), strict=True))
+    for _ in range(40):
+        noise = agent.world_model.draw_noise(B, T)
+        outputs = agent.world_model.terms(data, scales, noise)
+        agent.optimizers["model"].step(agent.world_model.loss(outputs.terms, scales))
+    feat = agent.world_model.rssm.get_feat(outputs.post)
+    discount = agent.world_model.discount(feat).mean[..., 0]
+    assert (discount[:, -1] < 0.2).all()
+    assert (discount[:, :-1] > 0.8).all()
 
 
 @pytest.mark.parametrize("part", ["model", "actor", "value"])

@@ -97,13 +97,14 @@ def test_truncated_at_the_time_limit(make, frame_skip, taken, limit):
             env.step(env.action_space.sample())
 
 
-def test_suite_episodes_last_1000_control_steps(make):
-    env = make("cartpole", "balance", frame_skip=4)
+@pytest.mark.parametrize(("length", "expected"), [({}, 250), ({"episode_length": 1100}, 275)])
+def test_episodes_last_1000_control_steps_or_as_long_as_asked(make, length, expected):
+    env = make("cartpole", "balance", frame_skip=4, **length)
     env.reset()
     steps = 1
     while not env.step(np.zeros(1, np.float32))[3]:
         steps += 1
-    assert steps == 250
+    assert steps == expected
 
 
 def test_terminated_where_dm_control_ends_with_discount_zero(make):

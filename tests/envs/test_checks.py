@@ -47,6 +47,14 @@ def test_settings_out_of_range_are_refused_in_a_line(flags, line):
         assert str(caught.value) == line
 
 
+def test_settings_that_do_not_fit_together_are_refused_in_a_line():
+    with pytest.raises(UserError, match=r"^--test_camera is on but nothing says how far it moves"):
+        envs.check(Given(test_camera=True))
+    envs.check(Given(test_camera=True, test_difficulty="easy"))
+    envs.check(Given("dmc_walker_walk", test_camera=True))  # which has no distractions
+    envs.check(Given(test_camera=True, beta_vae_pretrain=True))  # which plays nothing
+
+
 def test_a_task_that_is_not_there_is_refused():
     with pytest.raises(UnknownTask, match="did you mean 'dmc2gym_walker_walk'"):
         envs.check(Given("dmc2gym_walker_wlak"))

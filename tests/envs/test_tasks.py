@@ -39,6 +39,22 @@ def test_every_task_of_the_suite_is_known_and_no_other(prefix):
 
 
 @pytest.mark.parametrize(
+    ("task", "early"),
+    [
+        ("dmc_walker_walk", False),
+        ("dmc2gym_cup_catch", False),
+        ("gymnasium_Pusher-v5", False),
+        ("gymnasium_Hopper-v5", True),
+        ("gymnasium_InvertedPendulum-v5", True),
+        ("metaworld_drawer-open-v1", False),
+        ("metaworld_reach-v3", False),
+    ],
+)
+def test_whose_episodes_can_end_before_their_time(task, early):
+    assert envs.ends_early(task) == early
+
+
+@pytest.mark.parametrize(
     ("name", "suite", "identity"),
     [
         ("dmc2gym_walker_walk", "dmc2gym", ("walker", "walk")),

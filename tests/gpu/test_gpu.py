@@ -145,7 +145,7 @@ CASES = [
     {},
     {"beta_vae": False},
     {"actor_dist": "tanh_normal"},  # its entropy draws inside the recording
-    {"dyn_discrete": 4, "imag_gradient": "both", "pred_discount": True},
+    {"dyn_discrete": 4, "imag_gradient": "both", "pred_discount": "True"},
 ]
 
 

@@ -117,12 +117,12 @@ def make_behavior(actor=None, slope=0.0, **changes):
     return behavior
 
 
-def run(behavior, world=None, **scales):
+def run(behavior, world=None, first=None, **scales):
     """One imagination from z = 0.1, 0.2, … → dream, targets' answer, actor loss."""
     world, start = world or World(), {"z": torch.tensor([[0.1], [0.2], [0.3]])}
     scales = {k: torch.tensor(v) for k, v in (SCALES | scales).items()}
     dream = behavior.rollout(world, start, behavior.draw_noise(world, N))
-    targets = behavior.targets(world, dream, scales)
+    targets = behavior.targets(world, dream, scales, first)
     loss = behavior.actor_loss(world, dream, targets[0], targets[2], scales)
     return dream, targets, loss
 
@@ -199,6 +199,28 @@ def test_discount_weights_are_cumulative_and_constant():
     assert not cumulative.requires_grad
     expected = finite_differences(lambda a: -(weights[: H - 1] * parts(a)[0][1:]).mean(), actions)
     np.testing.assert_allclose(grad_of(loss, script.means), expected, atol=1e-6)
+
+
+def test_the_first_discount_is_the_datas_and_nothing_follows_a_terminal_start():
+    script, first = Script(), torch.tensor([GAMMA, 0.0, GAMMA])
+    behavior = make_behavior(script, 1.5)
+    world = World(lambda z: 0.5 + 0.1 * z)
+    dream, (target, _, cumulative, _), loss = run(behavior, world, first)
+    z = dream.feat[..., 0].detach().double().numpy()
+    d = np.concatenate([first.double().numpy()[None], 0.5 + 0.1 * z[1:]])
+    expected = brute_force_return(z[:-1], 1.5 * z, d[:-1], LAMBDA)
+    np.testing.assert_allclose(target.detach(), expected, rtol=1e-5)
+    assert target[0, 1] == dream.feat[0, 1, 0]  # the terminal state's own reward
+    weights = np.stack([np.prod(d[:t], 0) for t in range(H + 1)])
+    weights[:, 1] = 0
+    np.testing.assert_allclose(cumulative, weights, rtol=1e-5)
+    value_loss = behavior.value_loss(dream.feat, target, cumulative)
+    other = target.detach().clone()
+    other[:, 1] += 5
+    torch.testing.assert_close(behavior.value_loss(dream.feat, other, cumulative), value_loss)
+    grad = grad_of(loss, script.means).reshape(H, N)
+    assert (grad[:-1, [0, 2]] != 0).all()
+    assert (grad[:, 1] == 0).all()
 
 
 @pytest.mark.parametrize("actor_slow", [True, False])

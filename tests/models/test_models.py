@@ -57,7 +57,7 @@ def test_float_image():
 
 
 def test_every_term_against_its_own_definition():
-    model, batch = make_model(pred_discount=True), make_batch()
+    model, batch = make_model(pred_discount="True"), make_batch()
     batch["discount"] = 0.99 * (batch["reward"] > 0)
     pixels = float_image(batch["image"])
     encoded = model.encode(pixels)
@@ -202,7 +202,7 @@ def test_terms_draw_nothing_and_every_part_of_the_noise_counts(changes):
 
 @pytest.mark.parametrize("heads", [("image",), ("reward",), ("image", "reward", "discount")])
 def test_grad_heads_decide_whose_gradient_reaches_the_rssm(heads):
-    model = make_model(pred_discount=True, grad_heads=heads)
+    model = make_model(pred_discount="True", grad_heads=heads)
     terms = run(model).terms
     own = {"image": model.decoder, "reward": model.reward, "discount": model.discount}
     for name, head in own.items():
@@ -245,7 +245,7 @@ def test_action_num_gap_appends_zeros():
 
 @pytest.mark.parametrize(("grayscale", "beta_vae"), [(True, True), (True, False), (False, False)])
 def test_models_by_their_flags(grayscale, beta_vae):
-    model = make_model(grayscale=grayscale, beta_vae=beta_vae, pred_discount=False)
+    model = make_model(grayscale=grayscale, beta_vae=beta_vae, pred_discount="False")
     batch = make_batch()
     batch["image"] = batch["image"][..., : 1 if grayscale else 3]
     terms = run(model, batch).terms

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from envs import rendering
-from envs.rendering import RenderingError, choose_backend
+from distracting_control import rendering
+from distracting_control.rendering import RenderingError, choose_backend, settle_backend
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def machine(monkeypatch):
         for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
             monkeypatch.setenv(name, "")  # so that it is put back afterwards
             monkeypatch.delenv(name)
+        monkeypatch.delitem(sys.modules, "dm_control._render", raising=False)
         if mujoco_gl is not None:
             monkeypatch.setenv("MUJOCO_GL", mujoco_gl)
         monkeypatch.setattr(rendering, "_has_nvidia", lambda: nvidia)
@@ -72,10 +73,67 @@ def test_mujoco_gl_is_respected(machine):
     assert "MUJOCO_GL" in backend.why
 
 
-def test_glfw_of_a_desktop_is_left_alone(machine):
+def test_glfw_of_a_desktop_is_left_alone(machine, monkeypatch):
     machine(mujoco_gl="glfw")
+    monkeypatch.setenv("DISPLAY", ":0")
     assert choose_backend().name == "glfw"
     assert "PYOPENGL_PLATFORM" not in os.environ
+
+
+def test_glfw_without_a_display_is_refused(machine, monkeypatch):
+    machine(mujoco_gl="glfw", libraries=("egl",))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for choose in (choose_backend, settle_backend):
+        with pytest.raises(RenderingError, match=r"^MUJOCO_GL=glfw .* unset MUJOCO_GL, or set it"):
+            choose()
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "given", "expected"),
+    [
+        ("cuda:1", None, None, "1"),
+        ("cuda:1", "0, 3", None, "3"),  # CUDA's second one is the machine's fourth
+        ("cuda:0", "GPU-8f2a", None, None),  # EGL does not know it by that name
+        ("cuda:7", None, None, None),  # of four
+        ("cuda:1", None, "2", "2"),
+        ("auto", None, None, None),
+        ("cpu", None, None, None),
+    ],
+)
+def test_egl_draws_on_the_gpu_of_the_networks(
+    machine, monkeypatch, device, visible, given, expected
+):
+    for name, value in (("MUJOCO_EGL_DEVICE_ID", given), ("CUDA_VISIBLE_DEVICES", visible)):
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(rendering, "_count_egl_devices", lambda: 4)
+    for nvidia, libraries in ((False, ("osmesa", "egl")), (False, ("egl",)), (True, ("egl",))):
+        machine(nvidia, libraries)
+        choose_backend(device=device)
+        found = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+        assert found == (expected if nvidia else given)
+
+
+def test_what_may_never_draw_needs_no_opengl(machine):
+    machine()
+    settle_backend()
+    assert "MUJOCO_GL" not in os.environ
+    machine(libraries=("osmesa",), mujoco_gl="off")
+    settle_backend()
+    assert os.environ["MUJOCO_GL"] == "off"
+
+
+def test_settling_leaves_dm_controls_choice_and_does_not_mind_mujocos(machine, monkeypatch):
+    machine(libraries=("egl",), imported={"mujoco": "glfw"})
+    monkeypatch.setitem(sys.modules, "dm_control._render", object())
+    settle_backend()
+    assert "MUJOCO_GL" not in os.environ
+    monkeypatch.delitem(sys.modules, "dm_control._render")
+    settle_backend()
+    assert os.environ["MUJOCO_GL"] == os.environ["PYOPENGL_PLATFORM"] == "egl"
 
 
 def test_request_beats_mujoco_gl(machine):
@@ -105,18 +163,26 @@ def test_too_late_a_choice_is_an_error(machine):
         choose_backend()
 
 
-def test_what_mujoco_and_dm_control_are_bound_to_is_read_off_the_modules():
+def test_what_mujoco_and_dm_control_are_bound_to_is_chosen_before_the_first_environment():
     code = (
-        "from envs import rendering\n"
+        "import distracting_control\n"
+        "from distracting_control import rendering\n"
         "print(rendering._imported_backends())\n"
-        "import mujoco, dm_control.mujoco\n"
+        "distracting_control.load('cartpole', 'balance')\n"
         "print(rendering._imported_backends())\n"
     )
+    chosen = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    unset = {name: value for name, value in os.environ.items() if name not in chosen}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", code],
+        env=unset,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     before, after = done.stdout.splitlines()
-    own = choose_backend().name  # what the child inherits
+    own = rendering._find(rendering._has_nvidia()).name
     assert before == "{}"
     assert after == str({"mujoco": own, "dm_control": own})
 

@@ -1,7 +1,8 @@
 """Which OpenGL draws the images: chosen once, before MuJoCo is imported.
 
 MuJoCo, dm_control and PyOpenGL read ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` when they are
-imported and never again, so the choice has to come first. Nothing here imports them.
+imported and never again, so the choice has to come first. Nothing here imports them. Whoever makes
+an environment with this package or with ``dmc2gym`` alone need not choose: `settle_backend` does.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import ctypes.util
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ _HARMLESS = frozenset({"glfw", "glx", "on", "enable", "enabled", "true", "1"})
 _DISABLED = frozenset({"off", "disable", "disabled", "false", "0"})
 _LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
 _PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 SOFTWARE_SHADOW_SIZE = 1024
 _NVIDIA = ("/dev/nvidiactl", "/proc/driver/nvidia")
 
@@ -42,7 +45,7 @@ class Backend:
     software: bool
 
 
-def choose_backend(requested: str | None = None) -> Backend:
+def choose_backend(requested: str | None = None, device: str = "auto") -> Backend:
     """Settles ``MUJOCO_GL`` and ``PYOPENGL_PLATFORM`` for this process and its children.
 
     In order: what is ``requested``; what ``MUJOCO_GL`` says; EGL on an NVIDIA GPU; OSMesa;
@@ -50,6 +53,8 @@ def choose_backend(requested: str | None = None) -> Backend:
 
     Args:
         requested: ``'egl'`` or ``'osmesa'`` to insist on one; None to find out.
+        device: Where networks live. On ``'cuda:N'`` EGL draws on that GPU, too, unless
+            ``MUJOCO_EGL_DEVICE_ID`` names another one.
 
     Returns:
         The backend; the two variables are set in ``os.environ``.
@@ -58,20 +63,28 @@ def choose_backend(requested: str | None = None) -> Backend:
         RenderingError: If the library is missing, the name is not known, or MuJoCo or
             dm_control was already imported with another backend.
     """
-    nvidia = _has_nvidia()
-    named = requested or os.environ.get("MUJOCO_GL", "").strip().lower()
-    if named:
-        origin = "was asked for" if requested else "is what MUJOCO_GL says"
-        backend = Backend(_check_named(named), f"{named} {origin}", _is_software(named, nvidia))
-    else:
-        backend = _find(nvidia)
+    backend = _resolve(requested)
     _check_imported(backend.name)
-    os.environ["MUJOCO_GL"] = backend.name
-    if backend.name in _LIBRARIES:
-        os.environ["PYOPENGL_PLATFORM"] = backend.name
-    if backend.name == "osmesa":
-        _load_triton()
+    _set(backend.name)
+    if backend.name == "egl" and not backend.software:
+        _draw_on(device)
     return backend
+
+
+def settle_backend() -> None:
+    """As :func:`choose_backend`, before dm_control is imported for what may never be drawn.
+
+    What is settled stays: dm_control's own choice where it was imported, and rendering that
+    ``MUJOCO_GL`` turns off. That there is no library to draw with shows when something is drawn.
+
+    Raises:
+        RenderingError: If ``MUJOCO_GL`` names a backend that cannot work here.
+    """
+    named = _named()
+    if "dm_control._render" in sys.modules or named in _DISABLED:
+        return
+    if named or any(_loads(name) for name in _LIBRARIES):
+        _set(_resolve(None).name)
 
 
 def software_shadow_size(given: int | None) -> int | None:
@@ -88,6 +101,29 @@ def software_shadow_size(given: int | None) -> int | None:
     """
     backend = choose_backend()
     return SOFTWARE_SHADOW_SIZE if given is None and backend.software else given
+
+
+def _named() -> str:
+    """The backend that ``MUJOCO_GL`` names, or nothing."""
+    return os.environ.get("MUJOCO_GL", "").strip().lower()
+
+
+def _resolve(requested: str | None) -> Backend:
+    """The backend to take."""
+    nvidia = _has_nvidia()
+    if named := requested or _named():
+        origin = "was asked for" if requested else "is what MUJOCO_GL says"
+        return Backend(_check_named(named), f"{named} {origin}", _is_software(named, nvidia))
+    return _find(nvidia)
+
+
+def _set(name: str) -> None:
+    """Tells this process and its children."""
+    os.environ["MUJOCO_GL"] = name
+    if name in _LIBRARIES:
+        os.environ["PYOPENGL_PLATFORM"] = name
+    if name == "osmesa":
+        _load_triton()
 
 
 def _find(nvidia: bool) -> Backend:
@@ -108,6 +144,11 @@ def _find(nvidia: bool) -> Backend:
 def _check_named(name: str) -> str:
     """``name`` if it is a backend that can work here."""
     if name in _HARMLESS:
+        if sys.platform == "linux" and not any(map(os.environ.get, _DISPLAYS)):
+            raise RenderingError(
+                f"MUJOCO_GL={name} draws on a display, and no {' or '.join(_DISPLAYS)} is set: "
+                "unset MUJOCO_GL, or set it to egl or osmesa"
+            )
         return name
     if name in _DISABLED:
         raise RenderingError(f"MUJOCO_GL={name} turns rendering off: unset it, images are needed")
@@ -128,6 +169,30 @@ def _is_software(name: str, nvidia: bool) -> bool:
 def _has_nvidia() -> bool:
     """Whether the NVIDIA driver is here, as seen without CUDA."""
     return any(Path(path).exists() for path in _NVIDIA)
+
+
+def _draw_on(device: str) -> None:
+    """Has EGL draw on the GPU that ``cuda:N`` names, where it sees that one."""
+    match = re.fullmatch(r"cuda:(\d+)", device)
+    if match is None or "MUJOCO_EGL_DEVICE_ID" in os.environ:
+        return
+    number = match[1]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):  # by which CUDA numbers them, not EGL
+        number = visible.split(",")[int(number)].strip()
+    if number.isdecimal() and int(number) < _count_egl_devices():
+        os.environ["MUJOCO_EGL_DEVICE_ID"] = number
+
+
+def _count_egl_devices() -> int:
+    """How many devices EGL could draw on."""
+    library = ctypes.CDLL(_LIBRARIES["egl"][1])
+    library.eglGetProcAddress.restype = ctypes.c_void_p
+    address = library.eglGetProcAddress(b"eglQueryDevicesEXT")
+    if not address:
+        return 0
+    pointers = (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))
+    query, count = ctypes.CFUNCTYPE(ctypes.c_uint, *pointers)(address), ctypes.c_int(0)
+    return count.value if query(0, None, ctypes.byref(count)) else 0
 
 
 def _loads(name: str) -> bool:

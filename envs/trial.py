@@ -1,0 +1,135 @@
+"""A look at each variation of a run before it begins: what would fail hours later fails now."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from distracting_control.background import BackgroundSettings
+from distracting_control.base import Strength
+from distracting_control.videos import Video, find_videos
+from envs.checks import as_flags
+from envs.settings import EnvSettings
+from envs.suites import COMMON
+from envs.tasks import SUITES, factories_of, parse_task
+from tools import UserError, print_safe
+
+SECONDS = 10  # that looking at videos may take; what has not been looked at by then is not
+_SETS = {"train": "", "test": "test_"}  # which settings hold in a variation, by their prefix
+
+
+def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> None:
+    """Looks at the videos of all variations, and draws a frame of each but the first.
+
+    Where everything that could tell variations apart has its default, nothing is drawn.
+
+    Args:
+        task: Name of the task.
+        names: The variations; the first is the one that the caller draws next anyway.
+        settings: The settings.
+
+    Raises:
+        UserError: One cannot be drawn; a line names it, or the flags that are wrong.
+    """
+    check_backgrounds(task, names, settings)
+    own = SUITES[parse_task(task).suite].reads - COMMON
+    if all(getattr(settings, name) == getattr(EnvSettings, name) for name in own):
+        return
+    factories = factories_of(task, settings)
+    drawn = [factories[names[0]]]
+    for name in names[1:]:
+        if factories[name] in drawn:
+            continue
+        drawn.append(factories[name])
+        try:
+            env = factories[name]()
+            try:
+                env.reset(seed=0)
+                env.render()
+            finally:
+                env.close()
+        except (ValueError, OSError, ImportError) as error:
+            reason = as_flags(str(error).strip().splitlines()[-1])
+            raise UserError(f"{task} cannot be drawn as '{name}': {reason}") from error
+
+
+def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
+    """Reads a frame of each video that can be the background in one of the variations.
+
+    A folder whose videos serve as train and as val is noted.
+
+    Raises:
+        UserError: There are no such videos or too few, or one cannot be read; a line names the
+            flags and the file.
+    """
+    suite, (domain, *_) = parse_task(task)
+    if "background_dataset_path" not in SUITES[suite].reads:
+        return
+    until, found = time.monotonic() + SECONDS, dict[str, list[Path]]()
+    for prefix in (_SETS[name] for name in names if name in _SETS):
+        background = BackgroundSettings.of(vars(settings), prefix)
+        if background.background_dataset_path is None:
+            continue
+        flags = _flags(settings, background)
+        videos = _listed(background, flags)
+        for path in videos[: _count(domain, len(videos), settings, background, flags)]:
+            if time.monotonic() < until:
+                _read(path, flags)
+        if videos in found.values() and background.background_dataset_videos not in found:
+            folder = background.background_dataset_path
+            print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
+        found[background.background_dataset_videos] = videos
+
+
+def _flags(settings: EnvSettings, background: BackgroundSettings) -> str:
+    """The flags that choose the videos of a set, and what they say."""
+    own = background.prefix if settings.test_background_dataset_path is not None else ""
+    return (
+        f"--{own}background_dataset_path {background.background_dataset_path} "
+        f"--{background.prefix}background_dataset_videos {background.background_dataset_videos}"
+    )
+
+
+def _listed(background: BackgroundSettings, flags: str) -> list[Path]:
+    """The videos of a set."""
+    folder, split = background.background_dataset_path, background.background_dataset_videos
+    try:
+        return find_videos(folder, split)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    try:
+        others = len(find_videos(folder, None))
+    except (OSError, ValueError):
+        raise UserError(f"{flags}: {reason}") from None
+    raise UserError(
+        f"{flags}: none of the {others} videos there is of that split: give another one, or a "
+        f"folder with a sub-folder {split}"
+    )
+
+
+def _count(
+    domain: str, there: int, settings: EnvSettings, background: BackgroundSettings, flags: str
+) -> int | None:
+    """How many of its videos a set uses, None for all."""
+    strength = Strength.of(vars(settings), background.prefix)
+    arguments = background.kwargs(domain, strength)
+    count = arguments and arguments["num_videos"]
+    if count is None or 1 <= count <= there:
+        return count
+    if background.background_num_videos is not None:
+        asks = f"--background_num_videos {count}"
+    else:
+        own = background.prefix if settings.test_difficulty is not None else ""
+        asks = f"--{own}difficulty {strength.difficulty}"
+    raise UserError(
+        f"{flags}: {there} videos are there, and {asks} shows {count}: give "
+        f"--background_num_videos {there}, or another folder"
+    )
+
+
+def _read(path: Path, flags: str) -> None:
+    """Reads the first frame of a video: of a movie no other one, and images only when asked for."""
+    try:
+        Video(path, 8, max_frames=512 if path.is_dir() else 1)[0]
+    except Exception as error:  # decoders have exceptions of their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{flags}: {path} cannot be read: {reason}") from error
