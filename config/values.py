@@ -46,6 +46,11 @@ class Config(Mapping):
         """The value of a key before flags."""
         return self._presets[name]
 
+    def choices(self) -> dict[str, Any]:
+        """What tells the run from others: task, method, seed, and all that is no default."""
+        told = {"task", "method_name", "seed"}
+        return {n: v for n, v in self.items() if n in told or v != self.schema[n].default}
+
     def marked(self, mark: str) -> frozenset[str]:
         """The keys with a mark: 'resume', 'evaluate' or 'predictor'; see `schema.Key`."""
         return frozenset(name for name, key in self.schema.items() if mark in key.marks)

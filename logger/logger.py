@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,7 @@ def make_sinks(
     """The sinks of a run folder: `metrics.jsonl`, event files, W&B, stderr.
 
     Args:
+    hparams: Mapping[str, Any] = MappingProxyType({}),
         logdir: the run's folder.
         resume_step: env frames of the checkpoint being resumed; None begins anew. Either way, what
             earlier starts logged beyond it does not count any more.
@@ -185,10 +187,11 @@ def make_sinks(
     sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
         sinks.append(TerminalSink(sys.stderr))
+        hparams: the settings that TensorBoard shows beside the run's results.
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
         purge_step = 0 if resume_step is None else resume_step + 1
-        sinks.append(TensorBoardSink(logdir, purge_step, fps))
+        sinks.append(TensorBoardSink(logdir, purge_step, fps, hparams))
     if wandb is not None:
         sinks.append(WandbSink(**{"fps": fps, **wandb}, dir=logdir))
     return sinks

@@ -157,7 +157,14 @@ class RunFolder:
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
             wandb["id"] = self._wandb_id()
         size = self.resumed["log"] if self.resumed else 0
-        return make_sinks(self.folder, resume_step=self.saved, log_size=size, wandb=wandb, fps=FPS)
+        return make_sinks(
+            self.folder,
+            resume_step=self.saved,
+            log_size=size,
+            wandb=wandb,
+            fps=FPS,
+            hparams=self.config.choices(),
+        )
 
     def _wandb_id(self) -> str:
         """The run's identity at W&B, made once, so that a resumed run goes on there as well."""
