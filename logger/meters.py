@@ -10,7 +10,8 @@ from typing import Any
 class MeanMeter:
     """Means of named values over many updates; only `flush` looks at a value.
 
-    Values may be tensors on a device: `add` computes sums there and waits for nothing.
+    Values may be tensors on a device: `add` computes sums there and waits for nothing. Sums are in
+    double precision, so that the mean of a constant is that constant.
     """
 
     def __init__(self) -> None:
@@ -20,8 +21,11 @@ class MeanMeter:
     def add(self, values: Mapping[str, Any]) -> None:
         """Add one value per name; names may differ from call to call."""
         for name, value in values.items():
+            total = self._sums.get(name, 0.0)
+            if isinstance(total, float) and hasattr(value, "double"):
+                value = value.double()  # from here on, the sum is
             # 0 + value is a new tensor even the first time: a captured CUDA graph reuses its own.
-            self._sums[name] = self._sums.get(name, 0) + value
+            self._sums[name] = total + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def flush(self) -> dict[str, float]:
