@@ -18,7 +18,7 @@ import numpy as np
 
 from logger.jsonl import JSONLSink
 from logger.pictures import to_uint8
-from logger.sink import RESERVED, Record, Sink
+from logger.sink import RESERVED, Record, Sink, Status
 from logger.tensorboard import TensorBoardSink
 from logger.terminal import TerminalSink
 from logger.wandb import WandbSink
@@ -132,6 +132,10 @@ class Logger:
         """Move the progress bar to `step`."""
         self._each("progress", step, total, **postfix)
 
+    def status(self, status: Status) -> None:
+        """Tell where the run stands: a line, where there is no progress bar to see it by."""
+        self._each("status", self.step, status)
+
     def close(self) -> None:
         """Write what is left and close the sinks. A second call does nothing."""
         if self._sinks:
@@ -170,11 +174,11 @@ def make_sinks(
     terminal: bool = True,
     wandb: Mapping[str, Any] | None = None,
     fps: int = 20,
+    hparams: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Sink]:
     """The sinks of a run folder: `metrics.jsonl`, event files, W&B, stderr.
 
     Args:
-    hparams: Mapping[str, Any] = MappingProxyType({}),
         logdir: the run's folder.
         resume_step: env frames of the checkpoint being resumed; None begins anew. Either way, what
             earlier starts logged beyond it does not count any more.
@@ -183,11 +187,11 @@ def make_sinks(
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
+        hparams: the settings that TensorBoard shows beside the run's results.
     """
     sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
         sinks.append(TerminalSink(sys.stderr))
-        hparams: the settings that TensorBoard shows beside the run's results.
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
         purge_step = 0 if resume_step is None else resume_step + 1

@@ -62,3 +62,28 @@ class Rate:
         passed, moved = now - self._time, count - self._count
         self._time, self._count = now, count
         return moved / passed if passed > 0 else 0.0
+
+
+class Pace:
+    """How long the rest of a count takes, by how long it has taken since `start`.
+
+    Args:
+        total: where the count ends.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic):
+        self._total, self._clock = total, clock
+        self._begun: tuple[float, float] | None = None  # count, seconds
+
+    def start(self, count: float) -> None:
+        """Measure from here on; only the first call does anything."""
+        if self._begun is None:
+            self._begun = count, self._clock()
+
+    def left(self, count: float) -> float | None:
+        """Seconds until the end, None while the count has not moved."""
+        if self._begun is None or count <= self._begun[0]:
+            return None
+        passed = self._clock() - self._begun[1]
+        return max(self._total - count, 0) * passed / (count - self._begun[0])

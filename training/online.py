@@ -146,6 +146,11 @@ class OnlineTrainer(Trainer):
 
     @property
     def schedule_step(self) -> int:
+    @property
+    def end(self) -> int:
+        c = self.config
+        return max(c.steps // c.action_repeat, c.prefill) * c.action_repeat
+
         return self.collector.steps
 
     def own_folder(self, split: str) -> Path:
@@ -166,9 +171,9 @@ class OnlineTrainer(Trainer):
 
     def loop(self) -> None:
         """Each turn does one thing, and where it stands is all in the counters."""
-        run, c = self.run, self.config
+        run = self.run
         self._clear_away()
-        run.logger.bar(max(self.total, c.prefill) * self.repeat, self.frames, c.task)
+        run.logger.bar(self.end, self.frames, self.config.task)
         self.watch.flush()
         while True:
             run.stop.check()
@@ -190,6 +195,7 @@ class OnlineTrainer(Trainer):
             else:
                 if self.take("log"):
                     if self.collector.steps < self.total:  # the last line comes at the very end
+                self.pace.start(self.frames)  # the updates before the first step lie behind
                         self.log()
                     self.report("train", self.replay)
                 if self.evaluation_due:
@@ -295,6 +301,7 @@ class OnlineTrainer(Trainer):
             logger.scalar("train_episodes", self.replay.episodes)
             if episode.success is not None:
                 logger.scalar("train_success", episode.success)
+            self.results["return"] = episode.ret
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
             fields = {"ret": round(episode.ret, 1), "colors": episode.variation}
@@ -338,6 +345,7 @@ class OnlineTrainer(Trainer):
         episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
+        self.results["eval"] = played["eval"].summary.mean
             name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
             self.run.video("eval_policy", episodes[0]["image"])

@@ -26,10 +26,12 @@ PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the author
 class PretrainTrainer(Trainer):
     """Episodes → a video predictor, in snapshots, and at the end in the run's folder."""
 
+    unit = "steps"
+
     def __init__(self, run: RunFolder):
         super().__init__(run)
         c, runtime = self.config, self.runtime
-        self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
+        self.total = self.end // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
             given, source = "pretrain_datasets_path", data.resolve(c)
         else:
@@ -67,6 +69,10 @@ class PretrainTrainer(Trainer):
         return self.updates * PRETRAIN_UNIT
 
     @property
+    @property
+    def end(self) -> int:
+        return self.config.pretrain_steps // PRETRAIN_UNIT * PRETRAIN_UNIT
+
     def schedule_step(self) -> int:
         return self.updates
 
@@ -90,6 +96,7 @@ class PretrainTrainer(Trainer):
             run.stop.check()
             self.update()
             run.logger.progress(self.updates)
+            self.pace.start(self.frames)  # the first update may have compiled
             if self.take("log"):
                 if self.updates < self.total:  # the last line comes at the very end
                     self.log()
