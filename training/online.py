@@ -22,6 +22,7 @@ from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
+from training.evaluation_report import draw_episode
 from training.evaluator import Evaluation, Evaluator
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
 from training.run_folder import RunFolder, check_writable
@@ -55,6 +56,7 @@ class OnlineTrainer(Trainer):
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
+        self.clocks |= {name: Every(c.video_every) for name in ("pictures", "eval_pictures")}
         backend = choose_backend()
         run.note("renderer", name=backend.name, why=backend.why)
         self.evaluator = Evaluator(c, runtime, run.stop.check)
@@ -145,12 +147,12 @@ class OnlineTrainer(Trainer):
         return self.collector.steps * self.repeat
 
     @property
-    def schedule_step(self) -> int:
-    @property
     def end(self) -> int:
         c = self.config
         return max(c.steps // c.action_repeat, c.prefill) * c.action_repeat
 
+    @property
+    def schedule_step(self) -> int:
         return self.collector.steps
 
     def own_folder(self, split: str) -> Path:
@@ -193,11 +195,12 @@ class OnlineTrainer(Trainer):
             elif self.collector.sent is not None:
                 self.receive()
             else:
+                self.pace.start(self.frames)  # the updates before the first step lie behind
                 if self.take("log"):
                     if self.collector.steps < self.total:  # the last line comes at the very end
-                self.pace.start(self.frames)  # the updates before the first step lie behind
                         self.log()
-                    self.report("train", self.replay)
+                    if self.take("pictures") or self.collector.steps >= self.total:
+                        self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
                 due = self.take("checkpoint")
@@ -252,7 +255,8 @@ class OnlineTrainer(Trainer):
         if not self.runtime.overlap or self.collector.sent is not None:
             return True
         first = self.updates < self.config.pretrain
-        awaited = any(self.is_due(name) for name in self.clocks)
+        # Pictures come with the first two and wait for no updates of their own.
+        awaited = any(self.is_due(name) for name in ("eval", "log", "checkpoint"))
         return first or awaited or self.collector.steps >= self.total
 
     @property
@@ -297,11 +301,11 @@ class OnlineTrainer(Trainer):
         logger = self.run.logger
         for episode in closed:
             logger.scalar("train_return", episode.ret)
+            self.results["return"] = episode.ret
             logger.scalar("train_length", episode.length)
             logger.scalar("train_episodes", self.replay.episodes)
             if episode.success is not None:
                 logger.scalar("train_success", episode.success)
-            self.results["return"] = episode.ret
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
             fields = {"ret": round(episode.ret, 1), "colors": episode.variation}
@@ -333,23 +337,27 @@ class OnlineTrainer(Trainer):
                 seed = derive_seed(c.seed, "random evaluation")
                 random = RandomPolicy(spaces_of(self.evaluator.envs), seed)
                 played["random"] = self.evaluator.play(random, steps, images=0)
-            images = PICTURED if c.log_videos else 1
+            drawn = c.log_videos and (self.is_due("eval_pictures") or steps >= self.total)
+            images = PICTURED if drawn else 1
             policy = functools.partial(self.act, mode="eval")
             played["eval"] = self.evaluator.play(policy, steps, images=images)
         finally:
             self._log_restarts("eval", self.evaluator.take_notes())
         self.take("eval")
         self.evaluated_at = steps
+        self.results["eval"] = played["eval"].summary.mean
         for kind, evaluation in played.items():
             self._log_evaluation(kind, evaluation)
         episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
-        self.results["eval"] = played["eval"].summary.mean
             name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
-            self.run.video("eval_policy", episodes[0]["image"])
-        self.report("eval", self.seen)
+        if drawn:
+            self.take("eval_pictures")
+            if episodes:
+                self.run.video("eval_policy", draw_episode(episodes[0], played["eval"].variation))
+            self.report("eval", self.seen)
 
     def _log_evaluation(self, kind: str, evaluation: Evaluation) -> None:
         logger, summary = self.run.logger, evaluation.summary

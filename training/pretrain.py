@@ -48,6 +48,7 @@ class PretrainTrainer(Trainer):
             "checkpoint": c.checkpoint_every,
         }
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
+        self.clocks["pictures"] = Every(c.video_every)
         self.held_out: Replay | None = None
         if c.offline_evaldir:
             self.held_out = make_replay(c, runtime, "held_out", 0, capacity=0)
@@ -69,10 +70,10 @@ class PretrainTrainer(Trainer):
         return self.updates * PRETRAIN_UNIT
 
     @property
-    @property
     def end(self) -> int:
         return self.config.pretrain_steps // PRETRAIN_UNIT * PRETRAIN_UNIT
 
+    @property
     def schedule_step(self) -> int:
         return self.updates
 
@@ -95,24 +96,29 @@ class PretrainTrainer(Trainer):
         while self.updates < self.total:
             run.stop.check()
             self.update()
-            run.logger.progress(self.updates)
             self.pace.start(self.frames)  # the first update may have compiled
-            if self.take("log"):
-                if self.updates < self.total:  # the last line comes at the very end
-                    self.log()
-                self.report("train", self.replay)
-                if self.held_out is not None:
-                    self.report("eval", self.held_out)
+            run.logger.progress(self.updates)
+            # The last line and pictures come at the very end.
+            if self.take("log") and self.updates < self.total:
+                self.log()
+                if self.take("pictures"):
+                    self.report_all()
             if self.take("snapshot"):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
             # At the end the last line of the log comes first, or a kill would have it twice.
             if self.take("checkpoint") and self.updates < self.total:
                 self.save()
         self.log(last=True)
-        self.report("train", self.replay)
+        self.report_all()
         self.snapshot(run.folder)
         run.logger.event("pretrained", folder=str(run.folder))
         self.save(finished=True)
+
+    def report_all(self) -> None:
+        """Pictures of the dataset, and of what was held out of it."""
+        self.report("train", self.replay)
+        if self.held_out is not None:
+            self.report("eval", self.held_out)
 
     def snapshot(self, folder: Path) -> None:
         """What a second stage starts from."""

@@ -168,7 +168,7 @@ class Trainer:
             ) from None
         self.updates = state["updates"]
         for name, clock in self.clocks.items():
-            clock.last = state["clocks"][name]
+            clock.last = state["clocks"].get(name, clock.last)  # one may be newer than the run
         self.nonfinite.load_state(state["nonfinite"])
         self.load_state(state)
         self.frame_rate, self.update_rate = Rate(self.frames), Rate(self.updates)
