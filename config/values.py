@@ -46,10 +46,9 @@ class Config(Mapping):
         """The value of a key before flags."""
         return self._presets[name]
 
-    def choices(self) -> dict[str, Any]:
-        """What tells the run from others: task, method, seed, and all that is no default."""
-        told = {"task", "method_name", "seed"}
-        return {n: v for n, v in self.items() if n in told or v != self.schema[n].default}
+    def choices(self) -> list[str]:
+        """The keys whose values are no defaults."""
+        return [name for name, value in self.items() if value != self.schema[name].default]
 
     def marked(self, mark: str) -> frozenset[str]:
         """The keys with a mark: 'resume', 'evaluate' or 'predictor'; see `schema.Key`."""

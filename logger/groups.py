@@ -35,7 +35,8 @@ class Chart(NamedTuple):
 # Pages of TensorBoard's Custom Scalars, from top to bottom.
 LAYOUT = {
     "first: return, losses, speed": (
-        Chart("return", ("eval/return", "eval/random_return", "train/return")),
+        Chart("evaluation's return", ("eval/return", "eval/random_return")),
+        Chart("training episodes' return", ("train/return",)),
         Chart("image loss", ("loss/image_loss",)),
         Chart("other terms of the model's loss", ("loss/(?!image_|model_).*",)),
         Chart("actor's and critic's loss", ("actor/loss", "critic/value_loss")),
@@ -49,6 +50,11 @@ LAYOUT = {
         Chart("what went wrong", ("health/.*",)),
     ),
 }
+
+
+# Columns of TensorBoard's HParams that are shown at first: as many as it shows, and no more.
+FIRST = ("task", "method_name", "seed", "beta_vae", "distillation")
+RESULTS = ("eval/return", "eval/success", "train/return")
 
 
 @functools.cache

@@ -9,7 +9,7 @@ Symbols in shapes: N videos, T frames, H and W height and width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -175,6 +175,7 @@ def make_sinks(
     wandb: Mapping[str, Any] | None = None,
     fps: int = 20,
     hparams: Mapping[str, Any] = MappingProxyType({}),
+    chosen: Collection[str] = (),
 ) -> list[Sink]:
     """The sinks of a run folder: `metrics.jsonl`, event files, W&B, stderr.
 
@@ -187,7 +188,8 @@ def make_sinks(
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
-        hparams: the settings that TensorBoard shows beside the run's results.
+        hparams: all settings that runs may differ in.
+        chosen: those that TensorBoard shows beside the run's results.
     """
     sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
@@ -195,7 +197,7 @@ def make_sinks(
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
         purge_step = 0 if resume_step is None else resume_step + 1
-        sinks.append(TensorBoardSink(logdir, purge_step, fps, hparams))
+        sinks.append(TensorBoardSink(logdir, purge_step, fps, hparams, chosen))
     if wandb is not None:
         sinks.append(WandbSink(**{"fps": fps, **wandb}, dir=logdir))
     return sinks

@@ -6,14 +6,14 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from logger.groups import LAYOUT, picture_tag, scalar_tag
+from logger.groups import FIRST, LAYOUT, RESULTS, picture_tag, scalar_tag
 from logger.pictures import encode_gif, encode_png
 from logger.sink import Record, Sink
 
@@ -30,7 +30,8 @@ class TensorBoardSink(Sink):
         dir: folder of the event files.
         purge_step: TensorBoard hides what earlier files hold of this step and later ones.
         fps: frames per second of videos.
-        hparams: the run's row under HPARAMS; empty for none.
+        hparams: all settings that runs may differ in; empty for none.
+        chosen: those of them in the run's row under HPARAMS, beside the first ones.
     """
 
     name = "TensorBoard"
@@ -41,9 +42,10 @@ class TensorBoardSink(Sink):
         purge_step: int = 0,
         fps: int = 20,
         hparams: Mapping[str, Any] = MappingProxyType({}),
+        chosen: Collection[str] = (),
     ):
         self._dir, self._purge_step, self._fps = Path(dir), purge_step, fps
-        self._hparams = hparams
+        self._hparams, self._chosen = hparams, chosen
         self._writer: Any = None
 
     def open(self) -> None:
@@ -70,7 +72,7 @@ class TensorBoardSink(Sink):
 
         values = [_layout_value()]
         if self._hparams:
-            values.append(_hparams_value(self._hparams))
+            values += _hparams_values(self._hparams, self._chosen)
         self._add(summary=Summary(value=values))
 
     def _add(self, **fields: Any) -> None:
@@ -138,12 +140,31 @@ def _layout_value() -> Any:
     return _tensor_value(metadata.CONFIG_SUMMARY_TAG, content, metadata.create_summary_metadata())
 
 
-def _hparams_value(hparams: Mapping[str, Any]) -> Any:
-    """The run's row of HPARAMS; TensorBoard puts the last value of each scalar beside it."""
+def _hparams_values(hparams: Mapping[str, Any], chosen: Collection[str]) -> list[Any]:
+    """The table of HPARAMS, and the run's row in it.
+
+    The table is the same for all runs of a folder: TensorBoard takes the first one's. Beside the
+    settings it has the last value of each result.
+    """
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
     plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in hparams.items()}
-    return hparams_pb(plain).value[0]
+    kinds = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
+    columns = [
+        # What is said to differ comes first and is shown at first.
+        api_pb2.HParamInfo(
+            name=name, type=kinds.get(type(value), api_pb2.DATA_TYPE_FLOAT64), differs=name in FIRST
+        )
+        for name, value in plain.items()
+    ]
+    results = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in RESULTS]
+    table = api_pb2.Experiment(hparam_infos=columns, metric_infos=results)
+    data = plugin_data_pb2.HParamsPluginData(experiment=table)
+    described = metadata.create_summary_metadata(data)
+    told = {name: plain[name] for name in plain if name in chosen or name in FIRST}
+    row = hparams_pb(told).value[0]
+    return [type(row)(tag=metadata.EXPERIMENT_TAG, metadata=described, tensor=row.tensor), row]
 
 
 def _tensor_value(tag: str, content: bytes, metadata: Any) -> Any:

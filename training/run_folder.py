@@ -163,7 +163,8 @@ class RunFolder:
             log_size=size,
             wandb=wandb,
             fps=FPS,
-            hparams=self.config.choices(),
+            hparams=c,
+            chosen=c.choices(),
         )
 
     def _wandb_id(self) -> str:

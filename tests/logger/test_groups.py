@@ -8,7 +8,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 import config
-from logger.groups import LAYOUT, NAMES, group_of, picture_tag, scalar_tag
+from logger.groups import FIRST, LAYOUT, NAMES, group_of, picture_tag, scalar_tag
 from logger.tensorboard import TensorBoardSink
 
 # A name of the log and what it is on a board.
@@ -72,7 +72,7 @@ def test_every_curve_of_the_pages_is_one_that_is_logged():
 @pytest.fixture
 def board(tmp_path):
     c = config.parse(["--seed", "3", "--z_dim", "7", "--envs", "1", "--traverse", "True"])
-    sink = TensorBoardSink(tmp_path, hparams=c.choices())
+    sink = TensorBoardSink(tmp_path, hparams=c, chosen=c.choices())
     sink.open()
     sink.close()
     return EventAccumulator(str(tmp_path)).Reload()
@@ -83,16 +83,29 @@ def test_the_first_page_has_return_losses_and_speed(board):
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     assert [page.title for page in layout.category] == list(LAYOUT)
     first = layout.category[0]
-    assert [chart.title for chart in first.chart][:2] == ["return", "image loss"]
+    assert [chart.title for chart in first.chart][::2] == [
+        "evaluation's return",
+        "image loss",
+        "actor's and critic's loss",
+        "where the time goes, shares",
+    ]
     assert "^eval/return$" in first.chart[0].multiline.tag
     metadata = board.SummaryMetadata("custom_scalars__config__")
     assert metadata.plugin_data.plugin_name == "custom_scalars"
 
 
-def test_the_settings_are_task_method_seed_and_what_is_no_default(board):
+def test_the_settings_are_the_first_columns_and_what_is_no_default(board):
     content = board.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
     told = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
-    assert set(told) == {"task", "method_name", "seed", "z_dim", "traverse"}
+    assert set(told) == {*FIRST, "z_dim", "traverse"}
     assert told["task"].string_value == config.parse([]).task
     assert (told["seed"].number_value, told["z_dim"].number_value) == (3, 7)
     assert told["traverse"].bool_value is True
+
+
+def test_the_table_of_settings_has_every_key_and_the_final_return(board):
+    content = board.SummaryMetadata(hparams_metadata.EXPERIMENT_TAG).plugin_data.content
+    table = hparams_metadata.parse_experiment_plugin_data(content)
+    assert {info.name for info in table.hparam_infos} == set(config.load_keys())
+    assert {info.name for info in table.hparam_infos if info.differs} == set(FIRST)
+    assert table.metric_infos[0].name.tag == scalar_tag("eval_return")
