@@ -23,7 +23,7 @@ from replay.episodes import Episode, clear_halves, read_episode, save_episode, s
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluation_report import draw_episode
-from training.evaluator import Evaluation, Evaluator
+from training.evaluator import Evaluator, log_evaluation
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
 from training.run_folder import RunFolder, check_writable
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
@@ -196,10 +196,10 @@ class OnlineTrainer(Trainer):
                 self.receive()
             else:
                 self.pace.start(self.frames)  # the updates before the first step lie behind
-                if self.take("log"):
-                    if self.collector.steps < self.total:  # the last line comes at the very end
-                        self.log()
-                    if self.take("pictures") or self.collector.steps >= self.total:
+                # The last line and pictures come at the very end.
+                if self.take("log") and self.collector.steps < self.total:
+                    self.log()
+                    if self.take("pictures"):
                         self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
@@ -214,6 +214,8 @@ class OnlineTrainer(Trainer):
                 if not self.runtime.overlap:
                     self.receive()
         self.log(last=True)
+        if self.total:
+            self.report("train", self.replay)
         run.logger.event("finished", folder=str(run.folder))
         self.save(finished=True)
 
@@ -347,7 +349,7 @@ class OnlineTrainer(Trainer):
         self.evaluated_at = steps
         self.results["eval"] = played["eval"].summary.mean
         for kind, evaluation in played.items():
-            self._log_evaluation(kind, evaluation)
+            log_evaluation(self.run.logger, kind, evaluation)
         episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
@@ -358,22 +360,6 @@ class OnlineTrainer(Trainer):
             if episodes:
                 self.run.video("eval_policy", draw_episode(episodes[0], played["eval"].variation))
             self.report("eval", self.seen)
-
-    def _log_evaluation(self, kind: str, evaluation: Evaluation) -> None:
-        logger, summary = self.run.logger, evaluation.summary
-        logger.scalar(f"{kind}_return", summary.mean)
-        logger.scalar(f"{kind}_return_std", summary.std)
-        logger.scalar(f"{kind}_length", summary.length)
-        logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
-        both = {"success": summary.success, "distance": summary.distance}
-        told = {name: value for name, value in both.items() if value is not None}
-        for name, value in told.items():
-            logger.scalar(f"{kind}_{name}", value)
-        logger.write()
-        fields = {"ret": round(summary.mean, 1), "colors": evaluation.variation}
-        fields |= {name: round(value, 3) for name, value in told.items()}
-        each = [round(one.ret, 1) for one in evaluation.outcomes]
-        logger.event("evaluation", policy=kind, **fields, each=each)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         try:

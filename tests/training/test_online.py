@@ -1,5 +1,6 @@
 """Finetuning through the command line: what is logged, which colours are seen, who teaches."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_tensorboard_has_the_config(shown, board):
     [text] = board.Tensors("config")
     written = text.tensor_proto.string_val[0].decode()
     assert (shown / "config.yaml").read_text() in written
+
+
+@pytest.mark.slow
+def test_every_name_of_the_log_is_explained(shown):
+    page = (ROOT / "docs" / "watching.md").read_text()
+    rows = [row for row in read_metrics(shown / "metrics.jsonl") if "event" not in row]
+    for name in {name for row in rows for name in row} - {"step", "time", "nonfinite"}:
+        name = re.sub("^random_", "eval_", name)
+        found = re.match("(seconds|share)_(.*)", name)
+        assert f"`{found[2] if found else name}`" in page, name
 
 
 @pytest.mark.slow
