@@ -152,7 +152,7 @@ class DisWM(GradientLearner, Agent):
         model, data = self.world_model, self.prepare(batch)
         pictures = reports.draw(model, data, self.config.traverse and self.config.beta_vae)
         if model.teacher is not None and model.teacher.complete:
-            pictures["teacher_openl"] = reports.open_loop(model.teacher, data)
+            pictures["teacher_openl"] = reports.named_open_loop(model.teacher, data)
         return pictures
 
     def save_state(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pictures of what a model sees: open-loop predictions, reconstructions, latent traversals.
 
-All of them take the model as it is and leave its gradients and weights alone. Pictures are float
-arrays in 0..1; N clips of a video lie along its first axis.
+All of them take the model as it is and leave its gradients and weights alone. Bare pictures are
+float arrays in 0..1, N clips of a video along its first axis; those with names are uint8.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distributions import kl_standard
+from logger.pictures import grid, to_rgb
 from models import Batch, VideoPredictor
 from networks import float_image
 
 CLIPS = 6  # sequences of a batch that are drawn
+VIDEO_CLIPS = 3  # of them in a video, whose bytes grow with each
+ROWS = ("truth", "model", "error")  # of an open-loop prediction
 CONTEXT = 5  # frames that an open-loop prediction sees
 OFFSETS = (-9, -6, -3, 0, 3, 6, 9)  # columns of a traversal, added to the latent
 
@@ -86,9 +90,67 @@ def traversal(model: VideoPredictor, batch: Batch) -> np.ndarray:
     return _to_numpy(torch.cat([torch.cat(list(row), 1) for row in rows], 0))
 
 
+@torch.no_grad()
+def latent_kl(model: VideoPredictor, batch: Batch) -> np.ndarray:
+    """KL[q(z_i | o) ‖ N(0, 1)] of each number of the β-VAE's latent, [Z]: nats, means over [B, T].
+
+    What has none says nothing of the frame.
+    """
+    encoding = model.encode(_first(batch)["image"])
+    assert encoding.mean is not None  # a β-VAE's
+    assert encoding.logvar is not None
+    each = kl_standard(encoding.mean[..., None], encoding.logvar[..., None])  # [B, T, Z]
+    return each.mean((0, 1)).cpu().numpy()
+
+
+# With names on them
+
+
+def _tiles(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A picture [..., R·H, C·W, 1 or 3] as tiles, uint8 [..., R, C, H, W, 3]."""
+    picture = to_rgb(picture)
+    *lead, height, width, channels = picture.shape
+    parts = picture.reshape(*lead, rows, height // rows, columns, width // columns, channels)
+    return parts.swapaxes(-4, -3)
+
+
+def named_open_loop(model: VideoPredictor, batch: Batch) -> np.ndarray:
+    """`open_loop` of a few clips side by side, a video uint8 [1, T, H', W', 3].
+
+    The model's frames have a rim while it is given the truth.
+    """
+    video = open_loop(model, {name: value[:VIDEO_CLIPS] for name, value in batch.items()})
+    clips, length = video.shape[:2]
+    tiles = np.concatenate(list(_tiles(video, len(ROWS), 1)[:, None]), 3)  # [1, T, 3, N, H, W, 3]
+    rims = np.zeros(tiles.shape[:4], bool)
+    rims[:, : min(CONTEXT, length - 1), ROWS.index("model")] = True
+    title = "with a rim: sees the truth; without: predicts alone"
+    return grid(tiles, ROWS, [f"clip {i}" for i in range(clips)], title, rims=rims)
+
+
+def named_reconstruction(model: VideoPredictor, batch: Batch) -> np.ndarray:
+    """`reconstruction` with names, an image uint8 [H', W', 3]."""
+    clips = min(CLIPS, len(batch["image"]))
+    tiles = _tiles(reconstruction(model, batch), 2, clips)
+    return grid(tiles, ROWS[:2], [f"clip {i}" for i in range(clips)])
+
+
+def named_traversal(model: VideoPredictor, batch: Batch) -> np.ndarray:
+    """`traversal` with names, an image uint8 [H', W', 3]: the latents with the largest KL first."""
+    kl = latent_kl(model, batch)
+    order = np.argsort(-kl, kind="stable")
+    tiles = _tiles(traversal(model, batch), len(kl), len(OFFSETS))[order]
+    names = [f"z{i}\nKL {kl[i]:.2f}" for i in order]
+    title = "one number of the latent moved, by its KL in nats"
+    return grid(tiles, names, [f"{offset:+d}" if offset else "mean" for offset in OFFSETS], title)
+
+
 def draw(model: VideoPredictor, batch: Batch, traverse: bool) -> dict[str, np.ndarray]:
     """All pictures of a model by their tags; ``traverse`` draws the β-VAE's latents, too."""
-    pictures = {"openl": open_loop(model, batch), "reconstruction": reconstruction(model, batch)}
+    pictures = {
+        "openl": named_open_loop(model, batch),
+        "reconstruction": named_reconstruction(model, batch),
+    }
     if traverse:
-        pictures["beta_vae_traverse"] = traversal(model, batch)
+        pictures["beta_vae_traverse"] = named_traversal(model, batch)
     return pictures

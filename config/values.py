@@ -46,6 +46,10 @@ class Config(Mapping):
         """The value of a key before flags."""
         return self._presets[name]
 
+    def choices(self) -> list[str]:
+        """The keys whose values are no defaults."""
+        return [name for name, value in self.items() if value != self.schema[name].default]
+
     def marked(self, mark: str) -> frozenset[str]:
         """The keys with a mark: 'resume', 'evaluate' or 'predictor'; see `schema.Key`."""
         return frozenset(name for name, key in self.schema.items() if mark in key.marks)

@@ -17,8 +17,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from agents.reports import CONTEXT, OFFSETS
+from agents.reports import CONTEXT, OFFSETS, ROWS
 from figures import save
+from logger.pictures import cut_grid
 from tools import UserError
 
 SIDE = 64  # pixels of one frame
@@ -40,31 +41,35 @@ def strip(video: np.ndarray, clip: int, frames: Sequence[int]) -> np.ndarray:
     """Some frames of one clip of an open-loop video side by side: [3·64, N·64, 3].
 
     Args:
-        video: [T, 3·64, clips·64, 3], truth above prediction above error.
+        video: [T, H, W, 3], as `agents.reports.named_open_loop` draws it.
         clip: which clip.
         frames: which frames.
     """
-    column = video[:, :, clip * SIDE : (clip + 1) * SIDE]
-    return np.concatenate([column[t] for t in frames], axis=1)
+    return _join(cut_grid(video, (SIDE, SIDE))[list(frames), :, clip].swapaxes(0, 1))
 
 
 def liveliest(traversal: np.ndarray, count: int) -> list[int]:
-    """The rows of a traversal [Z·64, 7·64, 3] whose pictures change most, the first one first."""
-    rows = traversal.reshape(-1, SIDE, len(OFFSETS), SIDE, 3).astype(np.float64)
-    change = rows.std(axis=2).mean(axis=(1, 2, 3))
+    """The rows of a traversal [Z, 7, 64, 64, 3] whose pictures change most, the first one first."""
+    change = traversal.astype(np.float64).std(axis=1).mean(axis=(1, 2, 3))
     return [int(i) for i in np.argsort(-change)[:count]]
+
+
+def _join(tiles: np.ndarray) -> np.ndarray:
+    """Tiles [R, C, H, W, 3] without gaps: [R·H, C·W, 3]."""
+    return np.concatenate(list(np.concatenate(list(tiles.swapaxes(0, 1)), 2)))
 
 
 def draw(video: np.ndarray, traversal: np.ndarray, clip: int = 0, rows: int = 3) -> plt.Figure:
     """The figure: prediction on the left, traversal on the right."""
     frames = [0, CONTEXT - 1, *np.linspace(CONTEXT, len(video) - 1, 5).round().astype(int)]
     left = strip(video, clip, frames)
-    chosen = liveliest(traversal, rows)
-    right = np.concatenate([traversal[i * SIDE : (i + 1) * SIDE] for i in chosen])
+    tiles = cut_grid(traversal, (SIDE, SIDE))
+    chosen = sorted(liveliest(tiles, rows))
+    right = _join(tiles[chosen])
     figure, axes = plt.subplots(1, 2, figsize=(11, 2.9), layout="constrained")
     panels = (
-        (left, "predicting unseen frames", ["truth", "model", "error"], frames, "frame"),
-        (right, "moving one latent", [f"z{i}" for i in chosen], OFFSETS, "offset"),
+        (left, "predicting unseen frames", ROWS, frames, "frame"),
+        (right, "moving one latent", [""] * len(chosen), OFFSETS, "offset"),
     )
     for axis, (picture, title, names, columns, unit) in zip(axes, panels, strict=True):
         axis.imshow(picture, interpolation="nearest")

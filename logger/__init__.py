@@ -2,6 +2,7 @@
 
 from logger.jsonl import read_metrics
 from logger.logger import Logger, make_sinks
-from logger.meters import MeanMeter, Rate
+from logger.meters import MeanMeter, Pace, Rate
+from logger.sink import Status
 
-__all__ = ["Logger", "MeanMeter", "Rate", "make_sinks", "read_metrics"]
+__all__ = ["Logger", "MeanMeter", "Pace", "Rate", "Status", "make_sinks", "read_metrics"]

@@ -9,15 +9,16 @@ Symbols in shapes: N videos, T frames, H and W height and width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from logger.jsonl import JSONLSink
 from logger.pictures import to_uint8
-from logger.sink import RESERVED, Record, Sink
+from logger.sink import RESERVED, Record, Sink, Status
 from logger.tensorboard import TensorBoardSink
 from logger.terminal import TerminalSink
 from logger.wandb import WandbSink
@@ -131,6 +132,10 @@ class Logger:
         """Move the progress bar to `step`."""
         self._each("progress", step, total, **postfix)
 
+    def status(self, status: Status) -> None:
+        """Tell where the run stands: a line, where there is no progress bar to see it by."""
+        self._each("status", self.step, status)
+
     def close(self) -> None:
         """Write what is left and close the sinks. A second call does nothing."""
         if self._sinks:
@@ -169,6 +174,8 @@ def make_sinks(
     terminal: bool = True,
     wandb: Mapping[str, Any] | None = None,
     fps: int = 20,
+    hparams: Mapping[str, Any] = MappingProxyType({}),
+    chosen: Collection[str] = (),
 ) -> list[Sink]:
     """The sinks of a run folder: `metrics.jsonl`, event files, W&B, stderr.
 
@@ -181,6 +188,8 @@ def make_sinks(
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
+        hparams: all settings that runs may differ in.
+        chosen: those that TensorBoard shows beside the run's results.
     """
     sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
@@ -188,7 +197,7 @@ def make_sinks(
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
         purge_step = 0 if resume_step is None else resume_step + 1
-        sinks.append(TensorBoardSink(logdir, purge_step, fps))
+        sinks.append(TensorBoardSink(logdir, purge_step, fps, hparams, chosen))
     if wandb is not None:
         sinks.append(WandbSink(**{"fps": fps, **wandb}, dir=logdir))
     return sinks

@@ -10,7 +10,8 @@ from typing import Any
 class MeanMeter:
     """Means of named values over many updates; only `flush` looks at a value.
 
-    Values may be tensors on a device: `add` computes sums there and waits for nothing.
+    Values may be tensors on a device: `add` computes sums there and waits for nothing. Sums are in
+    double precision, so that the mean of a constant is that constant.
     """
 
     def __init__(self) -> None:
@@ -20,8 +21,11 @@ class MeanMeter:
     def add(self, values: Mapping[str, Any]) -> None:
         """Add one value per name; names may differ from call to call."""
         for name, value in values.items():
+            total = self._sums.get(name, 0.0)
+            if isinstance(total, float) and hasattr(value, "double"):
+                value = value.double()  # from here on, the sum is
             # 0 + value is a new tensor even the first time: a captured CUDA graph reuses its own.
-            self._sums[name] = self._sums.get(name, 0) + value
+            self._sums[name] = total + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def flush(self) -> dict[str, float]:
@@ -58,3 +62,28 @@ class Rate:
         passed, moved = now - self._time, count - self._count
         self._time, self._count = now, count
         return moved / passed if passed > 0 else 0.0
+
+
+class Pace:
+    """How long the rest of a count takes, by how long it has taken since `start`.
+
+    Args:
+        total: where the count ends.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic):
+        self._total, self._clock = total, clock
+        self._begun: tuple[float, float] | None = None  # count, seconds
+
+    def start(self, count: float) -> None:
+        """Measure from here on; only the first call does anything."""
+        if self._begun is None:
+            self._begun = count, self._clock()
+
+    def left(self, count: float) -> float | None:
+        """Seconds until the end, None while the count has not moved."""
+        if self._begun is None or count <= self._begun[0]:
+            return None
+        passed = self._clock() - self._begun[1]
+        return max(self._total - count, 0) * passed / (count - self._begun[0])

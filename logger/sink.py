@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,24 @@ class Record:
 
     def __bool__(self) -> bool:
         return any((self.scalars, self.images, self.videos, self.texts))
+
+
+class Status(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        total: the step at which it ends.
+        unit: what its steps are called.
+        rate: of them in a second.
+        left: seconds that the rest will take; None where nothing tells yet.
+        numbers: what else is to be seen at a glance.
+    """
+
+    total: int
+    unit: str
+    rate: float
+    left: float | None
+    numbers: Mapping[str, float]
 
 
 class Sink:
@@ -50,6 +68,9 @@ class Sink:
 
     def progress(self, step: int, total: int | None = None, **postfix: Any) -> None:
         """Move the progress bar."""
+
+    def status(self, step: int, status: Status) -> None:
+        """Take where the run stands."""
 
     def flush(self) -> None:
         """Bring everything taken so far to its place."""

@@ -6,11 +6,14 @@ import os
 import re
 import socket
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from logger.groups import FIRST, LAYOUT, RESULTS, picture_tag, scalar_tag
 from logger.pictures import encode_gif, encode_png
 from logger.sink import Record, Sink
 
@@ -20,19 +23,29 @@ class TensorBoardSink(Sink):
 
     Its usual writer has a thread, which on a full disk prints a traceback of its own.
 
-    Scalars go under `scalars/<name>` unless the name has a '/', videos are animated GIFs under
-    IMAGES, texts are under TEXT.
+    Names get a group in front (`logger/groups.py`), videos are animated GIFs under IMAGES, texts
+    are under TEXT.
 
     Args:
         dir: folder of the event files.
         purge_step: TensorBoard hides what earlier files hold of this step and later ones.
         fps: frames per second of videos.
+        hparams: all settings that runs may differ in; empty for none.
+        chosen: those of them in the run's row under HPARAMS, beside the first ones.
     """
 
     name = "TensorBoard"
 
-    def __init__(self, dir: Path, purge_step: int = 0, fps: int = 20):
+    def __init__(
+        self,
+        dir: Path,
+        purge_step: int = 0,
+        fps: int = 20,
+        hparams: Mapping[str, Any] = MappingProxyType({}),
+        chosen: Collection[str] = (),
+    ):
         self._dir, self._purge_step, self._fps = Path(dir), purge_step, fps
+        self._hparams, self._chosen = hparams, chosen
         self._writer: Any = None
 
     def open(self) -> None:
@@ -51,6 +64,16 @@ class TensorBoardSink(Sink):
         if earlier:
             log = SessionLog(status=SessionLog.START)
             self._add(step=self._purge_step, session_log=log)
+        self._describe()
+
+    def _describe(self) -> None:
+        """What comes before any number: the pages of charts, the run's settings."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [_layout_value()]
+        if self._hparams:
+            values += _hparams_values(self._hparams, self._chosen)
+        self._add(summary=Summary(value=values))
 
     def _add(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -63,13 +86,15 @@ class TensorBoardSink(Sink):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [
-            Summary.Value(tag=name if "/" in name else f"scalars/{name}", simple_value=value)
+            Summary.Value(tag=scalar_tag(name), simple_value=value)
             for name, value in record.scalars.items()
         ]
         for name, image in record.images.items():
-            values.append(_picture_value(name, image, encode_png(image)))
+            tag = picture_tag(name, "image")
+            values.append(_picture_value(tag, image, encode_png(image)))
         for name, video in record.videos.items():
-            values.append(_picture_value(name, video[0], encode_gif(video, self._fps)))
+            tag = picture_tag(name, "video")
+            values.append(_picture_value(tag, video[0], encode_gif(video, self._fps)))
         values += [_text_value(name, text) for name, text in record.texts.items()]
         self._add(step=int(step), summary=Summary(value=values))
 
@@ -84,20 +109,69 @@ def _begun(dir: Path) -> list[float]:
     return [float(found[1]) for found in times if found]
 
 
-def _picture_value(name: str, image: np.ndarray, encoded: bytes) -> Any:
+def _picture_value(tag: str, image: np.ndarray, encoded: bytes) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     size = dict(zip(("height", "width", "colorspace"), image.shape, strict=True))
-    return Summary.Value(tag=name, image=Summary.Image(encoded_image_string=encoded, **size))
+    return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded, **size))
 
 
 def _text_value(name: str, text: str) -> Any:
+    from tensorboard.plugins.text.metadata import create_summary_metadata
+
+    return _tensor_value(name, text.encode(), create_summary_metadata("", ""))
+
+
+def _layout_value() -> Any:
+    """The pages of Custom Scalars."""
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    pages = []
+    for title, charts in LAYOUT.items():
+        # Whole tags: its expressions fit any part of one.
+        whole = [[f"^{tag}$" for tag in chart.tags] for chart in charts]
+        lines = [layout_pb2.MultilineChartContent(tag=tags) for tags in whole]
+        drawn = [
+            layout_pb2.Chart(title=chart.title, multiline=tags)
+            for chart, tags in zip(charts, lines, strict=True)
+        ]
+        pages.append(layout_pb2.Category(title=title, chart=drawn))
+    content = layout_pb2.Layout(category=pages).SerializeToString()
+    return _tensor_value(metadata.CONFIG_SUMMARY_TAG, content, metadata.create_summary_metadata())
+
+
+def _hparams_values(hparams: Mapping[str, Any], chosen: Collection[str]) -> list[Any]:
+    """The table of HPARAMS, and the run's row in it.
+
+    The table is the same for all runs of a folder: TensorBoard takes the first one's. Beside the
+    settings it has the last value of each result.
+    """
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    plain = {k: v if isinstance(v, (bool, int, float)) else str(v) for k, v in hparams.items()}
+    kinds = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
+    columns = [
+        # What is said to differ comes first and is shown at first.
+        api_pb2.HParamInfo(
+            name=name, type=kinds.get(type(value), api_pb2.DATA_TYPE_FLOAT64), differs=name in FIRST
+        )
+        for name, value in plain.items()
+    ]
+    results = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in RESULTS]
+    table = api_pb2.Experiment(hparam_infos=columns, metric_infos=results)
+    data = plugin_data_pb2.HParamsPluginData(experiment=table)
+    described = metadata.create_summary_metadata(data)
+    told = {name: plain[name] for name in plain if name in chosen or name in FIRST}
+    row = hparams_pb(told).value[0]
+    return [type(row)(tag=metadata.EXPERIMENT_TAG, metadata=described, tensor=row.tensor), row]
+
+
+def _tensor_value(tag: str, content: bytes, metadata: Any) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-    from tensorboard.plugins.text.metadata import create_summary_metadata
 
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-    tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=shape)
-    metadata = create_summary_metadata(display_name="", description="")
-    return Summary.Value(tag=name, metadata=metadata, tensor=tensor)
+    tensor = TensorProto(dtype="DT_STRING", string_val=[content], tensor_shape=shape)
+    return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)

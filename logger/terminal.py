@@ -1,4 +1,4 @@
-"""Events and a progress bar on the terminal."""
+"""Events, and how far a run is, on the terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from logger.sink import Sink
+from logger.sink import Sink, Status
 
 
 class TerminalSink(Sink):
-    """A line per event, and one live progress bar if the stream is a terminal.
+    """A line per event; one live progress bar on a terminal, elsewhere a line per log line.
 
     Args:
         stream: where to; default stderr.
@@ -58,11 +58,36 @@ class TerminalSink(Sink):
             self._bar.set_postfix(postfix, refresh=False)
         self._bar.update(step - self._bar.n)
 
+    def status(self, step: int, status: Status) -> None:
+        """Print a line where there is no bar: the log of a cluster, say."""
+        if not self._live:
+            print(status_line(step, status), file=self._stream, flush=True)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def status_line(step: int, status: Status) -> str:
+    """Step, share and total, speed, the time that is left, and the numbers."""
+    total, unit, rate, left, numbers = status
+    words = [f"[{step:>9,}] {step / max(total, 1):.0%} of {total:,}", f"{rate:.3g} {unit}/s"]
+    words += [] if left is None or step >= total else [f"{duration(left)} left"]
+    return "  ".join([*words, *(f"{k} {_short(v)}" for k, v in numbers.items())])
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, two units at most: ``3 h 05 min``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from logger.groups import picture_tag, scalar_tag
 from logger.pictures import encode_gif
 from logger.sink import Record, Sink
 
@@ -72,12 +73,13 @@ class WandbSink(Sink):
             )
 
     def write(self, step: int, record: Record) -> None:
-        """Log everything under its name; texts as HTML."""
-        items: dict[str, Any] = dict(record.scalars)
-        items |= {name: self._wandb.Image(image) for name, image in record.images.items()}
+        """Log everything under its group and name; texts as HTML."""
+        items: dict[str, Any] = {scalar_tag(name): v for name, v in record.scalars.items()}
+        for name, image in record.images.items():
+            items[picture_tag(name, "image")] = self._wandb.Image(image)
         for name, video in record.videos.items():
             gif = io.BytesIO(encode_gif(video, self._fps))
-            items[name] = self._wandb.Video(gif, format="gif")
+            items[picture_tag(name, "video")] = self._wandb.Video(gif, format="gif")
         for name, text in record.texts.items():
             items[name] = self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
         self._run.log(items, step=int(step))

@@ -13,7 +13,15 @@ from accel.runtime import find_device
 from config import Config
 from envs import choose_backend
 from fileio.atomic import atomic_write
-from logger.pictures import contact_sheet, encode_mp4, encode_png, enlarge, to_rgb
+from logger.pictures import (
+    caption,
+    contact_sheet,
+    encode_mp4,
+    encode_png,
+    enlarge,
+    to_rgb,
+    write_text,
+)
 from tools import expand_path
 from training.evaluator import Evaluation
 from training.provenance import versions
@@ -22,6 +30,7 @@ from training.run_folder import FPS
 from training.run_names import variant
 
 ABREAST, ROWS, COLUMNS = 4, 20, 8  # episodes in the video; episodes and frames on the sheet
+HEAD = 36  # pixels above the video for two lines; even, as its format asks
 
 
 class Played(NamedTuple):
@@ -191,19 +200,36 @@ def _timeless(content: Any) -> Any:
     return {name: value for name, value in content.items() if name != "seconds"}
 
 
+def draw_episode(episode: Mapping[str, np.ndarray], variation: str) -> np.ndarray:
+    """The video of an episode, uint8 [T, H', W', 3], and above it how it goes."""
+    so_far = np.cumsum(episode["reward"], dtype=np.float64)
+    captions = [
+        f"colours {variation}\nstep {step}, return {ret:.1f} of {so_far[-1]:.1f}"
+        for step, ret in enumerate(so_far)
+    ]
+    return caption(to_rgb(episode["image"]), captions, factor=3)
+
+
 def _video(played: Played) -> bytes:
     """The first episodes side by side; one that has ended shows its last frame."""
     shown = played.videos[:ABREAST]
-    longest = max(map(len, shown))
+    longest, width = max(map(len, shown)), 4 * shown[0].shape[2]
+    texts = [
+        f"episode {number}, colours {played.evaluation.variation}\nreturn {one.ret:.1f}"
+        for number, one in enumerate(played.evaluation.outcomes[: len(shown)], 1)
+    ]
+    above = np.concatenate([write_text(text, width, HEAD)[:HEAD, :width] for text in texts], 1)
     abreast = (
         np.concatenate([video[min(t, len(video) - 1)] for video in shown], axis=1)
         for t in range(longest)
     )
-    return encode_mp4((enlarge(image, 4) for image in abreast), FPS)
+    return encode_mp4((np.concatenate([above, enlarge(image, 4)]) for image in abreast), FPS)
 
 
 def _sheet(played: Played) -> bytes:
     """A row of frames for each of the first episodes, what it came to beside it."""
+    c = played.config
+    title = f"{c.task}, colours {played.evaluation.variation}: {c.method_name} at {played.frames:,}"
     labels = []
     for number, one in enumerate(played.evaluation.outcomes[: min(ROWS, len(played.videos))], 1):
         lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]
@@ -212,4 +238,4 @@ def _sheet(played: Played) -> bytes:
         if one.distance is not None:
             lines.append(f"distance {one.distance:.3f}")
         labels.append("\n".join(lines))
-    return encode_png(contact_sheet(played.videos[:ROWS], labels, COLUMNS))
+    return encode_png(contact_sheet(played.videos[:ROWS], labels, COLUMNS, title=f"{title} frames"))

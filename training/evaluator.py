@@ -17,6 +17,7 @@ from accel.runtime import Runtime
 from agents.base import Policy
 from config import Config
 from envs import EnvError, VectorEnv, episode_seed
+from logger import Logger
 from tools import derive_seed
 from training.collector import check_finite, first_row, step_rows
 from training.factory import make_more_envs, variation_at
@@ -211,3 +212,21 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
         if not np.isnan(told).all():
             episode[name] = told
     return episode
+
+
+def log_evaluation(logger: Logger, kind: str, evaluation: Evaluation) -> None:
+    """A line of numbers named ``<kind>_…``, and an event."""
+    summary = evaluation.summary
+    logger.scalar(f"{kind}_return", summary.mean)
+    logger.scalar(f"{kind}_return_std", summary.std)
+    logger.scalar(f"{kind}_length", summary.length)
+    logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
+    both = {"success": summary.success, "distance": summary.distance}
+    told = {name: value for name, value in both.items() if value is not None}
+    for name, value in told.items():
+        logger.scalar(f"{kind}_{name}", value)
+    logger.write()
+    fields = {"ret": round(summary.mean, 1), "colors": evaluation.variation}
+    fields |= {name: round(value, 3) for name, value in told.items()}
+    each = [round(one.ret, 1) for one in evaluation.outcomes]
+    logger.event("evaluation", policy=kind, **fields, each=each)

@@ -21,7 +21,8 @@ from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from tools import Every, UserError, check_folder, derive_seed, expand_path
 from training.collector import Collector
-from training.evaluator import Evaluation, Evaluator
+from training.evaluation_report import draw_episode
+from training.evaluator import Evaluator, log_evaluation
 from training.factory import (
     check_variations,
     expected_rows,
@@ -63,6 +64,7 @@ class OnlineTrainer(Trainer):
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
+        self.clocks |= {name: Every(c.video_every) for name in ("pictures", "eval_pictures")}
         source = None if run.resumed else read_source(c)  # at once, as it may not be there
         backend = choose_backend(device=c.device)
         run.note("renderer", name=backend.name, why=backend.why)
@@ -159,6 +161,11 @@ class OnlineTrainer(Trainer):
         return self.collector.steps * self.repeat
 
     @property
+    def end(self) -> int:
+        c = self.config
+        return max(c.steps // c.action_repeat, c.prefill) * c.action_repeat
+
+    @property
     def schedule_step(self) -> int:
         return self.collector.steps
 
@@ -180,9 +187,9 @@ class OnlineTrainer(Trainer):
 
     def loop(self) -> None:
         """Each turn does one thing, and where it stands is all in the counters."""
-        run, c = self.run, self.config
+        run = self.run
         self._clear_away()
-        run.logger.bar(max(self.total, c.prefill) * self.repeat, self.frames, c.task)
+        run.logger.bar(self.end, self.frames, self.config.task)
         self.watch.flush()
         while True:
             run.stop.check()
@@ -202,10 +209,12 @@ class OnlineTrainer(Trainer):
             elif self.collector.sent is not None:
                 self.receive()
             else:
-                if self.take("log"):
-                    if self.collector.steps < self.total:  # the last line comes at the very end
-                        self.log()
-                    self.report("train", self.replay)
+                self.pace.start(self.frames)  # the updates before the first step lie behind
+                # The last line and pictures come at the very end.
+                if self.take("log") and self.collector.steps < self.total:
+                    self.log()
+                    if self.take("pictures"):
+                        self.report("train", self.replay)
                 if self.evaluation_due:
                     self.evaluate()
                 due = self.take("checkpoint")
@@ -219,6 +228,8 @@ class OnlineTrainer(Trainer):
                 if not self.runtime.overlap:
                     self.receive()
         self.log(last=True)
+        if self.total:
+            self.report("train", self.replay)
         run.logger.event("finished", folder=str(run.folder))
         self.save(finished=True)
 
@@ -260,7 +271,8 @@ class OnlineTrainer(Trainer):
         if not self.runtime.overlap or self.collector.sent is not None:
             return True
         first = self.updates < self.config.pretrain
-        awaited = any(self.is_due(name) for name in self.clocks)
+        # Pictures come with the first two and wait for no updates of their own.
+        awaited = any(self.is_due(name) for name in ("eval", "log", "checkpoint"))
         return first or awaited or self.collector.steps >= self.total
 
     @property
@@ -305,6 +317,7 @@ class OnlineTrainer(Trainer):
         logger = self.run.logger
         for episode in closed:
             logger.scalar("train_return", episode.ret)
+            self.results["return"] = episode.ret
             logger.scalar("train_length", episode.length)
             logger.scalar("train_episodes", self.replay.episodes)
             if episode.success is not None:
@@ -340,38 +353,27 @@ class OnlineTrainer(Trainer):
                 seed = derive_seed(c.seed, "random evaluation")
                 random = RandomPolicy(spaces_of(self.evaluator.envs), seed)
                 played["random"] = self.evaluator.play(random, steps, images=0)
-            images = PICTURED if c.log_videos else 1
+            drawn = c.log_videos and (self.is_due("eval_pictures") or steps >= self.total)
+            images = PICTURED if drawn else 1
             policy = functools.partial(self.act, mode="eval")
             played["eval"] = self.evaluator.play(policy, steps, images=images)
         finally:
             self._log_restarts("eval", self.evaluator.take_notes())
         self.take("eval")
         self.evaluated_at = steps
+        self.results["eval"] = played["eval"].summary.mean
         for kind, evaluation in played.items():
-            self._log_evaluation(kind, evaluation)
+            log_evaluation(self.run.logger, kind, evaluation)
         episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment
             name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
-            self.run.video("eval_policy", episodes[0]["image"])
-        self.report("eval", self.seen)
-
-    def _log_evaluation(self, kind: str, evaluation: Evaluation) -> None:
-        logger, summary = self.run.logger, evaluation.summary
-        logger.scalar(f"{kind}_return", summary.mean)
-        logger.scalar(f"{kind}_return_std", summary.std)
-        logger.scalar(f"{kind}_length", summary.length)
-        logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
-        both = {"success": summary.success, "distance": summary.distance}
-        told = {name: value for name, value in both.items() if value is not None}
-        for name, value in told.items():
-            logger.scalar(f"{kind}_{name}", value)
-        logger.write()
-        fields = {"ret": round(summary.mean, 1), "colors": evaluation.variation}
-        fields |= {name: round(value, 3) for name, value in told.items()}
-        each = [round(one.ret, 1) for one in evaluation.outcomes]
-        logger.event("evaluation", policy=kind, **fields, each=each)
+        if drawn:
+            self.take("eval_pictures")
+            if episodes:
+                self.run.video("eval_policy", draw_episode(episodes[0], played["eval"].variation))
+            self.report("eval", self.seen)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         try:

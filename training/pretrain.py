@@ -25,10 +25,12 @@ from training.trainer import Trainer, load_episodes
 class PretrainTrainer(Trainer):
     """Episodes → a video predictor, in snapshots, and at the end in the run's folder."""
 
+    unit = "steps"
+
     def __init__(self, run: RunFolder):
         super().__init__(run)
         c, runtime = self.config, self.runtime
-        self.total = c.pretrain_steps // PRETRAIN_UNIT  # updates
+        self.total = self.end // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
             given, source = "pretrain_datasets_path", data.resolve(c)
         else:
@@ -44,6 +46,7 @@ class PretrainTrainer(Trainer):
             "checkpoint": c.checkpoint_every,
         }
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
+        self.clocks["pictures"] = Every(c.video_every)
         self.held_out: Replay | None = None
         if c.offline_evaldir:
             self.held_out = make_replay(c, runtime, "held_out", 0, capacity=0)
@@ -70,6 +73,10 @@ class PretrainTrainer(Trainer):
         return self.updates * PRETRAIN_UNIT
 
     @property
+    def end(self) -> int:
+        return self.config.pretrain_steps // PRETRAIN_UNIT * PRETRAIN_UNIT
+
+    @property
     def schedule_step(self) -> int:
         return self.updates
 
@@ -92,23 +99,29 @@ class PretrainTrainer(Trainer):
         while self.updates < self.total:
             run.stop.check()
             self.update()
+            self.pace.start(self.frames)  # the first update may have compiled
             run.logger.progress(self.updates)
-            if self.take("log"):
-                if self.updates < self.total:  # the last line comes at the very end
-                    self.log()
-                self.report("train", self.replay)
-                if self.held_out is not None:
-                    self.report("eval", self.held_out)
+            # The last line and pictures come at the very end.
+            if self.take("log") and self.updates < self.total:
+                self.log()
+                if self.take("pictures"):
+                    self.report_all()
             if self.take("snapshot"):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
             # At the end the last line of the log comes first, or a kill would have it twice.
             if self.take("checkpoint") and self.updates < self.total:
                 self.save()
         self.log(last=True)
-        self.report("train", self.replay)
+        self.report_all()
         self.snapshot(run.folder)
         run.logger.event("pretrained", folder=str(run.folder))
         self.save(finished=True)
+
+    def report_all(self) -> None:
+        """Pictures of the dataset, and of what was held out of it."""
+        self.report("train", self.replay)
+        if self.held_out is not None:
+            self.report("eval", self.held_out)
 
     def snapshot(self, folder: Path) -> None:
         """What a second stage starts from."""

@@ -186,7 +186,15 @@ class RunFolder:
             wandb = {"mode": c.wandb, "project": c.wandb_project, "name": name, "config": dict(c)}
             wandb |= {"id": self._wandb_id(), "group": "-".join(group)}
         size = self.resumed["log"] if self.resumed else 0
-        return make_sinks(self.folder, resume_step=self.saved, log_size=size, wandb=wandb, fps=FPS)
+        return make_sinks(
+            self.folder,
+            resume_step=self.saved,
+            log_size=size,
+            wandb=wandb,
+            fps=FPS,
+            hparams=c,
+            chosen=c.choices(),
+        )
 
     def _wandb_id(self) -> str:
         """The run's identity at W&B, made once, so that a resumed run goes on there as well."""

@@ -12,7 +12,7 @@ import torch
 from accel.generators import scratch_rng
 from agents.base import Batch, Learner
 from data import FLAG, Source, bar
-from logger import Rate
+from logger import Pace, Rate, Status
 from logger.timing import Stopwatch
 from replay import Replay, Restored
 from replay.batch import to_tensors
@@ -31,13 +31,15 @@ class Trainer:
 
     learner: Learner
     replay: Replay
+    unit = "frames"  # what the run's steps are called
 
     def __init__(self, run: RunFolder):
         self.run, self.config, self.runtime = run, run.config, run.runtime
         self.updates = 0
         self.clocks: dict[str, Every] = {}
         self.frame_rate, self.update_rate = Rate(), Rate()
-        self.watch = Stopwatch()
+        self.results: dict[str, float] = {}  # what the last episodes came to, for a terminal
+        self.pace, self.watch = Pace(self.end), Stopwatch()
         self.nonfinite = NonFinite(run, self.config.max_bad_updates)
 
     def __enter__(self) -> Trainer:
@@ -49,6 +51,11 @@ class Trainer:
     @property
     def frames(self) -> int:
         """Where the run is, in the unit of its periods."""
+        raise NotImplementedError
+
+    @property
+    def end(self) -> int:
+        """Where the run ends, in the same unit."""
         raise NotImplementedError
 
     @property
@@ -106,17 +113,26 @@ class Trainer:
             self.nonfinite.flush()
             means = self.run.meter.flush()
         with self.watch("log"):
+            rate = self.frame_rate(self.frames)
             if means:
-                self._log(means)
+                self._log(means, rate)
             elif last:
                 self._log_seconds()
                 self.run.logger.write(self.frames)
+            self._tell(rate, means)
 
-    def _log(self, means: dict[str, float]) -> None:
+    def _tell(self, rate: float, means: Mapping[str, float]) -> None:
+        """Where the run stands, for a terminal: its last results and the terms of its losses."""
+        terms = {k.removesuffix("_loss"): v for k, v in means.items() if k.endswith("_loss")}
+        terms.pop("model", None)  # the weighted sum of the others
+        left = self.pace.left(self.frames)
+        self.run.logger.status(Status(self.end, self.unit, rate, left, {**self.results, **terms}))
+
+    def _log(self, means: dict[str, float], rate: float) -> None:
         logger = self.run.logger
         logger.scalars(means)
         logger.scalar("bad_updates", self.nonfinite.bad)
-        logger.scalar("fps", self.frame_rate(self.frames))
+        logger.scalar("fps", rate)
         logger.scalar("updates_per_second", self.update_rate(self.updates))
         logger.scalar("updates", self.updates)
         logger.scalar("replay_steps", self.replay.frames)
@@ -159,9 +175,8 @@ class Trainer:
 
     def _wind(self, state: Mapping[str, Any]) -> None:
         """Sets the clocks; one of another period than before goes on from what it answered for."""
-        periods = state.get("periods", {})  # earlier checkpoints have none
         for name, clock in self.clocks.items():
-            last, period = state["clocks"][name], periods.get(name, clock.period)
+            last, period = state["clocks"][name], state["periods"][name]
             changed = clock.period > 0 and period != clock.period
             clock.last = last * period // clock.period if changed else last
 

@@ -8,6 +8,7 @@ from accel.generators import scratch_rng
 from accel.runtime import Runtime
 from agents import reports
 from agents.predictor import Predictor
+from logger.pictures import GAP, RIM_COLOR, cut_grid, write_text
 from networks import float_image
 from tests.helpers import models as tiny_models
 from tests.helpers.models import A, copied, equal, make_agent, make_config, make_predictor
@@ -156,11 +157,52 @@ def test_traversal_cells_one_by_one():
             np.testing.assert_allclose(cell, image.clamp(0, 1), atol=1e-4)
 
 
+@torch.no_grad()
+def test_the_kl_of_each_latent_by_an_independent_formula():
+    model, batch = make_model(), make_batch()
+    encoding = model.encode(batch["image"][:6])
+    posterior = torch.distributions.Normal(encoding.mean, (encoding.logvar / 2).exp())
+    standard = torch.distributions.Normal(0.0, 1.0)
+    expected = torch.distributions.kl_divergence(posterior, standard).mean((0, 1))
+    np.testing.assert_allclose(reports.latent_kl(model, batch), expected, rtol=1e-4)
+
+
+def as_uint8(picture):
+    return (picture * 255 + 0.5).astype(np.uint8)
+
+
+def test_named_open_loop_shows_the_same_frames_and_a_rim_while_it_is_given_the_truth():
+    model, batch = make_model(), make_batch()
+    video = draw(reports.named_open_loop, model, batch)
+    clips = {name: value[:3] for name, value in batch.items()}
+    bare = as_uint8(draw(reports.open_loop, model, clips))  # [3, T, 192, 64, 3]
+    tiles = cut_grid(video, (64, 64))[0]  # [T, 3, 3, 64, 64, 3]
+    for clip in range(3):
+        np.testing.assert_array_equal(np.concatenate(list(tiles[:, :, clip].swapaxes(0, 1)), 1),
+                                      bare[clip])  # fmt: skip
+    rims = (video[0] == RIM_COLOR).all(-1).any((1, 2))
+    assert rims.tolist() == [True] * 5 + [False] * (T - 5)
+
+
+def test_named_traversal_has_the_rows_in_the_order_of_their_kl():
+    model, batch = make_model(), make_batch()
+    with torch.no_grad():
+        model.encoder.stats.bias[:Z] = torch.tensor([2.0, 4.0, 0.0, 3.0])
+    order = np.argsort(-reports.latent_kl(model, batch))
+    assert order.tolist() == [1, 3, 0, 2]
+    sheet = reports.named_traversal(model, batch)
+    bare = as_uint8(reports.traversal(model, batch)).reshape(Z, 64, 7, 64, 3).swapaxes(1, 2)
+    np.testing.assert_array_equal(cut_grid(sheet, (64, 64)), bare[order])
+    label = write_text(f"z1\nKL {reports.latent_kl(model, batch)[1]:.2f}")
+    top = len(sheet) - Z * (128 + GAP)
+    np.testing.assert_array_equal(sheet[top : top + len(label), : label.shape[1]], label)
+
+
 def test_reports_leave_weights_and_gradients_alone():
     model, batch = make_model(), make_batch()
     before = copied(model)
     kept = {k: v.clone() for k, v in batch.items()}
-    for report in (reports.open_loop, reports.reconstruction, reports.traversal):
+    for report in (reports.named_open_loop, reports.reconstruction, reports.named_traversal):
         report(model, batch)
     assert equal(copied(model), before)
     assert equal(batch, kept)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from figures import environments, learning_curve, overview
+from logger.pictures import grid
 
 CONFIG = (
     "task: dmc2gym_walker_walk\nmethod_name: diswm\nseed: 3\nsteps: 100\ncolor_distractor: true\n"
@@ -156,21 +157,20 @@ def test_a_run_without_evaluation_is_refused(run, capsys):
 
 
 def test_the_strip_shows_the_frames_of_one_clip():
-    video = np.zeros((6, 192, 128, 3), np.uint8)
-    video += np.arange(6, dtype=np.uint8)[:, None, None, None] * 10
-    video[:, :, 64:] += 100  # the second clip
-    picture = overview.strip(video, 1, [0, 5])
+    tiles = np.zeros((6, 3, 2, 64, 64, 3), np.uint8)
+    tiles += np.arange(6, dtype=np.uint8)[:, None, None, None, None, None] * 10
+    tiles[:, :, 1] += 100  # the second clip
+    picture = overview.strip(grid(tiles, ["truth", "model", "error"], ["a", "b"], "c"), 1, [0, 5])
     assert picture.shape == (192, 128, 3)
     assert (picture[:, :64] == 100).all()
     assert (picture[:, 64:] == 150).all()
 
 
 def test_the_liveliest_latents_come_first():
-    traversal = np.zeros((4 * 64, 7 * 64, 3), np.uint8)
+    traversal = np.zeros((4, 7, 64, 64, 3), np.uint8)
     for row, step in ((2, 20), (0, 5)):
         for column in range(7):
-            part = np.s_[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
-            traversal[part] = column * step
+            traversal[row, column] = column * step
     assert overview.liveliest(traversal, 2) == [2, 0]
 
 
@@ -178,9 +178,9 @@ def test_the_overview_becomes_a_picture(run, tmp_path, capsys):
     rng = np.random.default_rng(0)
     assert overview.main([str(run), "--output", str(tmp_path / "o.png")]) == 2
     assert "no picture" in capsys.readouterr().err
-    video = rng.integers(0, 256, (9, 192, 384, 3), np.uint8)
+    video = grid(rng.integers(0, 256, (9, 3, 2, 64, 64, 3), np.uint8), ["truth", "model", "error"])
     iio.imwrite(run / "pictures" / "eval_openl.gif", video)
-    picture = rng.integers(0, 256, (4 * 64, 7 * 64, 3), np.uint8)
+    picture = grid(rng.integers(0, 256, (4, 7, 64, 64, 3), np.uint8), ["z0", "z2", "z1", "z3"])
     iio.imwrite(run / "pictures" / "beta_vae_traverse.png", picture)
     assert overview.main([str(run), "--output", str(tmp_path / "o.png")]) == 0
     assert iio.imread(tmp_path / "o.png").shape[1] > 500

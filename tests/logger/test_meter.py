@@ -47,3 +47,13 @@ def test_meter_of_float32_sums_resumes_bit_for_bit():
             resumed.load_state_dict(state)
         resumed.add({"a": value})
     assert through.flush() == resumed.flush()
+
+
+def test_the_mean_of_a_constant_is_that_constant_also_across_a_checkpoint():
+    constant, meter = torch.tensor(0.015), MeanMeter()
+    for number in range(1000):
+        if number == 500:
+            state, meter = meter.state_dict(), MeanMeter()
+            meter.load_state_dict(state)
+        meter.add({"beta": constant})
+    assert meter.flush() == {"beta": float(constant)}

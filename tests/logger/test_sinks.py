@@ -39,10 +39,10 @@ def test_tensorboard_tags_values_images_and_text(tmp_path):
         logger.text("config", "seed: **1**")
         logger.write()
     log = events(tmp_path)
-    assert sorted(log.Tags()["scalars"]) == ["loss/kl", "scalars/train_return"]
-    [point] = log.Scalars("scalars/train_return")
+    assert sorted(log.Tags()["scalars"]) == ["loss/kl", "train/return"]
+    [point] = log.Scalars("train/return")
     assert (point.step, point.value) == (30, 1.5)
-    [picture] = log.Images("picture")
+    [picture] = log.Images("image/picture")
     assert (picture.step, picture.width, picture.height) == (30, 7, 5)
     np.testing.assert_array_equal(imageio.imread(picture.encoded_image_string), image)
     assert log.SummaryMetadata("config").plugin_data.plugin_name == "text"
@@ -58,7 +58,7 @@ def test_videos_are_animated_gifs_with_all_frames_side_by_side(tmp_path, kind):
         logger.video("single", video[0])
         logger.write(1)
     log = events(tmp_path)
-    encoded = log.Images("openl")[0].encoded_image_string
+    encoded = log.Images("video/openl")[0].encoded_image_string
     assert encoded[:6] == b"GIF89a"
     assert b"NETSCAPE2.0" in encoded  # loops
     assert imageio.immeta(encoded, index=0)["duration"] == 50
@@ -67,7 +67,9 @@ def test_videos_are_animated_gifs_with_all_frames_side_by_side(tmp_path, kind):
     expected = np.concatenate([video[0], video[1]], 2)
     # A GIF has 256 colours: near, but not equal.
     np.testing.assert_allclose(frames.astype(int), expected.astype(int), atol=16)
-    assert imageio.imread(log.Images("single")[0].encoded_image_string, index=None).shape[0] == 9
+    assert (
+        imageio.imread(log.Images("video/single")[0].encoded_image_string, index=None).shape[0] == 9
+    )
 
 
 @pytest.mark.parametrize("name", ["{:017.6f}.host.7", "{:010.0f}.host.7.0"])
@@ -90,7 +92,7 @@ def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path, monkey
             [first] = tmp_path.glob("events.out.tfevents.1*")
             first.rename(tmp_path / ("events.out.tfevents." + name.format(now)))
     (tmp_path / "events.out.tfevents.other").unlink()
-    points = [(point.step, point.value) for point in events(tmp_path).Scalars("scalars/a")]
+    points = [(point.step, point.value) for point in events(tmp_path).Scalars("model/a")]
     assert points == [(10, 1), (20, 1), (30, 2), (40, 3)]
     assert [(row["step"], row["a"]) for row in read_metrics(tmp_path / "metrics.jsonl")] == points
 
@@ -136,7 +138,7 @@ def test_wandb_gets_everything_and_its_run_id(tmp_path, monkeypatch):
     (_, _, init), (_, (items,), log), (last, _, _) = calls
     assert (init["mode"], init["id"], init["resume"]) == ("offline", "abc", "allow")
     assert (init["group"], init["config"]) == ("all", {"seed": 1})
-    assert items == {"a": 1.0, "v": (b"GIF", "gif"), "t": "<pre>1 &lt; 2</pre>"}
+    assert items == {"model/a": 1.0, "video/v": (b"GIF", "gif"), "t": "<pre>1 &lt; 2</pre>"}
     assert (log, last) == ({"step": 8}, "finish")
 
 
@@ -186,7 +188,7 @@ def test_wandb_itself_takes_all_kinds_offline(tmp_path, monkeypatch):
     assert screen.getvalue() == ""
     [log] = tmp_path.glob("wandb/offline-run-*/run-abc.wandb")
     assert log.stat().st_size > 0
-    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/videos/*.gif"))) == 1
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/videos/**/*.gif"))) == 1
 
 
 def test_missing_wandb_is_a_warning_and_a_wrong_mode_an_error(tmp_path, monkeypatch):

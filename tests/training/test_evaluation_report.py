@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import config
+from logger.pictures import cut_grid, write_text
 from training import evaluation_report
-from training.evaluation_report import Played, record, table
+from training.evaluation_report import HEAD, Played, record, table
 from training.evaluator import Evaluation
 from training.returns import Outcome, outcome, summarize
 
@@ -76,7 +77,9 @@ def test_episodes_of_different_lengths_share_a_video(tmp_path, played):
         assert video[-1].min() == 250, number
     paths = evaluation_report.write(played, tmp_path)
     video = decoded(paths[1])
-    assert video.shape == (9, 256, 4 * 256, 3)
+    assert video.shape == (9, HEAD + 256, 4 * 256, 3)
+    assert (video[0, :HEAD] < 100).any()  # something is written there
+    video = video[:, HEAD:]
     assert video[-1].min() > 240  # those that ended earlier stay on their last frames
     assert video[5, :, :512].min() > 240 > video[5, :, 512:].max()
 
@@ -97,7 +100,10 @@ def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
     many = of(played, one.episodes * 6, one.outcomes * 6, list(range(24)))
     paths = evaluation_report.write(many, tmp_path)
     assert paths[2].name == "000000040-wood-24.png"
-    assert Image.open(paths[2]).height == 20 * 128
+    sheet = np.asarray(Image.open(paths[2]))
+    assert cut_grid(sheet, (64, 64)).shape[:2] == (20, 8)
+    title = write_text("dmc_walker_walk, colours wood: diswm at 40 frames")
+    np.testing.assert_array_equal(sheet[: len(title), : title.shape[1]], title)
     assert decoded(paths[1]).shape[2] == 4 * 256
     assert len(json.loads(paths[0].read_text())["episodes"]) == 24
 
@@ -105,6 +111,19 @@ def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
 def test_episodes_lost_with_their_environment_are_neither_drawn_nor_missed(tmp_path, played):
     one = played.evaluation
     many = of(played, one.episodes * 4, one.outcomes * 6, list(range(24)))
-    assert Image.open(evaluation_report.write(many, tmp_path)[2]).height == 16 * 128
+    sheet = np.asarray(Image.open(evaluation_report.write(many, tmp_path)[2]))
+    assert cut_grid(sheet, (64, 64)).shape[0] == 16
     unseen = of(played._replace(frames=50), [], one.outcomes, one.seeds)
     assert [path.suffix for path in evaluation_report.write(unseen, tmp_path)] == [".json"]
+
+
+def test_the_video_of_an_episode_says_how_it_goes():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 16, 16, 1), np.uint8)
+    episode = {"image": image, "reward": np.array([0, 1.5, 2], np.float32)}
+    video = evaluation_report.draw_episode(episode, "test")
+    np.testing.assert_array_equal(video[:, -48::3, ::3], image.repeat(3, -1))
+    above = video[:, :-48]
+    text = write_text("colours test\nstep 1, return 1.5 of 3.5")
+    np.testing.assert_array_equal(above[1], text[: above.shape[1], : 3 * 16])
+    assert not np.array_equal(above[1], above[2])

@@ -23,8 +23,10 @@ from agents.diswm import DisWM
 from envs import EnvSettings, episode_seed, make_env
 from fileio import checkpoints
 from logger import read_metrics
+from logger.pictures import GAP, cut_grid
 from replay.episodes import read_episode
 from tools import derive_seed
+from training.evaluation_report import HEAD
 from training.stop import Stopped
 
 ROOT = Path(dreamer.__file__).parent
@@ -169,10 +171,8 @@ def test_colours_number_seed_and_settings_are_those_asked_for(tiny, made):
     assert found["flags"] == {**flags, "time_limit": 14}
     assert [one["length"] for one in found["episodes"]] == [7, 7]
     sheet = np.asarray(Image.open(path.with_suffix(".png")))
-    for row in (0, 1):  # eight frames of each episode: all that there are
-        shown = sheet[128 * row : 128 * row + 128, -8 * 128 :]
-        np.testing.assert_array_equal(shown[::2, ::2].reshape(64, 8, 64, 3).swapaxes(0, 1),
-                                      images[row])  # fmt: skip
+    # Eight frames of each episode: all that there are.
+    np.testing.assert_array_equal(cut_grid(sheet, (64, 64)), images)
 
 
 @pytest.mark.slow
@@ -248,19 +248,19 @@ def test_video_and_sheet_show_the_episodes(own, made):
     [first] = (made / "eval_eps").glob("000000120-*.npz")
     truth = read_episode(first)["image"]  # of the run's own last evaluation
     video = frames_of(path.with_suffix(".mp4"))
-    assert video.shape == (11, 256, 3 * 256, 3)
+    assert video.shape == (11, HEAD + 256, 3 * 256, 3)
+    video = video[:, HEAD:]
     shown = video[:, 2::4, 2 : 4 * 64 : 4].astype(float)
     assert np.abs(shown - truth).mean() < 6
     assert np.abs(video[:, 2::4, 258:512:4].astype(float) - truth).mean() > 6  # another one
     sheet = np.asarray(Image.open(path.with_suffix(".png")))
-    assert sheet.shape[0] == 3 * 128
-    label = sheet.shape[1] - 8 * 128
-    assert 50 < label < 200
-    assert (sheet[:128, :label] < 100).any()  # something is written there
+    label = sheet.shape[1] - 8 * (128 + GAP)
+    assert 50 < label < 128
+    assert (sheet[20:128, :label] < 100).any()  # something is written there
     columns = np.linspace(0, 10, 8).round().astype(int)
-    for column, row in enumerate(columns):
-        left = label + 128 * column
-        np.testing.assert_array_equal(sheet[:128:2, left : left + 128 : 2], truth[row])
+    tiles = cut_grid(sheet, (64, 64))
+    assert tiles.shape[0] == 3
+    np.testing.assert_array_equal(tiles[0], truth[columns])
 
 
 def test_same_evaluation_is_written_once_and_another_beside_it(tiny, run):

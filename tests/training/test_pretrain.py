@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from logger import read_metrics
+from logger.pictures import cut_grid
 from replay import episodes
 from tests.helpers.runs import events
 
@@ -35,8 +36,9 @@ def test_snapshots_and_the_end_have_all_files(pretrained):
     for place in (folder, *snapshots):
         assert {path.name for path in place.iterdir()} >= FILES
         with Image.open(place / "traverse.png") as picture:
-            assert picture.size == (7 * 64, 4 * 64)
-            assert np.asarray(picture).std() > 0
+            tiles = cut_grid(np.asarray(picture), (64, 64))
+            assert tiles.shape == (4, 7, 64, 64, 3)
+            assert tiles.std() > 0
     weights = [
         torch.load(f / "encoder.pt", weights_only=True)["stats.weight"]
         for f in (*snapshots, folder)
