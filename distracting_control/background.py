@@ -11,7 +11,7 @@ import dm_env
 import numpy as np
 
 from distracting_control.base import Distraction, RandomLike, Settings, Strength, setting
-from distracting_control.videos import find_videos, open_video
+from distracting_control.videos import check_video, find_videos, open_video
 
 if TYPE_CHECKING:
     from dm_control.mujoco import Physics
@@ -97,7 +97,7 @@ class DistractingBackground(Distraction):
 
         Args:
             env: A dm_control environment whose model has a skybox.
-            dataset_path: Folder of image sequences (sub-folders of images) or movie files.
+            dataset_path: Folder of image sequences (folders of images) and movie files.
             dataset_videos: `'train'`, `'val'`, a sequence of names, or `None` for all; see
                 `videos.find_videos`.
             num_videos: Use only the first so many; `None` for all.
@@ -109,8 +109,9 @@ class DistractingBackground(Distraction):
 
         Raises:
             FileNotFoundError: If there is no such folder, or no videos in it.
-            ValueError: If no folder is given, fewer videos are there than asked for, a number is
-                out of range, or the model has no skybox or no floor.
+            OSError: If the system fails to read a video.
+            ValueError: If no folder is given, fewer videos are there than asked for, one of these
+                cannot be decoded, a number is out of range, or the model has no skybox or no floor.
         """
         super().__init__(env, random)
         if dataset_path is None:
@@ -128,6 +129,8 @@ class DistractingBackground(Distraction):
                     f"{dataset_path}: set num_videos to between 1 and {len(self.videos)}"
                 )
             self.videos = self.videos[:num_videos]
+        for path in self.videos:
+            check_video(path, texture_size, max_frames)
         self._dynamic = dynamic
         self._size = texture_size
         self._max_frames = max_frames

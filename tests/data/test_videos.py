@@ -13,8 +13,10 @@ import av
 import numpy as np
 import pytest
 
-from data import frames, videos
-from data.frames import Settings, Unusable, read_frames
+from data import videos
+from data.frames import Settings, read_frames
+from media.files import is_video
+from media.images import Unusable
 from replay.episodes import read_episode
 from tests.data.samples import encode, level, plain
 from tools import UserError
@@ -63,7 +65,7 @@ def test_every_frame_of_every_container_in_order_and_resampled_as_arithmetic_say
     tmp_path, name, how
 ):
     path = encode(tmp_path / name, plain(20), **how)
-    assert frames.is_video(path)
+    assert is_video(path)
     images = list(read_frames(path, Settings()))
     assert images[0].shape == (64, 64, 3)
     assert images[0].dtype == np.uint8
@@ -270,7 +272,7 @@ def folder(tmp_path):
 
 def decode(folder, cache, **settings):
     given = Settings(**{"length": 4} | settings)
-    return videos.decode(list(folder.iterdir()), folder.name, cache, given)
+    return videos.decode(folder, list(folder.iterdir()), cache, given)
 
 
 def test_folder_of_videos_becomes_named_episodes(tmp_path, folder):
@@ -357,8 +359,8 @@ def save(path, episode):
         os.kill(os.getpid(), 9)
     save_episode(path, episode)
 videos.save_episode = save
-paths = list(Path({folder!r}).iterdir())
-videos.decode(paths, "clips", Path({cache!r}), videos.Settings(length=4))
+folder = Path({folder!r})
+videos.decode(folder, list(folder.iterdir()), Path({cache!r}), videos.Settings(length=4))
 """
 
 
