@@ -201,7 +201,7 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
     fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
     for place, number in found.beside:
         name = readable(str(place.relative_to(path)) if place != path else path.resolve().name)
-        skipped.append((name, f"{number} images beside videos: give them a folder of their own"))
+        skipped.append((name, f"images beside videos ({number}): give them a folder of their own"))
     return Source(folder, skipped, fields | {"ignored": found.others})
 
 

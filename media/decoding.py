@@ -25,7 +25,7 @@ OPEN = {
     "protocol_whitelist": "file",
     "format_whitelist": (
         "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,ogg,flv,asf,"
-        "mpegvideo,m4v,h264,hevc,ivf,mxf,dv,yuv4mpegpipe"
+        "mpegvideo,m4v,h264,hevc,ivf,mxf,dv,yuv4mpegpipe,nut,rm"
     ),
 }
 MAX_GAP = 600  # seconds that one frame may last when a film is resampled
@@ -187,8 +187,9 @@ def _animation(path: Path) -> Iterator[Still]:
         images.check_size(film)
         count = getattr(film, "n_frames", 1)
         for number, image in enumerate(ImageSequence.Iterator(film), 1):
+            picture = images.as_rgb(image)  # decodes it; its time is not known before
             lasts = Fraction(image.info.get("duration") or 0) / 1000
-            yield image.convert("RGB"), lasts if lasts > 0 else Fraction(1, RATE), number / count
+            yield picture, lasts if lasts > 0 else Fraction(1, RATE), number / count
 
 
 def _timed_images(

@@ -15,6 +15,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".flv"),
     *(".f4v", ".wmv", ".asf", ".ogv", ".ogm", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob"),
     *(".ts", ".m2ts", ".mts", ".gif", ".apng", ".mxf", ".ivf", ".y4m", ".dv", ".h264", ".hevc"),
+    *(".nut", ".rm", ".rmvb"),
 )
 _HEAD = 512  # bytes that are looked at
 _BEGINNINGS = (
@@ -27,6 +28,8 @@ _BEGINNINGS = (
     b"\0\0\1\xb3",
     b"DKIF",  # IVF
     b"YUV4MPEG2 ",
+    b"nut/multimedia container",
+    b".RMF",  # RealMedia
     b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02",  # MXF
 )
 _PNG = b"\x89PNG\r\n\x1a\n"

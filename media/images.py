@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 1 << 26  # of a frame, 8192×8192: a few bytes can claim any number
@@ -56,7 +57,14 @@ def read_image(path: Path, size: int | None = None) -> Image.Image:
         if size is not None:
             image.draft("RGB", (size, size))
         check_size(image)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return as_rgb(ImageOps.exif_transpose(image))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB of eight bits a channel."""
+    if image.mode.startswith("I;16"):  # grey, which Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def check_size(image: Image.Image) -> None:
