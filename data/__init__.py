@@ -138,6 +138,11 @@ def _films_in(folder: Path) -> Found:
         return find_films(folder)
 
 
+def _place(path: Path, folder: Path) -> str:
+    """Where something lies in a folder that was given, in words for the log."""
+    return readable(str(path.relative_to(folder)) if path != folder else folder.resolve().name)
+
+
 def resolve(config: Config) -> Source:
     """The folder of episodes that ``--pretrain_datasets_path`` comes to.
 
@@ -151,8 +156,8 @@ def resolve(config: Config) -> Source:
     try:
         kind = kind_of(given)
         if kind == "episodes":
-            films = [str(film.relative_to(path)) for film in _films_in(path).films]
-            beside = [(readable(name), "a video beside .npz episodes") for name in films]
+            films = _films_in(path).films
+            beside = [(_place(film, path), "a video beside .npz episodes") for film in films]
             return Source(path, beside)
         if kind == "hub":
             return _downloaded(config, cache)
@@ -200,8 +205,8 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
         folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)
     fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
     for place, number in found.beside:
-        name = readable(str(place.relative_to(path)) if place != path else path.resolve().name)
-        skipped.append((name, f"images beside videos ({number}): give them a folder of their own"))
+        reason = f"images beside videos ({number}): give them a folder of their own"
+        skipped.append((_place(place, path), reason))
     return Source(folder, skipped, fields | {"ignored": found.others})
 
 

@@ -172,7 +172,7 @@ def find_videos(root: str | os.PathLike, names: str | Sequence[str] | None) -> l
         root: The folder, e.g. DAVIS or its `JPEGImages/480p`; `~` and `$VARIABLES` are expanded.
         names: `'train'` or `'val'`: the videos in the sub-folder of that name; without one, the
             videos that DAVIS 2017 counts to that split; without any of those, all. `None`: all.
-            A sequence of names: these, in this order.
+            A sequence of names: these, in this order, with or without their folder and ending.
 
     Returns:
         Paths, sorted by name if none were named.
@@ -196,9 +196,11 @@ def find_videos(root: str | os.PathLike, names: str | Sequence[str] | None) -> l
         videos = _split(folder, names)
     else:
         films = find_films(folder).films
-        by_name = {path.name: path for path in reversed(films)}
-        by_name |= {path.relative_to(folder).as_posix(): path for path in films}
-        by_name.update({path.stem: path for path in by_name.values() if path.is_file()})
+        by_name = {path.relative_to(folder).as_posix(): path for path in films}
+        for path in films:
+            by_name.setdefault(path.name, path)
+        for path in films:
+            by_name.setdefault(path.stem if path.is_file() else path.name, path)
         missing = [name for name in names if name not in by_name]
         if missing:
             raise FileNotFoundError(f"{folder} holds no video named {missing[0]!r}")

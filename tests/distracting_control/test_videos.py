@@ -145,6 +145,18 @@ def test_looking_at_a_video_decodes_little_of_it(tmp_path, monkeypatch):
     assert read == ["00000.jpg"]
 
 
+def test_names_are_those_of_files_with_and_without_folder_and_ending(tmp_path):
+    for name in ("b/x.mp4", "a/x.mp4", "a/y.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("whatever")
+    sequence(tmp_path / "x", 1)
+
+    def found(*names):
+        return [path.relative_to(tmp_path).as_posix() for path in find_videos(tmp_path, names)]
+
+    assert found("b/x.mp4", "y", "x", "x.mp4") == ["b/x.mp4", "a/y.mp4", "x", "a/x.mp4"]
+
+
 def test_a_split_is_never_made_of_the_other_one(tmp_path):
     sequence(tmp_path / "train" / "one", 1)
     sequence(tmp_path / "two", 1)
