@@ -204,9 +204,7 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
     with bar() as progress:
         folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)
     fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
-    for place, number in found.beside:
-        reason = f"images beside videos ({number}): give them a folder of their own"
-        skipped.append((_place(place, path), reason))
+    skipped += [(_place(beside, path), reason) for beside, reason in found.beside]
     return Source(folder, skipped, fields | {"ignored": found.others})
 
 

@@ -7,6 +7,7 @@ the `__MACOSX` that macOS puts into archives, are passed over.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,12 +44,12 @@ class Found:
 
     Attributes:
         films: Files and folders of images, sorted.
-        beside: (folder, how many) of images that lie beside films or above them.
+        beside: (folder or file, reason) of images and films that are left out because of others.
         others: Number of all other files.
     """
 
     films: list[Path] = field(default_factory=list)
-    beside: list[tuple[Path, int]] = field(default_factory=list)
+    beside: list[tuple[Path, str]] = field(default_factory=list)
     others: int = 0
 
 
@@ -104,8 +105,9 @@ def _is_image_name(name: str) -> bool:
 def find_films(folder: Path) -> Found:
     """Every film in a folder and the folders below it, each of which is entered once.
 
-    A folder of images is a film if no other film lies in it or below it; else those are covers and
-    the like.
+    A folder of images is a film if these are more than the films in it and below it, such as a
+    preview or masks, which are left out then; else the images are covers and the like. In the
+    folder itself they are that beside any film.
 
     Raises:
         OSError: something cannot be read.
@@ -134,20 +136,28 @@ def find_films(folder: Path) -> Found:
                 found.others += 1
         if pictures:
             images[here] = pictures
-    _sort_images(found, images)
+    _add_images(found, images, folder)
     return found
 
 
-def _sort_images(found: Found, images: dict[Path, int]) -> None:
-    """Tells the folders that are films from those whose images lie beside films."""
-    above = {parent for film in found.films for parent in film.parents}
+def _add_images(found: Found, images: dict[Path, int], top: Path) -> None:
+    """Tells folders of images ({folder: how many}) that are films from covers and the like."""
+    below = Counter(parent for film in found.films for parent in film.parents)
+    sequences = set()
     for place in sorted(images, key=lambda path: len(path.parts), reverse=True):
-        if place in above:
-            found.beside.append((place, images[place]))
+        number = images[place]
+        if below[place] and (place == top or number <= below[place]):
+            reason = f"images beside videos ({number}): give them a folder of their own"
+            found.beside.append((place, reason))
         else:
-            found.films.append(place)
-            above.update(place.parents)
-    found.films.sort()
+            sequences.add(place)
+            below.update(place.parents)
+    films, found.films = sorted([*found.films, *sequences]), []
+    for film in films:
+        if sequences.isdisjoint(film.parents):
+            found.films.append(film)
+        else:
+            found.beside.append((film, "a video beside images that are one"))
     found.beside.sort()
 
 

@@ -72,11 +72,26 @@ def test_folders_are_walked_and_hidden_things_passed_over(tmp_path):
     assert [path.name for path in images_in(tmp_path / "classC")] == ["0.jpg", "1.JPG"]
 
 
-def test_images_beside_films_and_above_them_are_no_films(tmp_path):
-    laid(tmp_path, ["a/x.mp4", "a/cover.jpg", "b/bear/0.jpg", "b/bear/1.jpg", "b/all.png"])
+def left_out(folder):
+    return {path.relative_to(folder).as_posix(): why for path, why in find_films(folder).beside}
+
+
+def test_few_images_beside_films_or_above_them_are_covers(tmp_path):
+    laid(tmp_path, ["a/x.mp4", "a/x.jpg", "b/bear/0.jpg", "b/bear/1.jpg", "b/all.png"])
     assert names(tmp_path) == ["a/x.mp4", "b/bear"]
-    assert find_films(tmp_path).beside == [(tmp_path / "a", 1), (tmp_path / "b", 1)]
+    reason = "images beside videos (1): give them a folder of their own"
+    assert left_out(tmp_path) == {"a": reason, "b": reason}
     assert names(tmp_path / "b" / "bear") == ["."]
+
+
+def test_many_images_are_a_film_and_what_lies_beside_is_not(tmp_path):
+    laid(tmp_path, [f"bear/{number}.jpg" for number in range(3)])
+    laid(tmp_path, ["bear/preview.mp4", "bear/masks/0.png"])
+    assert names(tmp_path) == ["bear"]
+    reason = "a video beside images that are one"
+    assert left_out(tmp_path) == {"bear/masks": reason, "bear/preview.mp4": reason}
+    laid(tmp_path, ["0.jpg", "1.jpg"])  # of the folder that was given they are no film
+    assert names(tmp_path) == ["bear"]
 
 
 def test_an_animated_picture_among_images_is_a_film(tmp_path):
