@@ -4,7 +4,7 @@
 folder with ``.npz`` files    as it is; videos beside the episodes are left out, and named
 ``.tar.xz``, ``.tar.gz`` …    unpacked once, beside the archive
 ``hf:<name>``                 downloaded once, then unpacked in the cache
-a video, a folder of videos   decoded once, into the cache
+a video, a folder of videos   decoded once, into the cache; a folder of images is a video, too
 ============================  =====================================================================
 
 A thing is known by its first bytes; names count where those say nothing. The cache is
@@ -25,12 +25,13 @@ from data import archives, frames, hub, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
+from media.files import Found, find_films, is_video
 from tools import UserError, check_folder, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
     "give a folder of .npz episodes, a .tar.xz or .tar.gz of one, "
-    f"{hub.PREFIX}<name>, a video, or a folder of videos"
+    f"{hub.PREFIX}<name>, a video, or a folder of videos or images"
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
@@ -99,11 +100,11 @@ def kind_of(given: str) -> str:
 def _kind_of_folder(folder: Path) -> str:
     if any(folder.glob("*.npz")):
         return "episodes"
-    if _videos_in(folder):
-        return "videos"
     hint = ""
-    if (folder / "train_eps").is_dir():
+    if (folder / "train_eps").is_dir():  # a run's folder, which has films of evaluations, too
         hint = f" (did you mean {folder / 'train_eps'}?)"
+    elif _films_in(folder).films:
+        return "videos"
     elif found := [path for path in _files_in(folder) if archives.is_archive(path)]:
         hint = f" (did you mean {found[0]}?)"
     raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")
@@ -114,7 +115,7 @@ def _kind_of_file(path: Path) -> str:
         raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
     if archives.is_archive(path):
         return "archive"
-    if frames.is_video(path):
+    if is_video(path):
         return "videos"
     raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
 
@@ -132,9 +133,14 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def _videos_in(folder: Path) -> list[Path]:
+def _films_in(folder: Path) -> Found:
     with reading(folder):
-        return [p for p in _files_in(folder) if p.suffix != ".npz" and frames.is_video(p)]
+        return find_films(folder)
+
+
+def _place(path: Path, folder: Path) -> str:
+    """Where something lies in a folder that was given, in words for the log."""
+    return readable(str(path.relative_to(folder)) if path != folder else folder.resolve().name)
 
 
 def resolve(config: Config) -> Source:
@@ -150,7 +156,8 @@ def resolve(config: Config) -> Source:
     try:
         kind = kind_of(given)
         if kind == "episodes":
-            beside = [(readable(p.name), "a video beside .npz episodes") for p in _videos_in(path)]
+            films = _films_in(path).films
+            beside = [(_place(film, path), "a video beside .npz episodes") for film in films]
             return Source(path, beside)
         if kind == "hub":
             return _downloaded(config, cache)
@@ -193,11 +200,12 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
         size=config.size,
         grayscale=config.grayscale,
     )
-    paths = _videos_in(path) if path.is_dir() else [path]
-    name = path.resolve().name
+    found = _films_in(path) if path.is_dir() else Found([path])
     with bar() as progress:
-        folder, skipped = videos.decode(paths, name, cache / "videos", settings, progress)
-    return Source(folder, skipped, {"source": str(path), "videos": len(paths) - len(skipped)})
+        folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)
+    fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
+    skipped += [(_place(beside, path), reason) for beside, reason in found.beside]
+    return Source(folder, skipped, fields | {"ignored": found.others})
 
 
 @contextmanager

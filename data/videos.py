@@ -1,4 +1,4 @@
-"""Videos as episodes: decoded once, in parallel, into a cache of image-only .npz files."""
+"""Films as episodes: decoded once, in parallel, into a cache of image-only .npz files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.caching import building, read_marker, write_marker
 from data.errors import readable, reading, shortened
-from data.frames import Settings, Unusable, read_frames
+from data.frames import Settings, read_frames
 from fileio.atomic import atomic_write
+from media.files import images_in
+from media.images import Unusable
 from replay.episodes import save_episode
 from tools import UserError
 
@@ -30,40 +33,59 @@ class _Cancelled(Exception):
     """Decoding is to stop."""
 
 
+class Clip(NamedTuple):
+    """A film to decode.
+
+    Attributes:
+        path: a file, or a folder of images.
+        name: what it is called: its place below what was given.
+        label: how the names of its episodes begin.
+        files: of which it consists.
+        size: bytes in these.
+    """
+
+    path: Path
+    name: str
+    label: str
+    files: tuple[Path, ...]
+    size: int
+
+
 def decode(
+    given: Path,
     paths: Sequence[Path],
-    name: str,
     cache: Path,
     settings: Settings,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[Path, list[tuple[str, str]]]:
-    """Decodes videos into one folder of image-only episodes; reuses a folder made before.
+    """Decodes films into one folder of image-only episodes; reuses a folder made before.
 
-    The folder's name has a hash of the videos (path, size, time) and the settings, so that what
-    changed is decoded anew. A decoding that was interrupted goes on after the last whole video.
+    The folder's name has a hash of the films' files (path, size, time) and the settings, so that
+    what changed is decoded anew. A decoding that was interrupted goes on after the last whole film.
 
     Args:
-        paths: the videos.
-        name: begins the folder's name.
+        given: what was given: the film, or the folder in which all lie. Begins the folder's name.
+        paths: the films.
         cache: where the folder is made.
         settings: how.
         progress: called with what is being done, bytes of video done, and bytes in all.
 
     Returns:
-        The folder, and (file name, reason) of each video that cannot be used.
+        The folder, and (name, reason) of each film that cannot be used.
 
     Raises:
         UserError: not one of them can be used.
         Unreadable: the machine failed to read one; what was decoded stays for the next start.
         OSError: the folder cannot be written.
     """
-    paths = sorted(paths)
-    target = cache / f"{shortened(readable(name), 80)}-{_key(paths, settings)}"
+    clips = _clips(given, sorted(paths))
+    name = readable(given.resolve().name)
+    target = cache / f"{shortened(name, 80)}-{_key(clips, settings)}"
     marker = read_marker(target)
     if marker is None:
         with building(target, keep=True) as partial:
             if partial is not None:
-                marker = {"videos": _decode_all(paths, partial, settings, progress)}
+                marker = {"videos": _decode_all(clips, partial, settings, progress)}
                 _check_usable(marker["videos"])
                 write_marker(partial, marker)
     marker = marker or read_marker(target)
@@ -73,9 +95,23 @@ def decode(
     return target, [(v["name"], v["skipped"]) for v in marker["videos"] if "skipped" in v]
 
 
-def _key(paths: Sequence[Path], settings: Settings) -> str:
+def _clips(given: Path, paths: Sequence[Path]) -> list[Clip]:
+    names = [str(p.relative_to(given)) if p != given else p.resolve().name for p in paths]
+    plain = [_label(name) for name in names]
+    often = Counter(plain)  # folder/a.mp4 is like folder__a.mp4
+    clips = []
+    for path, name, label in zip(paths, names, plain, strict=True):
+        with reading(path):
+            files = tuple(images_in(path)) if path.is_dir() else (path,)
+            size = sum(file.stat().st_size for file in files)
+        label = label if often[label] == 1 else _hashed(name)
+        clips.append(Clip(path, readable(name), label, files, size))
+    return clips
+
+
+def _key(clips: Sequence[Clip], settings: Settings) -> str:
     files = []
-    for path in paths:
+    for path in (path for clip in clips for path in clip.files):
         with reading(path):
             found = path.stat()
         files.append([str(path.resolve()), found.st_size, found.st_mtime_ns])
@@ -93,34 +129,33 @@ def _check_usable(videos: Sequence[dict[str, Any]]) -> None:
 
 
 def _decode_all(
-    paths: Sequence[Path],
+    clips: Sequence[Clip],
     folder: Path,
     settings: Settings,
     progress: Callable[[str, int, int], None],
 ) -> list[dict[str, Any]]:
-    """Decodes in threads (PyAV and zlib let go of the interpreter); a record per video."""
-    sizes = {path: path.stat().st_size for path in paths}
-    done = dict.fromkeys(paths, 0.0)  # share of each video
+    """Decodes in threads (PyAV and zlib let go of the interpreter); a record per film."""
+    done = {clip.label: 0.0 for clip in clips}  # share of each film
     stop = threading.Event()
 
-    def decode_one(path: Path) -> dict[str, Any]:
+    def decode_one(clip: Clip) -> dict[str, Any]:
         def tick(share: float) -> None:
-            done[path] = share
+            done[clip.label] = share
             if stop.is_set():
                 raise _Cancelled
 
-        return _decode_one(path, folder, settings, tick)
+        return _decode_one(clip, folder, settings, tick)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
-            futures = [pool.submit(decode_one, path) for path in paths]
+            futures = [pool.submit(decode_one, clip) for clip in clips]
             waiting = set(futures)
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    future.result()  # an error that is not the video's ends all
-                amount = sum(int(sizes[path] * share) for path, share in list(done.items()))
-                progress("decoding", amount, sum(sizes.values()))
+                    future.result()  # an error that is not the film's ends all
+                amount = sum(int(clip.size * done[clip.label]) for clip in clips)
+                progress("decoding", amount, sum(clip.size for clip in clips))
             return [future.result() for future in futures]
         finally:
             stop.set()
@@ -128,9 +163,9 @@ def _decode_all(
 
 
 def _decode_one(
-    path: Path, folder: Path, settings: Settings, tick: Callable[[float], None]
+    clip: Clip, folder: Path, settings: Settings, tick: Callable[[float], None]
 ) -> dict[str, Any]:
-    """One video into episodes, and a record that it is whole; a reason in "skipped" if it is not.
+    """One film into episodes, and a record that it is whole; a reason in "skipped" if it is not.
 
     A record that an earlier start left is taken as it is.
 
@@ -138,17 +173,16 @@ def _decode_one(
         Unreadable: the machine failed to read it.
         OSError: the folder cannot be written.
     """
-    label = _label(path)
-    record = folder / f".{label}.json"
+    record = folder / f".{clip.label}.json"
     if (known := _read_record(record)) is not None:
         tick(1.0)
         return known
     written: list[Path] = []
-    result: dict[str, Any] = {"name": readable(path.name)}
+    result: dict[str, Any] = {"name": clip.name}
     try:
         rows = 0
-        for images in pieces(read_frames(path, settings, tick), settings.length):
-            target = folder / f"{label}-{len(written):05d}-{len(images)}.npz"
+        for images in pieces(read_frames(clip.path, settings, tick), settings.length):
+            target = folder / f"{clip.label}-{len(written):05d}-{len(images)}.npz"
             save_episode(target, {"image": images})
             written.append(target)
             rows += len(images)
@@ -165,15 +199,20 @@ def _decode_one(
     return result
 
 
-def _label(path: Path) -> str:
-    """How the names of a video's files begin: with its own, or a hash where that cannot be."""
-    name = os.fsencode(path.name)
-    plain = readable(path.name) == path.name and not _CONTROL.search(path.name)
+def _label(name: str) -> str:
+    """How the names of a film's files begin: with its own, or a hash where that cannot be."""
+    flat = name.replace(os.sep, "__")
     # A file's name has at most 255 bytes, the piece's included.
-    if plain and len(name) <= 150:
-        return path.name
-    suffix = path.suffix if plain and len(os.fsencode(path.suffix)) <= 8 else ""
-    return hashlib.sha256(name).hexdigest()[:16] + suffix
+    if readable(flat) == flat and not _CONTROL.search(flat) and len(os.fsencode(flat)) <= 150:
+        return flat
+    return _hashed(name)
+
+
+def _hashed(name: str) -> str:
+    suffix = Path(name).suffix
+    plain = readable(name) == name and not _CONTROL.search(name)
+    suffix = suffix if plain and len(os.fsencode(suffix)) <= 8 else ""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + suffix
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -11,12 +11,13 @@ import dm_env
 import numpy as np
 
 from distracting_control.base import AS_TRAIN, Distraction, RandomLike, Settings, Strength, setting
-from distracting_control.videos import find_videos, open_video
+from distracting_control.videos import check_video, find_videos, open_video
 
 if TYPE_CHECKING:
     from dm_control.mujoco import Physics
 
 NUM_VIDEOS = {"easy": 4, "medium": 8, "hard": None}  # per difficulty; None for all
+TEXTURE_SIZE, MAX_FRAMES = 256, 512  # defaults
 _FLOOR_ALPHA = {"reacher": 0.0, "walker": 1.0, "cheetah": 1.0}
 
 
@@ -89,15 +90,15 @@ class DistractingBackground(Distraction):
         *,
         dynamic: bool = False,
         floor_alpha: float | None = None,
-        texture_size: int = 256,
-        max_frames: int = 512,
+        texture_size: int = TEXTURE_SIZE,
+        max_frames: int = MAX_FRAMES,
         random: RandomLike = None,
     ) -> None:
         """Wraps an environment.
 
         Args:
             env: A dm_control environment whose model has a skybox.
-            dataset_path: Folder of image sequences (sub-folders of images) or movie files.
+            dataset_path: Folder of image sequences (folders of images) and movie files.
             dataset_videos: `'train'`, `'val'`, a sequence of names, or `None` for all; see
                 `videos.find_videos`.
             num_videos: Use only the first so many; `None` for all.
@@ -109,8 +110,9 @@ class DistractingBackground(Distraction):
 
         Raises:
             FileNotFoundError: If there is no such folder, or no videos in it.
-            ValueError: If no folder is given, fewer videos are there than asked for, a number is
-                out of range, or the model has no skybox or no floor.
+            OSError: If the system fails to read a video.
+            ValueError: If no folder is given, fewer videos are there than asked for, one of these
+                cannot be decoded, a number is out of range, or the model has no skybox or no floor.
         """
         super().__init__(env, random)
         if dataset_path is None:
@@ -128,6 +130,8 @@ class DistractingBackground(Distraction):
                     f"{dataset_path}: set num_videos to between 1 and {len(self.videos)}"
                 )
             self.videos = self.videos[:num_videos]
+        for path in self.videos:
+            check_video(path, texture_size, max_frames)
         self._dynamic = dynamic
         self._size = texture_size
         self._max_frames = max_frames

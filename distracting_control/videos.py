@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import multiprocessing
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-ANIMATION_SUFFIXES = {".gif", ".apng"}
-MOVIE_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
+from media.decoding import pictures
+from media.files import find_films, images_in
+from media.images import Unusable, ends_well, read_image
 
 # Names of the sequences of DAVIS 2017 (https://davischallenge.org), its two published splits.
 _DAVIS_TRAIN = """
@@ -34,7 +37,10 @@ DAVIS = {"train": tuple(_DAVIS_TRAIN.split()), "val": tuple(_DAVIS_VAL.split())}
 
 
 class Video:
-    """Frames of an image sequence or a movie, squeezed to size × size RGB, decoded on demand."""
+    """Frames of an image sequence or a movie, squeezed to size × size RGB, decoded on demand.
+
+    In the place of a frame that cannot be decoded stands the nearest one that can.
+    """
 
     def __init__(self, path: Path, size: int, max_frames: int) -> None:
         """Opens a video.
@@ -46,33 +52,111 @@ class Video:
 
         Raises:
             ValueError: If there is no frame.
+            OSError: If the system fails to read it.
         """
-        self._size = size
+        self._path, self._size = path, size
+        self._frames: list[np.ndarray | None]
+        self._damaged: set[int] = set()
         if path.is_dir():
-            self._images = _images(path)[:max_frames]
-            self._frames: list[np.ndarray | None] = [None] * len(self._images)
+            self._images = images_in(path)[:max_frames]
+            self._frames = [None] * len(self._images)
         else:
             self._images = []
-            self._frames = [self._square(frame) for frame in _decode(path, max_frames)]
+            self._frames = list(self._decoded(max_frames))
         if not self._frames:
-            raise ValueError(f"{path} holds no frames")
+            raise ValueError(f"the background video {path} holds no frames")
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Frame uint8 [size, size, 3]; not to be written to."""
-        frame = self._frames[index]
-        if frame is None:
-            with Image.open(self._images[index]) as image:
-                # Lets the JPEG decoder shrink large images itself, which is several times faster.
-                image.draft("RGB", (self._size, self._size))
-                frame = self._frames[index] = self._square(image)
-        return frame
+        """Frame uint8 [size, size, 3]; not to be written to.
 
-    def _square(self, image: Image.Image) -> np.ndarray:
-        resized = image.convert("RGB").resize((self._size, self._size), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
+        Raises:
+            ValueError: If no frame at all can be decoded.
+            OSError: If the system fails to read it.
+        """
+        if (frame := self._frame(index)) is not None:
+            return frame
+        # What stands in depends on the files alone, not on what was asked for before.
+        for near in sorted(range(len(self)), key=lambda other: abs(other - index)):
+            if (frame := self._frame(near)) is not None:
+                return frame
+        raise ValueError(f"the background video {self._path} holds no whole frame")
+
+    def _frame(self, index: int) -> np.ndarray | None:
+        """A frame, None where it cannot be decoded."""
+        if self._frames[index] is None and index not in self._damaged:
+            path = self._images[index]
+            try:
+                self._frames[index] = _square(read_image(path, self._size), self._size)
+            except Unusable as error:
+                self._damaged.add(index)
+                _tell(self._path, f"{path.name} is left out: {error}")
+        return self._frames[index]
+
+    def _decoded(self, max_frames: int) -> Iterator[np.ndarray]:
+        """The frames of a movie, up to where it is damaged."""
+        count = 0
+        try:
+            for picture in itertools.islice(pictures(self._path), max_frames):
+                yield _square(Image.fromarray(picture), self._size)
+                count += 1
+        except Unusable as error:
+            _tell(self._path, f"only its first {count} frames are shown: {error}")
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+@functools.cache
+def check_video(path: Path, size: int, max_frames: int) -> None:
+    """Checks that a video can be shown, without decoding it all; names what is damaged in it.
+
+    Raises:
+        ValueError: If none of its frames can be decoded; one line that names it.
+        OSError: If the system fails to read it.
+    """
+    try:
+        if path.is_dir():
+            _check_images(path, images_in(path)[:max_frames], size)
+        elif next(pictures(path), None) is None:
+            raise Unusable("it holds no frames")
+    except Unusable as error:
+        raise ValueError(
+            f"the background video {path} cannot be shown ({error}): mend it, or take it out of "
+            "its folder"
+        ) from error
+
+
+def _check_images(video: Path, paths: Sequence[Path], size: int) -> None:
+    whole, damaged = False, []
+    for path in paths:
+        if whole and ends_well(path):
+            continue
+        try:
+            read_image(path, size)
+            whole = True
+        except Unusable as error:
+            damaged.append(f"{path.name}: {error}")
+    if not whole:
+        raise Unusable(damaged[0] if damaged else "it holds no frames")
+    # Every process that builds an environment checks; the first one says it for all.
+    if damaged and multiprocessing.parent_process() is None:
+        _tell(video, f"{len(damaged)} of its {len(paths)} images are left out ({damaged[0]})")
+    elif damaged:
+        _told.add(video)
+
+
+_told: set[Path] = set()
+
+
+def _tell(video: Path, text: str) -> None:
+    """Says once what is damaged in a video."""
+    if video not in _told:
+        _told.add(video)
+        print(f"note: background video {video}: {text}", file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,19 +166,20 @@ def open_video(path: Path, size: int, max_frames: int) -> Video:
 
 
 def find_videos(root: str | os.PathLike, names: str | Sequence[str] | None) -> list[Path]:
-    """Lists the videos of a folder: sub-folders of images, and movie files.
+    """Lists the videos of a folder, and of the folders in it: of images, and movie files.
 
     Args:
         root: The folder, e.g. DAVIS or its `JPEGImages/480p`; `~` and `$VARIABLES` are expanded.
         names: `'train'` or `'val'`: the videos in the sub-folder of that name; without one, the
             videos that DAVIS 2017 counts to that split; without any of those, all. `None`: all.
-            A sequence of names: these, in this order.
+            A sequence of names: these, in this order, with or without their folder and ending.
 
     Returns:
         Paths, sorted by name if none were named.
 
     Raises:
         FileNotFoundError: If the folder, a named video, or any video at all is missing.
+        OSError: If the system fails to read something.
         ValueError: If `names` is another string.
     """
     folder = Path(os.path.expandvars(root)).expanduser()
@@ -106,12 +191,16 @@ def find_videos(root: str | os.PathLike, names: str | Sequence[str] | None) -> l
     if (folder / "JPEGImages" / "480p").is_dir():
         folder = folder / "JPEGImages" / "480p"
     if names is None:
-        videos = _videos(folder)
+        videos = find_films(folder).films
     elif isinstance(names, str):
         videos = _split(folder, names)
     else:
-        by_name = {path.name: path for path in _videos(folder)}
-        by_name.update({path.stem: path for path in by_name.values() if path.is_file()})
+        films = find_films(folder).films
+        by_name = {path.relative_to(folder).as_posix(): path for path in films}
+        for path in films:
+            by_name.setdefault(path.name, path)
+        for path in films:
+            by_name.setdefault(path.stem if path.is_file() else path.name, path)
         missing = [name for name in names if name not in by_name]
         if missing:
             raise FileNotFoundError(f"{folder} holds no video named {missing[0]!r}")
@@ -125,34 +214,12 @@ def _split(folder: Path, name: str) -> list[Path]:
     if name not in DAVIS:
         raise ValueError(f"background videos must be 'train', 'val', None or names, not {name!r}")
     # DAVIS has a video called `train`: a sub-folder that holds images is that, not a split.
-    if (folder / name).is_dir() and not _images(folder / name):
-        return _videos(folder / name)
-    videos = _videos(folder)
+    splits = [folder / split for split in DAVIS if (folder / split).is_dir()]
+    splits = [split for split in splits if not images_in(split)]
+    if folder / name in splits:
+        return find_films(folder / name).films
+    found = find_films(folder).films
+    videos = [path for path in found if not any(split in path.parents for split in splits)]
     listed = [path for path in videos if path.stem in DAVIS[name]]
     from_davis = listed or any(path.stem in split for split in DAVIS.values() for path in videos)
     return listed if from_davis else videos
-
-
-def _videos(folder: Path) -> list[Path]:
-    movies = MOVIE_SUFFIXES | ANIMATION_SUFFIXES
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if (path.suffix.lower() in movies if path.is_file() else _images(path))
-    )
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _decode(path: Path, max_frames: int) -> list[Image.Image]:
-    """The first frames of a movie file."""
-    if path.suffix.lower() in ANIMATION_SUFFIXES:
-        with Image.open(path) as animation:
-            frames = zip(range(max_frames), ImageSequence.Iterator(animation), strict=False)
-            return [frame.convert("RGB") for _, frame in frames]
-    import imageio.v3 as iio
-
-    frames = zip(range(max_frames), iio.imiter(path, plugin="pyav"), strict=False)
-    return [Image.fromarray(frame) for _, frame in frames]

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from distracting_control.background import BackgroundSettings
+from distracting_control.background import MAX_FRAMES, TEXTURE_SIZE, BackgroundSettings
 from distracting_control.base import Strength
-from distracting_control.videos import Video, find_videos
+from distracting_control.videos import check_video, find_videos
 from envs.checks import as_flags
 from envs.settings import EnvSettings
 from envs.suites import COMMON
@@ -127,9 +127,8 @@ def _count(
 
 
 def _read(path: Path, flags: str) -> None:
-    """Reads the first frame of a video: of a movie no other one, and images only when asked for."""
+    """Checks a video as the environment will: a movie by its first frame, images by their ends."""
     try:
-        Video(path, 8, max_frames=512 if path.is_dir() else 1)[0]
-    except Exception as error:  # decoders have exceptions of their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{flags}: {path} cannot be read: {reason}") from error
+        check_video(path, TEXTURE_SIZE, MAX_FRAMES)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{flags}: {error}") from error

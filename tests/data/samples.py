@@ -1,11 +1,15 @@
 """Small episodes, archives and videos to be read."""
 
 import io
+import struct
 import tarfile
 from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image
+
+TOLERANCE = 6  # levels of 255 that a codec may be off in a plain area
 
 
 def episode(seed=0, rows=6):
@@ -63,6 +67,37 @@ def encode(
     return path
 
 
+def turn(path, matrix):
+    """Writes a matrix into the track header, as a telephone held upright does."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    assert struct.unpack_from(">9i", content, at)[:5] == (1 << 16, 0, 0, 0, 1 << 16)
+    a, b, c, d = (n << 16 for n in matrix)
+    struct.pack_into(">9i", content, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+TURNS = {  # the matrix's a, b, c, d: x' = ax + cy, y' = bx + dy; and the same done to a picture
+    "as it is": ((1, 0, 0, 1), lambda p: p),
+    "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    "head over": ((1, 0, 0, -1), lambda p: p[::-1]),
+    "half": ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
+    "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    "counter": ((0, -1, 1, 0), lambda p: np.rot90(p)),
+    "clockwise, mirrored": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+    "counter, mirrored": ((0, -1, -1, 0), lambda p: p[::-1, ::-1].swapaxes(0, 1)),
+}
+
+
+def moving(path, pictures, times):
+    """An animated picture of RGB pictures, each of which lasts so many milliseconds."""
+    first, *rest = (Image.fromarray(picture) for picture in pictures)
+    kind = "PNG" if path.suffix == ".apng" else None
+    how = {"save_all": True, "append_images": rest, "duration": times}
+    first.save(path, kind, **how, **({"lossless": True} if path.suffix == ".webp" else {}))
+    return path
+
+
 def level(index):
     """The grey of a frame, far from its neighbours'."""
     return 20 + (index * 37) % 210
@@ -71,6 +106,13 @@ def level(index):
 def plain(count, height=64, width=64):
     """Pictures of one grey each, which tells which one it is."""
     return [np.full((height, width, 3), level(index), np.uint8) for index in range(count)]
+
+
+def assert_shows(images, numbers):
+    """Asserts that the images are the plain pictures of these numbers."""
+    assert len(images) == len(numbers)
+    for image, number in zip(images, numbers, strict=True):
+        assert np.abs(image.astype(int) - level(number)).max() < TOLERANCE
 
 
 def everything(folder):

@@ -180,6 +180,31 @@ def test_episodes_win_over_videos_beside_them(tmp_path, tiny, short):
     assert skipped == {"clip.mp4": "a video beside .npz episodes"}
 
 
+def test_folder_of_folders_names_what_is_left_out(tmp_path, short):
+    clips = tmp_path / "clips"
+    for name in ("classA", "classB"):
+        (clips / name).mkdir(parents=True)
+        video(clips / name / "x.mp4")
+    (clips / "classA" / "cover.jpg").write_bytes(b"")
+    (clips / "classB" / "x.wmv").write_text("a text")
+    (clips / "notes.txt").write_text("a text")
+    found = data.resolve(config.parse(short(clips)))
+    beside = "images beside videos (1): give them a folder of their own"
+    why = dict(found.skipped)
+    assert why.pop("classB/x.wmv").startswith("no video")
+    assert why == {"classA": beside}
+    assert (found.fields["videos"], found.fields["ignored"]) == (2, 1)
+    assert len(list(found.folder.glob("*.npz"))) == 2
+
+
+def test_a_run_is_no_folder_of_films(tmp_path):
+    """It has films of its evaluations."""
+    (tmp_path / "train_eps").mkdir()
+    video(tmp_path / "eval_policy.mp4", count=2)
+    with pytest.raises(UserError, match=r"did you mean .*train_eps\?"):
+        data.kind_of(str(tmp_path))
+
+
 def _episode_of_another_size(home):
     (home / "thing").mkdir()
     np.savez(home / "thing" / "a.npz", image=np.zeros((4, 96, 96, 3), np.uint8))

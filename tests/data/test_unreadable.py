@@ -10,9 +10,10 @@ import pytest
 
 import config
 import data
-from data import archives, caching, frames, videos
+from data import archives, caching, videos
 from data.errors import Unreadable, readable, shortened
 from logger import read_metrics
+from media import files
 from tests.data.samples import encode, plain
 from tools import UserError
 
@@ -40,11 +41,12 @@ def resolve(tmp_path, tiny):
 
 def failing(function, code, name):
     """A function that fails, as the machine does, on the files of this name."""
+    kind = OSError
+    if function is av.open:
+        kind = av.error.PermissionError if code == errno.EPERM else av.error.OSError
 
     def call(path, *args, **options):
         if Path(path).name == name:
-            kind = av.error.PermissionError if code == errno.EPERM else av.error.OSError
-            kind = kind if function is av.open else OSError
             raise kind(code, os.strerror(code), str(path))
         return function(path, *args, **options)
 
@@ -56,16 +58,16 @@ def failing(function, code, name):
     [
         ((av, "open"), errno.EMFILE),
         ((av, "open"), errno.ESTALE),
-        ((frames.Path, "open"), errno.EACCES),
-        ((frames.Path, "open"), errno.EPERM),
-        ((frames.Path, "open"), errno.ENOENT),  # its disk went away
+        ((Path, "open"), errno.EACCES),
+        ((Path, "open"), errno.EPERM),
+        ((Path, "open"), errno.ENOENT),  # its disk went away
     ],
 )
 def test_a_video_that_cannot_be_opened_now_is_tried_again(
     tmp_path, clips, resolve, monkeypatch, where, code
 ):
     monkeypatch.setattr(videos, "WORKERS", 1)
-    monkeypatch.setattr(frames, "is_video", lambda path: True)  # it was still well when looked for
+    monkeypatch.setattr(files, "is_video", lambda path: True)  # it was still well when looked for
     place, name = where
     with monkeypatch.context() as patch:
         patch.setattr(place, name, failing(getattr(place, name), code, "b.mp4"))
@@ -87,8 +89,8 @@ def test_a_damaged_video_of_which_ffmpeg_says_eperm_is_left_out(clips, resolve, 
 
 
 def test_a_file_that_cannot_be_looked_at_is_named(clips, monkeypatch):
-    failed = failing(frames.Path.open, errno.EACCES, "b.mp4")
-    monkeypatch.setattr(frames.Path, "open", failed)
+    failed = failing(Path.open, errno.EACCES, "b.mp4")
+    monkeypatch.setattr(Path, "open", failed)
     with pytest.raises(UserError, match=r"b\.mp4 cannot be read \(Permission denied\): mend"):
         data.kind_of(str(clips))
 

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,22 +11,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from data import frames, videos
-from data.frames import Settings, Unusable, read_frames
+from data import videos
+from data.frames import Settings, read_frames
+from media.files import is_video
+from media.images import Unusable
 from replay.episodes import read_episode
-from tests.data.samples import encode, level, plain
+from tests.data.samples import TOLERANCE, assert_shows, encode, plain
 from tools import UserError
 
 ROOT = Path(videos.__file__).parents[1]
-TOLERANCE = 6  # levels of 255 that a codec may be off in a plain area
-
-
-def assert_shows(images, numbers):
-    """Asserts that the images are the plain pictures of these numbers."""
-    assert len(images) == len(numbers)
-    for image, number in zip(images, numbers, strict=True):
-        assert np.abs(image.astype(int) - level(number)).max() < TOLERANCE
 
 
 def test_a_title_that_is_not_utf8_is_no_reason_to_leave_a_video_out(tmp_path):
@@ -55,6 +49,10 @@ CONTAINERS = [
     ("a.avi", {"codec": "mpeg4"}),
     ("a.webm", {"codec": "libvpx"}),
     ("a.gif", {"codec": "gif", "pixels": "gray", "rate": 25}),
+    ("a.ts", {"codec": "mpeg2video"}),
+    ("a.flv", {"codec": "flv"}),
+    ("a.wmv", {"codec": "wmv2"}),
+    ("a.ogv", {"codec": "libvpx"}),
 ]
 
 
@@ -63,7 +61,7 @@ def test_every_frame_of_every_container_in_order_and_resampled_as_arithmetic_say
     tmp_path, name, how
 ):
     path = encode(tmp_path / name, plain(20), **how)
-    assert frames.is_video(path)
+    assert is_video(path)
     images = list(read_frames(path, Settings()))
     assert images[0].shape == (64, 64, 3)
     assert images[0].dtype == np.uint8
@@ -156,43 +154,6 @@ def test_other_sizes_and_grey(tmp_path):
     assert np.abs(image.astype(float) - grey).max() <= 1
 
 
-def turn(path, matrix):
-    """Writes a matrix into the track header, as a telephone held upright does."""
-    content = bytearray(path.read_bytes())
-    at = content.index(b"tkhd") + 4 + 40
-    assert struct.unpack_from(">9i", content, at)[:5] == (1 << 16, 0, 0, 0, 1 << 16)
-    a, b, c, d = (n << 16 for n in matrix)
-    struct.pack_into(">9i", content, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
-
-
-TURNS = {  # the matrix's a, b, c, d: x' = ax + cy, y' = bx + dy; and the same done to a picture
-    "as it is": ((1, 0, 0, 1), lambda p: p),
-    "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
-    "head over": ((1, 0, 0, -1), lambda p: p[::-1]),
-    "half": ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
-    "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
-    "counter": ((0, -1, 1, 0), lambda p: np.rot90(p)),
-    "clockwise, mirrored": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
-    "counter, mirrored": ((0, -1, -1, 0), lambda p: p[::-1, ::-1].swapaxes(0, 1)),
-}
-
-
-@pytest.mark.parametrize(("matrix", "same"), TURNS.values(), ids=TURNS)
-def test_turned_and_mirrored_videos_are_seen_upright(tmp_path, matrix, same):
-    picture = np.full((96, 96, 3), 30, np.uint8)
-    picture[:48, :48], picture[:48, 48:] = (220, 220, 220), (120, 120, 120)
-    path = encode(tmp_path / "a.mp4", [picture] * 2)
-    turn(path, matrix)
-    expected = same(picture)[12::24, 12::24].astype(int)
-    for size in ((64, 64), (32, 64)):
-        image = next(read_frames(path, Settings(size=size)))
-        assert image.shape == (*size, 3)
-        middle = expected if size[0] == 64 else expected[1:3]
-        seen = image[8::16, 8::16].astype(int)
-        assert np.abs(seen - middle).max() < TOLERANCE
-
-
 def test_pieces():
     images = [np.full((2, 2, 3), n, np.uint8) for n in range(8)]
     wanted = {(8, 4): [4, 4], (7, 4): [4, 3], (6, 4): [4, 2], (3, 4): [3], (0, 4): []}
@@ -270,7 +231,7 @@ def folder(tmp_path):
 
 def decode(folder, cache, **settings):
     given = Settings(**{"length": 4} | settings)
-    return videos.decode(list(folder.iterdir()), folder.name, cache, given)
+    return videos.decode(folder, list(folder.iterdir()), cache, given)
 
 
 def test_folder_of_videos_becomes_named_episodes(tmp_path, folder):
@@ -303,7 +264,11 @@ def test_decoded_once_and_anew_after_any_change(tmp_path, folder):
     places.add(decode(folder, cache)[0])
     (folder / "c.mp4").unlink()
     places.add(decode(folder, cache)[0])
-    assert len(places) == 7
+    (folder / "images").mkdir()
+    for index, picture in enumerate(plain(3)):
+        Image.fromarray(picture).save(folder / "images" / f"{index}.png")
+        places.add(decode(folder, cache)[0])
+    assert len(places) == 10
     assert sorted(cache.iterdir()) == sorted(places)
 
 
@@ -357,8 +322,8 @@ def save(path, episode):
         os.kill(os.getpid(), 9)
     save_episode(path, episode)
 videos.save_episode = save
-paths = list(Path({folder!r}).iterdir())
-videos.decode(paths, "clips", Path({cache!r}), videos.Settings(length=4))
+folder = Path({folder!r})
+videos.decode(folder, list(folder.iterdir()), Path({cache!r}), videos.Settings(length=4))
 """
 
 

@@ -56,7 +56,9 @@ def test_a_video_that_cannot_be_read_is_named(tmp_path, kind):
     good, bad = videos(tmp_path / "A", "x"), videos(tmp_path / "B", "a", "b", kind)
     settings = EnvSettings(background_dataset_path=good, test_background_dataset_path=bad)
     flags = f"--test_background_dataset_path {bad} --test_background_dataset_videos val"
-    assert refused(settings).startswith(f"{flags}: {bad}/{kind} cannot be read: ")
+    assert refused(settings).startswith(
+        f"{flags}: the background video {bad}/{kind} cannot be shown ("
+    )
     few = {"background_dataset_path": good, "background_num_videos": 1}
     check_backgrounds(CHEETAH, ["test"], EnvSettings(**few, test_background_dataset_path=good))
 

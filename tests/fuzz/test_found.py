@@ -15,6 +15,7 @@ import config
 import data
 from data import archives, caching, frames, videos
 from fileio import npz, yaml_files
+from media import images
 from replay.episodes import check_episode, count_rows, read_episode
 from tests.fuzz.test_episodes import fields
 from tests.fuzz.test_episodes import npz as npz_of
@@ -327,15 +328,15 @@ def film(tmp_path):
 
 def test_frames_of_more_pixels_than_any_camera_has_are_not_decoded(film, monkeypatch):
     assert len(list(frames.read_frames(film, frames.Settings()))) == 6
-    monkeypatch.setattr(frames, "MAX_PIXELS", 32 * 31)
-    with pytest.raises(frames.Unusable, match="damaged"):
+    monkeypatch.setattr(images, "MAX_PIXELS", 32 * 31)
+    with pytest.raises(images.Unusable, match="damaged"):
         list(frames.read_frames(film, frames.Settings()))
 
 
 def test_a_film_without_a_decoder_is_left_out(tmp_path):
     path = tmp_path / "a.mpg"
     path.write_bytes(NO_DECODER)
-    with pytest.raises(frames.Unusable, match="no decoder for it"):
+    with pytest.raises(images.Unusable, match="no decoder for it"):
         list(frames.read_frames(path, frames.Settings()))
 
 
@@ -343,7 +344,8 @@ def test_a_film_without_a_decoder_is_left_out(tmp_path):
 def test_a_record_that_is_damaged_is_made_anew(film, tmp_path, content):
     record = tmp_path / f".{film.name}.json"
     record.write_text(content)
-    found = videos._decode_one(film, tmp_path, frames.Settings(length=4), lambda share: None)
+    [clip] = videos._clips(film, [film])
+    found = videos._decode_one(clip, tmp_path, frames.Settings(length=4), lambda share: None)
     assert found == {"name": film.name, "episodes": 2, "frames": 6}
     assert json.loads(record.read_text()) == found
 
