@@ -25,7 +25,8 @@ from data import archives, frames, hub, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
-from tools import UserError, check_folder, expand_path, nearest
+from replay.files import check_episodes, episode_files, run_hint
+from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
@@ -65,14 +66,14 @@ def check(config: Config) -> None:
         kind_of(config[FLAG])
         cache_root(config.cache_dir)
     elif config.offline_traindir:
-        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        check_episodes(config.offline_traindir, "offline_traindir")
     else:
         raise UserError(
             "--beta_vae_pretrain needs --pretrain_datasets_path: a folder of .npz episodes such as "
             "the train_eps of a run with --configs defaults dmc2gym collect, an archive of one, "
             "hf:<name>, or videos"
         )
-    check_folder(config.offline_evaldir, "offline_evaldir", "*.npz")
+    check_episodes(config.offline_evaldir, "offline_evaldir")
 
 
 def kind_of(given: str) -> str:
@@ -97,14 +98,12 @@ def kind_of(given: str) -> str:
 
 
 def _kind_of_folder(folder: Path) -> str:
-    if any(folder.glob("*.npz")):
+    hint = run_hint(folder)
+    if not hint and episode_files(folder):
         return "episodes"
     if _videos_in(folder):
         return "videos"
-    hint = ""
-    if (folder / "train_eps").is_dir():
-        hint = f" (did you mean {folder / 'train_eps'}?)"
-    elif found := [path for path in _files_in(folder) if archives.is_archive(path)]:
+    if not hint and (found := [path for path in _files_in(folder) if archives.is_archive(path)]):
         hint = f" (did you mean {found[0]}?)"
     raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")
 

@@ -103,6 +103,14 @@ def read_frames(
         raise Unusable(f"no video, or damaged: {reason}") from error
 
 
+def scaled(pictures: Iterable[np.ndarray], settings: Settings) -> Iterator[np.ndarray]:
+    """Pictures, uint8 [H, W, 3], cropped and scaled as the frames of a video are."""
+    import av
+
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(p), "rgb24") for p in pictures)
+    yield from _images(frames, None, settings)
+
+
 def _timed(
     container: Any, stream: Any, fps: Fraction, tick: Callable[[float], None]
 ) -> Iterator[Any]:

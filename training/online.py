@@ -20,7 +20,8 @@ from envs import has_switch
 from envs.rendering import choose_backend
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
-from tools import Every, UserError, check_folder, derive_seed, expand_path
+from replay.files import check_episodes
+from tools import Every, UserError, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluator import Evaluation, Evaluator
 from training.factory import expected_rows, make_envs, make_replay, spaces_of, variation_at
@@ -102,7 +103,7 @@ class OnlineTrainer(Trainer):
                 f"--steps {config.steps} is less than one agent step of {config.action_repeat} "
                 "frames"
             )
-        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        check_episodes(config.offline_traindir, "offline_traindir")
         for flag in ("traindir", "evaldir"):
             if config[flag]:
                 check_writable(

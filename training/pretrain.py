@@ -14,7 +14,7 @@ from agents.base import Learner
 from agents.registry import agent_class
 from config import Config
 from replay import Replay
-from replay.episodes import count_rows
+from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
 from training.run_folder import RunFolder

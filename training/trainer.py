@@ -220,7 +220,7 @@ def load_episodes(
         )
     if replay.episodes == before:
         reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
-        more = ", or videos, which are scaled" if flag == FLAG else ""
+        more = ", or videos" if flag == FLAG else ""
         raise UserError(
             f"--{flag} {source.folder} has no usable .npz episode{reason}: give a folder of "
             f"episodes such as a run's train_eps{more}"
