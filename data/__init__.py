@@ -2,7 +2,7 @@
 
 ============================  =====================================================================
 folder with ``.npz`` files    as it is; videos beside the episodes are left out, and named
-``.tar.xz``, ``.tar.gz`` …    unpacked once, beside the archive
+``.tar.xz``, ``.zip`` …       unpacked once, beside the archive
 ``hf:<name>``                 downloaded once, then unpacked in the cache
 a video, a folder of videos   decoded once, into the cache
 ============================  =====================================================================
@@ -30,7 +30,7 @@ from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
-    "give a folder of .npz episodes, a .tar.xz or .tar.gz of one, "
+    "give a folder of .npz episodes, a .tar.xz, .tar.gz or .zip of one, "
     f"{hub.PREFIX}<name>, a video, or a folder of videos"
 )
 MEGABYTE = 1 << 20
