@@ -7,8 +7,9 @@ folder with ``.npz`` files    as it is; videos beside the episodes are left out,
 a video, a folder of videos   decoded once, into the cache
 ============================  =====================================================================
 
-A thing is known by its first bytes; names count where those say nothing. The cache is
-``--cache_dir``. The same source gives the same folder with the same files, in every start.
+Several of them stand between commas, with weights (`sources.py`). A thing is known by its first
+bytes; names count where those say nothing. The cache is ``--cache_dir``. The same source gives the
+same folder with the same files, in every start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from data import archives, frames, hub, videos
+from data import archives, frames, hub, sources, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
@@ -46,11 +47,13 @@ class Source:
         folder: flat, of .npz files.
         skipped: (file name, reason).
         fields: more to say about it in the log.
+        share: of the windows that are sampled; None for its part of the rest.
     """
 
     folder: Path
     skipped: list[tuple[str, str]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
+    share: float | None = None
 
 
 def check(config: Config) -> None:
@@ -63,7 +66,8 @@ def check(config: Config) -> None:
     if config.video_fps != 0 and not least <= config.video_fps <= most:
         raise UserError(f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}")
     if config[FLAG]:
-        kind_of(config[FLAG])
+        for name in sources.names(config[FLAG], FLAG):
+            kind_of(name)
         cache_root(config.cache_dir)
     elif config.offline_traindir:
         check_episodes(config.offline_traindir, "offline_traindir")
@@ -136,8 +140,23 @@ def _videos_in(folder: Path) -> list[Path]:
         return [p for p in _files_in(folder) if p.suffix != ".npz" and frames.is_video(p)]
 
 
+def resolve_all(config: Config) -> list[Source]:
+    """The folders of episodes that ``--pretrain_datasets_path`` comes to, and their shares.
+
+    Raises:
+        UserError: as :func:`resolve`.
+    """
+    named = sources.split(config[FLAG], FLAG)
+    found = [resolve(config.replace(**{FLAG: each.given})) for each in named]
+    for source, each in zip(found, named, strict=True):
+        source.share = each.share
+        if each.share is not None:
+            source.fields |= {"source": each.given, "share": round(each.share, 4)}
+    return found
+
+
 def resolve(config: Config) -> Source:
-    """The folder of episodes that ``--pretrain_datasets_path`` comes to.
+    """The folder of episodes that a ``--pretrain_datasets_path`` of one source comes to.
 
     Downloads, unpacks and decodes where that has not been done yet, with a progress bar.
 

@@ -74,8 +74,9 @@ class Zip:
         for info in self._infos:
             self._current = info
             kind = stat.S_IFMT(info.external_attr >> 16)
-            is_file = kind in (0, stat.S_IFREG) and not info.is_dir()
-            yield Member(info.filename, is_file, info.is_dir(), info.file_size)
+            is_folder = info.filename.endswith("/")
+            is_file = kind in (0, stat.S_IFREG) and not is_folder
+            yield Member(info.filename, is_file, is_folder, info.file_size)
 
     def copy(self, size: int, file: BinaryIO) -> None:
         """Writes a member into a file, and onto the disk."""

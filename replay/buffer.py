@@ -34,7 +34,7 @@ from replay.episodes import (
 )
 from replay.files import Fit, decode, episode_files
 from replay.open_episodes import OpenEpisodes
-from replay.sampler import SequenceSampler
+from replay.sampler import MixedSampler, SequenceSampler, make_sampler
 from replay.storage import Storage
 from tools import UserError
 
@@ -45,6 +45,7 @@ class _Held(NamedTuple):
     path: Path | None
     name: str
     rows: int
+    source: int = 0  # its number among those that were loaded with a share; 0 for all others
 
 
 class Replay:
@@ -90,9 +91,11 @@ class Replay:
         self.storage, self.tag, self._capacity = storage, tag, capacity
         self._oversample_ends, self._fit = oversample_ends, fit
         self._held: deque[_Held] = deque()  # oldest first
+        self._shares: list[float] = []  # of the sources 1, 2, …; source 0 has the rest
         self._open = OpenEpisodes(storage.fields)
         self._steps = self._index = self._frames = 0
-        self._sampler: SequenceSampler | None = None  # of those episodes, for one batch length
+        # Of those episodes, for one batch length.
+        self._sampler: SequenceSampler | MixedSampler | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._writer = Writer(background)
 
@@ -141,6 +144,7 @@ class Replay:
         fraction: float = 1.0,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        share: float | None = None,
     ) -> LoadSummary:
         """Take in the episode files of a folder and those below it, in the order of their paths.
 
@@ -153,6 +157,8 @@ class Replay:
             fraction: of the files, in (0, 1]; a smaller fraction is part of a larger one.
             seed: of the choice of files.
             progress: called with (files done, files in all).
+            share: of the windows that are to come from these episodes alone; None for a part of
+                the rest, in which each start in each episode is equally likely.
 
         Raises:
             FileNotFoundError: no such folder.
@@ -170,6 +176,8 @@ class Replay:
         if fraction < 1:
             order = np.random.Generator(np.random.PCG64(seed)).permutation(len(paths))
             paths = [paths[i] for i in sorted(order[: max(1, round(fraction * len(paths)))])]
+        self._shares += [] if share is None else [share]
+        source = 0 if share is None else len(self._shares)
         summary = LoadSummary()
         read = decode(paths, self.storage.fields, self._fit)
         for done, (path, content) in enumerate(read, 1):
@@ -182,7 +190,7 @@ class Replay:
             except (OSError, MemoryError) as error:  # another start would find another dataset
                 raise _unreadable(path, error) from error
             for episode in episodes:
-                rows = self._push(path, episode, name)
+                rows = self._push(path, episode, name, source)
                 summary.episodes += 1
                 summary.frames += rows
                 self._steps += rows - 1
@@ -234,8 +242,13 @@ class Replay:
         if not self._held:
             raise ValueError("no closed episode to sample from: raise prefill to one episode")
         if self._sampler is None or self._sampler.length != batch_length:
-            rows = [held.rows for held in self._held]
-            self._sampler = SequenceSampler(rows, batch_length, self._oversample_ends)
+            self._sampler = make_sampler(
+                [held.rows for held in self._held],
+                batch_length,
+                self._oversample_ends,
+                [held.source for held in self._held],
+                self._shares,
+            )
         slices = self._sampler.plan(batch_size, rng or self._rng)
         return self.storage.batch(slices, batch_size, batch_length)
 
@@ -335,7 +348,15 @@ class Replay:
         self._index += 1
         return summary
 
-    def _push(self, path: Path | None, episode: dict[str, np.ndarray], name: str = "") -> int:
+    @property
+    def has_all_shares(self) -> bool:
+        """Whether every source that was loaded with a share still has an episode here."""
+        there = {held.source for held in self._held}
+        return there >= set(range(1, len(self._shares) + 1))
+
+    def _push(
+        self, path: Path | None, episode: dict[str, np.ndarray], name: str = "", source: int = 0
+    ) -> int:
         """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""
         rows = len(episode["image"])
         self._sampler = None
@@ -343,7 +364,7 @@ class Replay:
             self.storage.pop()
             self._frames -= self._held.popleft().rows
         self.storage.push(episode)
-        self._held.append(_Held(path, name or (path.name if path else ""), rows))
+        self._held.append(_Held(path, name or (path.name if path else ""), rows, source))
         self._frames += rows
         return rows
 
