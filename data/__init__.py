@@ -5,6 +5,7 @@ folder with ``.npz`` files    as it is; videos beside the episodes are left out,
 ``.tar.xz``, ``.zip`` …       unpacked once, beside the archive
 ``hf:<name>``                 downloaded once, then unpacked in the cache
 a video, a folder of videos   decoded once, into the cache
+LeRobot's layout, HDF5        converted once, into the cache (`lerobot.py`, `hdf5.py`)
 ============================  =====================================================================
 
 Several of them stand between commas, with weights (`sources.py`). A thing is known by its first
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from data import archives, frames, hub, sources, videos
+from data import archives, converting, frames, hdf5, hub, lerobot, sources, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
@@ -32,7 +33,7 @@ from tools import UserError, expand_path, nearest
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
     "give a folder of .npz episodes, a .tar.xz, .tar.gz or .zip of one, "
-    f"{hub.PREFIX}<name>, a video, or a folder of videos"
+    f"{hub.PREFIX}<name>, a video, a folder of videos, a folder of LeRobot's, or HDF5 files"
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
@@ -81,7 +82,7 @@ def check(config: Config) -> None:
 
 
 def kind_of(given: str) -> str:
-    """``episodes``, ``archive``, ``hub`` or ``videos``.
+    """``episodes``, ``archive``, ``hub``, ``videos``, ``lerobot`` or ``hdf5``.
 
     Raises:
         UserError: it is not there, or none of these.
@@ -102,11 +103,17 @@ def kind_of(given: str) -> str:
 
 
 def _kind_of_folder(folder: Path) -> str:
+    if lerobot.is_lerobot(folder):
+        converting.needed("pyarrow", str(folder))
+        return "lerobot"
     hint = run_hint(folder)
     if not hint and episode_files(folder):
         return "episodes"
     if _videos_in(folder):
         return "videos"
+    if not hint and hdf5.files_of(folder):
+        converting.needed("h5py", str(folder))
+        return "hdf5"
     if not hint and (found := [path for path in _files_in(folder) if archives.is_archive(path)]):
         hint = f" (did you mean {found[0]}?)"
     raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")
@@ -117,6 +124,9 @@ def _kind_of_file(path: Path) -> str:
         raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
     if archives.is_archive(path):
         return "archive"
+    if hdf5.is_hdf5(path):
+        converting.needed("h5py", str(path))
+        return "hdf5"
     if frames.is_video(path):
         return "videos"
     raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
@@ -177,6 +187,8 @@ def resolve(config: Config) -> Source:
             home = path.parent if os.access(path.parent, os.W_OK) else cache / "datasets"
             name = shortened(archives.stem(path), LONGEST_STEM)
             return _unpacked(path, home / name, given)
+        if kind in ("lerobot", "hdf5"):
+            return _converted(path, lerobot if kind == "lerobot" else hdf5, config, cache)
         return _decoded(path, config, cache)
     except Unreadable as error:
         raise UserError(f"--{FLAG} {given}: {error}") from error
@@ -204,13 +216,27 @@ def _unpacked(
     return Source(folder, [], {"source": given, "ignored": marker.get("ignored", 0)})
 
 
-def _decoded(path: Path, config: Config, cache: Path) -> Source:
-    settings = frames.Settings(
+def _settings(config: Config) -> frames.Settings:
+    return frames.Settings(
         fps=config.video_fps,
         length=config.video_episode_length,
         size=config.size,
         grayscale=config.grayscale,
     )
+
+
+def _converted(path: Path, reader: Any, config: Config, cache: Path) -> Source:
+    settings = _settings(config)
+    pieces = reader.pieces(path, config[FLAG], settings)
+    chosen = [reader.__name__, list(settings.size), settings.grayscale, settings.length]
+    name = path.resolve().name
+    with bar() as progress:
+        folder, skipped = converting.convert(pieces, name, cache / "converted", chosen, progress)
+    return Source(folder, skipped, {"source": str(path)})
+
+
+def _decoded(path: Path, config: Config, cache: Path) -> Source:
+    settings = _settings(config)
     paths = _videos_in(path) if path.is_dir() else [path]
     name = path.resolve().name
     with bar() as progress:

@@ -24,7 +24,12 @@ Fit = Callable[
 
 
 def episode_files(folder: Path) -> list[Path]:
-    """Every .npz file in a folder and the folders below it, in the order of their paths.
+    """Every .npz file in a folder and the folders below it, in the order of their paths."""
+    return files_below(folder, (SUFFIX,))
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Every file in a folder and the folders below it whose name ends so, ordered by their paths.
 
     Hidden folders are left out; links to folders are followed, each folder once.
     """
@@ -36,8 +41,8 @@ def episode_files(folder: Path) -> list[Path]:
             continue
         seen.add(identity)
         # A folder that is named like an episode is named as one that cannot be read.
-        found += [Path(place, name) for name in (*files, *folders) if name.endswith(SUFFIX)]
-        folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(SUFFIX)]
+        found += [Path(place, name) for name in (*files, *folders) if name.endswith(suffixes)]
+        folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(suffixes)]
     return sorted(found)
 
 
