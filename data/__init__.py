@@ -88,7 +88,8 @@ def kind_of(given: str) -> str:
         UserError: it is not there, or none of these.
     """
     if given.startswith(hub.PREFIX):
-        hub.check_name(given)
+        if "/" in hub.check_name(given):
+            converting.needed("pyarrow", given)
         return "hub"
     path = expand_path(given, FLAG)
     try:
@@ -202,7 +203,13 @@ def resolve(config: Config) -> Source:
 
 def _downloaded(config: Config, cache: Path) -> Source:
     name = hub.check_name(config[FLAG])
-    archive = hub.download(name, cache / "hub" if config.cache_dir else None)
+    own = cache / "hub" if config.cache_dir else None
+    if "/" in name:
+        folder = hub.download_folder(name, cache / "datasets", own)
+        if not lerobot.is_lerobot(folder):
+            raise UserError(f"--{FLAG} {config[FLAG]} is not in LeRobot's layout; {ACCEPTED}")
+        return _converted(folder, lerobot, config, cache)
+    archive = hub.download(name, own)
     content = archive.resolve().name  # in the Hub's cache a file is named by what is in it
     target = cache / "datasets" / f"{name}-{content[:12]}"
     return _unpacked(archive, target, config[FLAG], {"etag": content})

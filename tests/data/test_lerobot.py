@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pytest
@@ -139,3 +140,42 @@ def test_a_dataset_is_pretrained_on(tmp_path, tiny):
     paths = sorted(made.glob("*.npz"))
     assert [len(read_episode(path)["image"]) for path in paths] == [6, 7]
     assert read_episode(paths[0])["image"].shape == (6, 64, 64, 3)
+
+
+def test_a_dataset_of_the_hub_is_downloaded_once(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, cache_dir, **more):
+        asked.append((name, cache_dir, more["repo_type"]))
+        if len(asked) == 1:
+            raise RuntimeError("the connection broke")
+        return str(lay(cache_dir / "snapshot", dataset(2, [4], tmp_path)))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    names = {"pretrain_datasets_path": "hf:me/made", "cache_dir": str(tmp_path / "cache")}
+    settings = config.parse([]).replace(**names)
+    data.check(settings)
+    assert asked == []
+    sources = [data.resolve(settings) for _ in range(2)]
+    assert asked == [("me/made", tmp_path / "cache" / "hub", "dataset")] * 2
+    assert sources[0].folder == sources[1].folder
+    assert len([*sources[0].folder.glob("*.npz")]) == 1
+
+
+def test_a_dataset_that_the_hub_has_not_or_of_another_layout_is_refused(tmp_path, monkeypatch):
+    names = {"pretrain_datasets_path": "hf:me/made", "cache_dir": str(tmp_path / "cache")}
+    settings = config.parse([]).replace(**names)
+    answer = ValueError("no such dataset")
+
+    def download(name, **more):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert "cannot be downloaded (no such dataset)" in refusal(data.resolve, settings)
+    (tmp_path / "snapshot" / "meta").mkdir(parents=True)
+    answer = str(tmp_path / "snapshot")
+    assert "is not in LeRobot's layout" in refusal(data.resolve, settings)
+    line = refusal(data.kind_of, "hf:../x/y")
+    assert "hf:<owner>/<name>" in line
