@@ -10,7 +10,9 @@ both sides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 # Beginnings of names: ours → theirs.
 _BETA_VAE = {
@@ -41,6 +43,42 @@ _MARKS = {
     "decoder": ("feat_to_decoder.", "decoder.", "_linear_layer.", "_cnnt_layers."),
     "rssm": ("_",),
 }
+
+
+# Every name of a part's tensors, ours and theirs; all that end in weight or bias.
+_KNOWN = {
+    "encoder": r"(layers|encoder)\.\d+|stats|dis_encoder\.0",
+    "decoder": r"(layers|decoder|_cnnt_layers)\.\d+|bottleneck|inflate|first|_linear_layer"
+    r"|feat_to_decoder\.0",
+    "rssm": r"(inputs|prior|posterior|_inp_layers|_img_out_layers|_obs_out_layers)\.\d+"
+    r"|cell\.(layer|norm)|_cell\._(layer|norm)|(prior|posterior)_stats|_(ims|obs)_stat_layer",
+}
+
+
+def unwrapped(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A state dict without the prefixes of torch.compile and of DataParallel; else as it is.
+
+    Raises:
+        ValueError: two tensors have the same name without them; its text is that name.
+    """
+    found: dict[Any, Any] = {}
+    for name, value in state.items():
+        if isinstance(name, str):
+            name = re.sub(r"^(module\.)+", "", name.replace("_orig_mod.", ""))
+        if name in found:
+            raise ValueError(name)
+        found[name] = value
+    return found
+
+
+def is_part(part: str, state: Mapping[Any, Any]) -> bool:
+    """Whether a state dict has a tensor of that part of a predictor, under either name.
+
+    Encoders and decoders have convolutions: other networks have ``layers.0.weight``, too.
+    """
+    name = re.compile(rf"({_KNOWN[part]})\.(weight|bias)")
+    known = [value for key, value in state.items() if name.fullmatch(str(key))]
+    return any(getattr(value, "ndim", 0) == 4 or part == "rssm" for value in known)
 
 
 def is_theirs(part: str, names: Iterable[str]) -> bool:

@@ -90,13 +90,35 @@ def _read_predictor(folder: Path) -> dict[str, Mapping]:
             states[part] = load(folder / file)
         except UserError as error:
             raise UserError(f"--pretrain_checkpoint_path: {error}; or pretrain again") from None
-        if not isinstance(states[part], Mapping):
-            raise UserError(
-                f"--pretrain_checkpoint_path: {folder / file} holds no state dict; pretrain again"
-            )
+        states[part] = _state_dict(part, states[part], folder / file)
         for name, tensor in states[part].items():
             _check_tensor(name, tensor, folder / file)
     return states
+
+
+def _state_dict(part: str, content: Any, path: Path) -> dict[Any, Any]:
+    """What a file holds, as the state dict of a part, without prefixes of what had wrapped it.
+
+    Raises:
+        UserError: it is something else; the line says what.
+    """
+    start = f"--pretrain_checkpoint_path: {path}"
+    mend = f"give what pretraining wrote, or save the state_dict() of the {part} alone"
+    if not isinstance(content, Mapping):
+        raise UserError(f"{start} holds no state dict but a {type(content).__name__}: {mend}")
+    try:
+        state = authors_names.unwrapped(content)
+    except ValueError as error:
+        raise UserError(f"{start} has two tensors '{error}' without their prefixes") from None
+    if authors_names.is_part(part, state):
+        return state
+    names = ", ".join(f"'{str(name)[:60]}'" for name in [*content][:3]) or "nothing"
+    names += ", …" if len(content) > 3 else ""
+    if any(isinstance(value, Mapping) for value in content.values()):
+        raise UserError(f"{start} is the checkpoint of a whole training ({names}): {mend}")
+    raise UserError(
+        f"{start} is of another architecture, no {part} of a predictor ({names}): {mend}"
+    )
 
 
 def _check_tensor(name: Any, tensor: Any, path: Path) -> None:

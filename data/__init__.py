@@ -2,13 +2,15 @@
 
 ============================  =====================================================================
 folder with ``.npz`` files    as it is; videos beside the episodes are left out, and named
-``.tar.xz``, ``.tar.gz`` …    unpacked once, beside the archive
+``.tar.xz``, ``.zip`` …       unpacked once, beside the archive
 ``hf:<name>``                 downloaded once, then unpacked in the cache
 a video, a folder of videos   decoded once, into the cache; a folder of images is a video, too
+LeRobot's layout, HDF5        converted once, into the cache (`lerobot.py`, `hdf5.py`)
 ============================  =====================================================================
 
-A thing is known by its first bytes; names count where those say nothing. The cache is
-``--cache_dir``. The same source gives the same folder with the same files, in every start.
+Several of them stand between commas, with weights (`sources.py`). A thing is known by its first
+bytes; names count where those say nothing. The cache is ``--cache_dir``. The same source gives the
+same folder with the same files, in every start.
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from data import archives, frames, hub, videos
+from data import archives, converting, frames, hdf5, hub, lerobot, sources, videos
 from data.caching import cache_root
 from data.errors import Unreadable, readable, reading, shortened
 from logger.terminal import TerminalSink
 from media.files import Found, find_films, is_video
-from tools import UserError, check_folder, expand_path, nearest
+from replay.files import check_episodes, episode_files, run_hint
+from tools import UserError, expand_path, nearest
 
 FLAG = "pretrain_datasets_path"
 ACCEPTED = (
-    "give a folder of .npz episodes, a .tar.xz or .tar.gz of one, "
-    f"{hub.PREFIX}<name>, a video, or a folder of videos or images"
+    f"give a folder of .npz episodes, a .tar.xz, .tar.gz or .zip of one, {hub.PREFIX}<name>, a "
+    "video, a folder of videos or images, a folder of LeRobot's, or HDF5 files"
 )
 MEGABYTE = 1 << 20
 LONGEST_STEM = 200  # bytes of an archive's name in the folder's, which gets more
@@ -46,11 +49,13 @@ class Source:
         folder: flat, of .npz files.
         skipped: (file name, reason).
         fields: more to say about it in the log.
+        share: of the windows that are sampled; None for its part of the rest.
     """
 
     folder: Path
     skipped: list[tuple[str, str]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
+    share: float | None = None
 
 
 def check(config: Config) -> None:
@@ -63,27 +68,29 @@ def check(config: Config) -> None:
     if config.video_fps != 0 and not least <= config.video_fps <= most:
         raise UserError(f"--video_fps must be 0, or from {least} to {most}, not {config.video_fps}")
     if config[FLAG]:
-        kind_of(config[FLAG])
+        for name in sources.names(config[FLAG], FLAG):
+            kind_of(name)
         cache_root(config.cache_dir)
     elif config.offline_traindir:
-        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        check_episodes(config.offline_traindir, "offline_traindir")
     else:
         raise UserError(
             "--beta_vae_pretrain needs --pretrain_datasets_path: a folder of .npz episodes such as "
             "the train_eps of a run with --configs defaults dmc2gym collect, an archive of one, "
             "hf:<name>, or videos"
         )
-    check_folder(config.offline_evaldir, "offline_evaldir", "*.npz")
+    check_episodes(config.offline_evaldir, "offline_evaldir")
 
 
 def kind_of(given: str) -> str:
-    """``episodes``, ``archive``, ``hub`` or ``videos``.
+    """``episodes``, ``archive``, ``hub``, ``videos``, ``lerobot`` or ``hdf5``.
 
     Raises:
         UserError: it is not there, or none of these.
     """
     if given.startswith(hub.PREFIX):
-        hub.check_name(given)
+        if "/" in hub.check_name(given):
+            converting.needed("pyarrow", given)
         return "hub"
     path = expand_path(given, FLAG)
     try:
@@ -98,14 +105,18 @@ def kind_of(given: str) -> str:
 
 
 def _kind_of_folder(folder: Path) -> str:
-    if any(folder.glob("*.npz")):
+    if lerobot.is_lerobot(folder):
+        converting.needed("pyarrow", str(folder))
+        return "lerobot"
+    hint = run_hint(folder)
+    if not hint and episode_files(folder):
         return "episodes"
-    hint = ""
-    if (folder / "train_eps").is_dir():  # a run's folder, which has films of evaluations, too
-        hint = f" (did you mean {folder / 'train_eps'}?)"
-    elif _films_in(folder).films:
+    if not hint and _films_in(folder).films:  # a run's folder has films of its evaluations
         return "videos"
-    elif found := [path for path in _files_in(folder) if archives.is_archive(path)]:
+    if not hint and hdf5.files_of(folder):
+        converting.needed("h5py", str(folder))
+        return "hdf5"
+    if not hint and (found := [path for path in _files_in(folder) if archives.is_archive(path)]):
         hint = f" (did you mean {found[0]}?)"
     raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")
 
@@ -115,6 +126,9 @@ def _kind_of_file(path: Path) -> str:
         raise UserError(f"--{FLAG} {path} is a single episode: give its folder, {path.parent}")
     if archives.is_archive(path):
         return "archive"
+    if hdf5.is_hdf5(path):
+        converting.needed("h5py", str(path))
+        return "hdf5"
     if is_video(path):
         return "videos"
     raise UserError(f"--{FLAG} {path} is neither an archive nor a video; {ACCEPTED}")
@@ -143,8 +157,23 @@ def _place(path: Path, folder: Path) -> str:
     return readable(str(path.relative_to(folder)) if path != folder else folder.resolve().name)
 
 
+def resolve_all(config: Config) -> list[Source]:
+    """The folders of episodes that ``--pretrain_datasets_path`` comes to, and their shares.
+
+    Raises:
+        UserError: as :func:`resolve`.
+    """
+    named = sources.split(config[FLAG], FLAG)
+    found = [resolve(config.replace(**{FLAG: each.given})) for each in named]
+    for source, each in zip(found, named, strict=True):
+        source.share = each.share
+        if each.share is not None:
+            source.fields |= {"source": each.given, "share": round(each.share, 4)}
+    return found
+
+
 def resolve(config: Config) -> Source:
-    """The folder of episodes that ``--pretrain_datasets_path`` comes to.
+    """The folder of episodes that a ``--pretrain_datasets_path`` of one source comes to.
 
     Downloads, unpacks and decodes where that has not been done yet, with a progress bar.
 
@@ -166,6 +195,8 @@ def resolve(config: Config) -> Source:
             home = path.parent if os.access(path.parent, os.W_OK) else cache / "datasets"
             name = shortened(archives.stem(path), LONGEST_STEM)
             return _unpacked(path, home / name, given)
+        if kind in ("lerobot", "hdf5"):
+            return _converted(path, lerobot if kind == "lerobot" else hdf5, config, cache)
         return _decoded(path, config, cache)
     except Unreadable as error:
         raise UserError(f"--{FLAG} {given}: {error}") from error
@@ -179,7 +210,13 @@ def resolve(config: Config) -> Source:
 
 def _downloaded(config: Config, cache: Path) -> Source:
     name = hub.check_name(config[FLAG])
-    archive = hub.download(name, cache / "hub" if config.cache_dir else None)
+    own = cache / "hub" if config.cache_dir else None
+    if "/" in name:
+        folder = hub.download_folder(name, cache / "datasets", own)
+        if not lerobot.is_lerobot(folder):
+            raise UserError(f"--{FLAG} {config[FLAG]} is not in LeRobot's layout; {ACCEPTED}")
+        return _converted(folder, lerobot, config, cache)
+    archive = hub.download(name, own)
     content = archive.resolve().name  # in the Hub's cache a file is named by what is in it
     target = cache / "datasets" / f"{name}-{content[:12]}"
     return _unpacked(archive, target, config[FLAG], {"etag": content})
@@ -193,13 +230,27 @@ def _unpacked(
     return Source(folder, [], {"source": given, "ignored": marker.get("ignored", 0)})
 
 
-def _decoded(path: Path, config: Config, cache: Path) -> Source:
-    settings = frames.Settings(
+def _settings(config: Config) -> frames.Settings:
+    return frames.Settings(
         fps=config.video_fps,
         length=config.video_episode_length,
         size=config.size,
         grayscale=config.grayscale,
     )
+
+
+def _converted(path: Path, reader: Any, config: Config, cache: Path) -> Source:
+    settings = _settings(config)
+    pieces = reader.pieces(path, config[FLAG], settings)
+    chosen = [reader.__name__, list(settings.size), settings.grayscale, settings.length]
+    name = path.resolve().name
+    with bar() as progress:
+        folder, skipped = converting.convert(pieces, name, cache / "converted", chosen, progress)
+    return Source(folder, skipped, {"source": str(path)})
+
+
+def _decoded(path: Path, config: Config, cache: Path) -> Source:
+    settings = _settings(config)
     found = _films_in(path) if path.is_dir() else Found([path])
     with bar() as progress:
         folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)

@@ -1,9 +1,8 @@
-"""Archives of episodes: the .npz files of a .tar.xz or .tar.gz, unpacked once."""
+"""Archives of episodes: the .npz files of a .tar.xz, .tar.gz or .zip, unpacked once."""
 
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import hashlib
 import io
@@ -12,13 +11,13 @@ import os
 import posixpath
 import shutil
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.caching import building, read_marker, write_marker
-from data.errors import reading
+from data.errors import damage, reading
+from data.zips import BEGINNINGS, Bounded, Member, Zip
 from tools import UserError
 
 CHUNK = 1 << 20
@@ -28,10 +27,7 @@ COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\x00": lzma.open,
     b"BZh": bz2.open,
 }
-SUFFIXES = (".tar.xz", ".tar.gz", ".tar.bz2", ".txz", ".tgz", ".tbz2", ".tar", ".xz", ".gz")
-# Whatever reading raises on an archive that is cut short or damaged.
-DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error)
-DAMAGED += (LookupError, OverflowError, RecursionError, MemoryError)
+SUFFIXES = (".tar.xz", ".tar.gz", ".tar.bz2", ".txz", ".tgz", ".tbz2", ".tar", ".zip", ".xz", ".gz")
 LARGEST_HEADER = 1 << 24  # bytes: a header is read in one piece, whatever size it claims
 LONGEST_NAME = 255  # bytes
 
@@ -55,44 +51,51 @@ class _Tape:
     Headers that lie would have tarfile go round for ever, or take all memory.
     """
 
+    claimed = 0  # bytes in all, which no header says
+
     def __init__(self, archive: Path, raw: io.BufferedReader):
         self._archive, self._last = archive, b""
         start = raw.peek(6)
         found = [opened for magic, opened in COMPRESSIONS.items() if start.startswith(magic)]
         self._stream = found[0](raw) if found else raw
-        self.tell = self._stream.tell
+        self.tell = self._stream.tell  # tarfile asks
 
     def read(self, size: int) -> bytes:
-        with _damage(self._archive):
+        with damage(self._archive):
             if not 0 <= size <= LARGEST_HEADER:
                 raise tarfile.ReadError(f"a header of {size} bytes")
             self._last = self._stream.read(size)
         return self._last
 
     def seek(self, position: int) -> None:
-        with _damage(self._archive):
+        with damage(self._archive):
             if position < self.tell():
                 raise tarfile.ReadError("a member of a negative size")
             self._stream.seek(position)
 
-    def members(self) -> Iterator[tarfile.TarInfo]:
+    def members(self) -> Iterator[Member]:
         """Every member, in the archive's order; what comes next on the tape is its content.
 
         Raises:
             UserError: the archive is damaged.
         """
-        with _damage(self._archive):
+        with damage(self._archive):
             tar = tarfile.TarFile(fileobj=self)  # looks for the first member already
         member = tar.firstmember
         while member is not None:
-            with _damage(self._archive):
+            with damage(self._archive):
                 member = tar.next()
                 tar.members = []  # or the list of them grows with the archive
                 if member is not None and member.size < 0:
                     raise tarfile.ReadError("a member of a negative size")
             if member is not None:
-                yield member
-        with _damage(self._archive):
+                if member.issparse():
+                    raise UserError(
+                        f"{self._archive} is refused: its member {member.name!r} is a sparse "
+                        "file; unpack it elsewhere and give that folder"
+                    )
+                yield Member(member.name, member.isreg(), member.isdir(), member.size)
+        with damage(self._archive):
             # tarfile ends quietly at the end of the file, and at headers that it does not know.
             if self._last != bytes(tarfile.BLOCKSIZE):
                 raise EOFError("no mark of its end")
@@ -102,7 +105,7 @@ class _Tape:
         """Writes the next so many bytes into a file, and onto the disk."""
         while size:
             chunk = self.read(min(size, CHUNK))
-            with _damage(self._archive):
+            with damage(self._archive):
                 if not chunk:
                     raise EOFError("unexpected end of data")
             file.write(chunk)
@@ -111,28 +114,11 @@ class _Tape:
         os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def _damage(archive: Path) -> Iterator[None]:
-    """What reading raises inside is the archive's fault.
-
-    Raises:
-        UserError: in its place.
-    """
-    try:
-        yield
-    except DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{archive} is damaged or cut short ({reason}): fetch it again, or give the unpacked "
-            "folder"
-        ) from error
-
-
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as a tar archive does, compressed or not."""
+    """Whether a file begins as a tar archive does, compressed or not, or as a zip archive."""
     with path.open("rb") as file:
         start = file.read(262)
-    return start.startswith(tuple(COMPRESSIONS)) or start[257:262] == b"ustar"
+    return start.startswith((*COMPRESSIONS, *BEGINNINGS)) or start[257:262] == b"ustar"
 
 
 def stem(path: Path) -> str:
@@ -197,16 +183,18 @@ def _extract(archive: Path, folder: Path, progress: Progress) -> dict[str, Any]:
     files: dict[str, Path] = {}
     ignored = 0
     with reading(archive):
-        total, raw = archive.stat().st_size, io.BufferedReader(_Raw(archive))
+        total, raw = archive.stat().st_size, Bounded(_Raw(archive))
     with raw:
-        tape = _Tape(archive, raw)
-        for member in tape.members():
-            if name := _episode_name(archive, member):  # of equal names the last one counts
+        is_zip = raw.peek(4).startswith(BEGINNINGS)
+        source = Zip(archive, raw) if is_zip else _Tape(archive, raw)
+        _check_space(archive, folder, source.claimed)
+        for member in source.members():
+            if name := _episode_name(member):  # of equal names the last one counts
                 path = files.setdefault(name, folder / f".{len(files)}")
                 _check_space(archive, folder, member.size)
                 with path.open("wb") as file:
-                    tape.copy(member.size, file)
-            elif not member.isdir():
+                    source.copy(member.size, file)
+            elif not member.is_folder:
                 ignored += 1
             progress("unpacking", raw.tell(), total)
     if not files:
@@ -216,17 +204,12 @@ def _extract(archive: Path, folder: Path, progress: Progress) -> dict[str, Any]:
     return {"archive": archive.name, "episodes": len(files), "ignored": ignored}
 
 
-def _episode_name(archive: Path, member: tarfile.TarInfo) -> str | None:
+def _episode_name(member: Member) -> str | None:
     """The path of an episode in the archive; None for what is left out."""
-    if member.issparse():
-        raise UserError(
-            f"{archive} is refused: its member {member.name!r} is a sparse file; unpack it "
-            "elsewhere and give that folder"
-        )
     name = posixpath.normpath(member.name)
     outside = name.startswith(("/", "../")) or "\0" in name
     hidden = posixpath.basename(name).startswith(".")  # such as macOS puts beside each file
-    return name if member.isreg() and name.endswith(".npz") and not outside | hidden else None
+    return name if member.is_file and name.endswith(".npz") and not outside | hidden else None
 
 
 def _flat_names(archive: Path, names: list[str]) -> dict[str, str]:

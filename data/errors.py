@@ -1,11 +1,21 @@
-"""What the machine fails to read now: that says nothing about a file, and may pass."""
+"""What the machine fails to read now, which says nothing about a file, and what damage is."""
 
 from __future__ import annotations
 
+import lzma
 import os
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tools import UserError
+
+# Whatever reading raises on an archive that is cut short or damaged.
+DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error)
+DAMAGED += (LookupError, OverflowError, RuntimeError, MemoryError, zipfile.BadZipFile)
 
 
 class Unreadable(Exception):
@@ -42,3 +52,20 @@ def shortened(name: str, most: int) -> str:
     while len(os.fsencode(name)) > most:
         name = name[:-1]
     return name
+
+
+@contextmanager
+def damage(archive: Path) -> Iterator[None]:
+    """What reading raises inside is the archive's fault.
+
+    Raises:
+        UserError: in its place.
+    """
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{archive} is damaged or cut short ({reason}): fetch it again, or give the unpacked "
+            "folder"
+        ) from error

@@ -57,6 +57,14 @@ def read_frames(
         yield from _images(frames, film.aspect, settings)
 
 
+def scaled(pictures: Iterable[np.ndarray], settings: Settings) -> Iterator[np.ndarray]:
+    """Pictures, uint8 [H, W, 3], cropped and scaled as the frames of a video are."""
+    import av
+
+    frames = (av.VideoFrame.from_ndarray(np.ascontiguousarray(p), "rgb24") for p in pictures)
+    yield from _images(frames, Fraction(1), settings)
+
+
 def _resampled(frames: Iterable[Any], fps: float) -> Iterator[Any]:
     """The frame that is to be seen at 0, 1/fps, 2/fps, … seconds."""
     graph = None

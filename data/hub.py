@@ -1,31 +1,35 @@
-"""The published datasets: ``hf:<name>`` is downloaded from the Hugging Face Hub, once."""
+"""Datasets of the Hugging Face Hub, downloaded once: ``hf:<name>`` and ``hf:<owner>/<name>``."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fileio.atomic import atomic_write
 from tools import UserError, nearest, sha256
 
 PREFIX = "hf:"
 REPOSITORY = "MrSC320/DisWM-Pretrain-Datasets"
 ATTEMPTS = 5
 NAMES = ("cheetah_run", "finger_spin", "reacher_easy", "walker_walk")
+_OWNED = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 
 
 def check_name(given: str) -> str:
-    """The dataset that ``hf:<name>`` names.
+    """The dataset that ``hf:<name>`` names; one with an owner, ``<owner>/<name>``, is LeRobot's.
 
     Raises:
         UserError: there is none of that name.
     """
     name = given[len(PREFIX) :]
-    if name not in NAMES:
+    if name not in NAMES and not _OWNED.fullmatch(name):
         raise UserError(
             f"--pretrain_datasets_path {given}: the published datasets are "
-            f"{', '.join(PREFIX + n for n in NAMES)}{nearest(given, (PREFIX + n for n in NAMES))}"
+            f"{', '.join(PREFIX + n for n in NAMES)}{nearest(given, (PREFIX + n for n in NAMES))}; "
+            f"{PREFIX}<owner>/<name> is a dataset of LeRobot's"
         )
     return name
 
@@ -84,6 +88,51 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
         text = (" ".join(str(error).split()) or type(error).__name__)[:160]
         reason = f"it is not in the cache and the Hub cannot be reached ({text})"
         raise _refusal(name, url, reason) from error
+
+
+def download_folder(name: str, records: Path, cache: Path | None = None) -> Path:
+    """A whole dataset of LeRobot's, from the cache or, once, from the Hub.
+
+    Args:
+        name: ``<owner>/<name>``.
+        records: folder for a note of where a whole one lies; the Hub's cache does not tell it from
+            one that was begun.
+        cache: folder of the Hub's cache; None is its own.
+
+    Raises:
+        UserError: it is not in the cache and cannot be downloaded.
+        OSError: the cache cannot be written.
+    """
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    record = records / f"{name.replace('/', '--')}.json"
+    try:
+        folder = Path(json.loads(record.read_text(encoding="utf-8"))["folder"])
+        if (folder / "meta").is_dir():
+            return folder
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # it has to be downloaded
+    try:
+        folder = _with_patience(
+            lambda: hf.snapshot_download(
+                name,
+                repo_type="dataset",
+                cache_dir=cache,
+                allow_patterns=["meta/*", "data/*", "videos/*"],
+            )
+        )
+    except (OSError, errors.HTTPError, RuntimeError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk's, not the network's
+        text = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise UserError(
+            f"--pretrain_datasets_path {PREFIX}{name} cannot be downloaded ({text}); start again, "
+            "which goes on where it stopped, or give the path of a copy"
+        ) from error
+    with atomic_write(record) as file:
+        file.write(json.dumps({"folder": str(folder)}).encode())
+    return folder
 
 
 def _with_patience(download: Callable[[], str]) -> Path:

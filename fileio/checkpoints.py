@@ -159,11 +159,17 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: there is too little memory for it") from None
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            named = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+            kind = f" ({named[1]})" if named else ""
             raise UserError(
-                f"{path} cannot be read as a checkpoint: it holds objects where only tensors are "
-                "read (a whole module? save its state_dict() instead)"
+                f"{path} cannot be read as a checkpoint: it holds objects{kind} where only tensors "
+                "are read (a whole module? save its state_dict() instead)"
             ) from None
         reason = " ".join(str(error).split())[:200]
+        if "TorchScript" in reason:
+            raise UserError(
+                f"{path} holds a program (TorchScript), which is not run: save its state_dict()"
+            ) from None
         # PyTorch's own reader of archives finds damage where there are no checksums.
         whole = whole and "PytorchStreamReader" not in reason
         if whole or "can't allocate memory" in reason:

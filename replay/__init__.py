@@ -1,6 +1,7 @@
 """Experience: episodes on disk, what is sampled of them, and where their rows lie.
 
-- episodes.py: the files, and what a row holds
+- episodes.py: one episode, its file, and what a row holds
+- files.py: folders of episode files, read
 - open_episodes.py: episodes that are being played
 - buffer.py: Replay, which takes rows and files in, gives batches out, and resumes
 - sampler.py: which slices of which episodes make up a batch

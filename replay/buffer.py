@@ -9,12 +9,13 @@ Symbols in shapes: B batch, T time (rows), A action, H and W image height and wi
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,15 +28,24 @@ from replay.episodes import (
     check_episode,
     check_length,
     conform,
-    decode,
     index_of,
     name_of,
     set_aside,
 )
+from replay.files import Fit, decode, episode_files
 from replay.open_episodes import OpenEpisodes
-from replay.sampler import SequenceSampler
+from replay.sampler import MixedSampler, SequenceSampler, make_sampler
 from replay.storage import Storage
 from tools import UserError
+
+
+class _Held(NamedTuple):
+    """A closed episode in the storage: its file, that file's name in its folder, and its rows."""
+
+    path: Path | None
+    name: str
+    rows: int
+    source: int = 0  # its number among those that were loaded with a share; 0 for all others
 
 
 class Replay:
@@ -52,6 +62,7 @@ class Replay:
             window, so that ends are seen as often as middles.
         tag: the middle of file names, `<index>-<tag>-<rows>.npz`.
         background: write episodes in a thread; `written` waits for it, and so does `state_dict`.
+        fit: makes images of other sizes fit those of the storage; None leaves such files out.
 
     Attributes:
         storage, directory, tag: as given.
@@ -70,6 +81,7 @@ class Replay:
         oversample_ends: bool = False,
         tag: str = "s0",
         background: bool = False,
+        fit: Fit | None = None,
     ):
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}: give rows, or 0 for no limit")
@@ -77,13 +89,13 @@ class Replay:
             raise ValueError(f"tag {tag!r}: letters, digits, '.', '_' and '-' only")
         self.directory = None if directory is None else Path(directory)
         self.storage, self.tag, self._capacity = storage, tag, capacity
-        self._oversample_ends = oversample_ends
-        # The file and the rows of each closed episode in the storage, oldest first.
-        self._paths: deque[Path | None] = deque()
-        self._rows: deque[int] = deque()
+        self._oversample_ends, self._fit = oversample_ends, fit
+        self._held: deque[_Held] = deque()  # oldest first
+        self._shares: list[float] = []  # of the sources 1, 2, …; source 0 has the rest
         self._open = OpenEpisodes(storage.fields)
         self._steps = self._index = self._frames = 0
-        self._sampler: SequenceSampler | None = None  # of those episodes, for one batch length
+        # Of those episodes, for one batch length.
+        self._sampler: SequenceSampler | MixedSampler | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._writer = Writer(background)
 
@@ -95,7 +107,7 @@ class Replay:
     @property
     def episodes(self) -> int:
         """Closed episodes in the storage."""
-        return len(self._rows)
+        return len(self._held)
 
     @property
     def frames(self) -> int:
@@ -132,17 +144,21 @@ class Replay:
         fraction: float = 1.0,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        share: float | None = None,
     ) -> LoadSummary:
-        """Take in the episode files of a folder, in the order of their names.
+        """Take in the episode files of a folder and those below it, in the order of their paths.
 
-        A file needs only images: absent actions and rewards are 0, absent discounts 1. A file that
-        cannot be used is left out and named in the summary.
+        A file needs only images: absent actions and rewards are 0, absent discounts 1, or
+        1 − is_terminal. Where ``is_first`` says so a file is several episodes. One that cannot be
+        used is left out and named in the summary.
 
         Args:
             directory: folder of .npz files; it is only read.
             fraction: of the files, in (0, 1]; a smaller fraction is part of a larger one.
             seed: of the choice of files.
             progress: called with (files done, files in all).
+            share: of the windows that are to come from these episodes alone; None for a part of
+                the rest, in which each start in each episode is equally likely.
 
         Raises:
             FileNotFoundError: no such folder.
@@ -154,21 +170,27 @@ class Replay:
             raise FileNotFoundError(f"{directory}: no such folder of episodes")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}: give a part of the files in (0, 1]")
-        paths = sorted(directory.glob("*.npz"))
+        paths = episode_files(directory)
         if self.directory is not None and directory.resolve() == self.directory.resolve():
             self._index = max([self._index, *(index_of(path) + 1 for path in paths)])
         if fraction < 1:
             order = np.random.Generator(np.random.PCG64(seed)).permutation(len(paths))
             paths = [paths[i] for i in sorted(order[: max(1, round(fraction * len(paths)))])]
+        self._shares += [] if share is None else [share]
+        source = 0 if share is None else len(self._shares)
         summary = LoadSummary()
-        for done, (path, episode) in enumerate(decode(paths), 1):
+        read = decode(paths, self.storage.fields, self._fit)
+        for done, (path, content) in enumerate(read, 1):
+            name = path.relative_to(directory).as_posix()
             try:
-                rows = self._push(path, conform(episode.result(), self.storage.fields))
+                episodes = content.result()
             except ValueError as error:
-                summary.skipped.append((path.name, npz.reason(error)))
+                summary.skipped.append((name, npz.reason(error)))
+                episodes = []
             except (OSError, MemoryError) as error:  # another start would find another dataset
                 raise _unreadable(path, error) from error
-            else:
+            for episode in episodes:
+                rows = self._push(path, episode, name, source)
                 summary.episodes += 1
                 summary.frames += rows
                 self._steps += rows - 1
@@ -217,10 +239,16 @@ class Replay:
         """
         if batch_size < 1 or batch_length < 1:
             raise ValueError(f"batch of {batch_size} × {batch_length}: both must be at least 1")
-        if not self._rows:
+        if not self._held:
             raise ValueError("no closed episode to sample from: raise prefill to one episode")
         if self._sampler is None or self._sampler.length != batch_length:
-            self._sampler = SequenceSampler(self._rows, batch_length, self._oversample_ends)
+            self._sampler = make_sampler(
+                [held.rows for held in self._held],
+                batch_length,
+                self._oversample_ends,
+                [held.source for held in self._held],
+                self._shares,
+            )
         slices = self._sampler.plan(batch_size, rng or self._rng)
         return self.storage.batch(slices, batch_size, batch_length)
 
@@ -230,8 +258,7 @@ class Replay:
 
     def contents(self) -> list[list]:
         """``[file name, rows]`` of each closed episode in the storage, oldest first."""
-        pairs = zip(self._paths, self._rows, strict=True)
-        return [["" if path is None else path.name, rows] for path, rows in pairs]
+        return [[held.name, held.rows] for held in self._held]
 
     def rng_state(self) -> str:
         """The generator's state, as JSON: its integers have 128 bits."""
@@ -248,10 +275,11 @@ class Replay:
             ValueError: an episode in memory has no file to be read from again.
         """
         self.written()
-        paths = [path for path in self._paths if path is not None]
-        if len(paths) < len(self._paths):
+        paths = [held.path for held in self._held if held.path is not None]
+        if len(paths) < len(self._held):
             raise ValueError("a replay that does not save its episodes has no state to restore")
-        # Names alone for the own folder, so that a run's folder can move.
+        # Names alone for the own folder, so that a run's folder can move. A file of several
+        # episodes is there once for each of them, and what has left the storage were its first.
         files = [p.name if p.parent == self.directory else str(p.absolute()) for p in paths]
         return {
             "rng": self.rng_state(),
@@ -275,16 +303,22 @@ class Replay:
         self.written()
         self._clear()
         own, restored = self.directory or Path(), Restored()
-        for path, episode in decode([own / name for name in state["files"]]):
+        counts = [(own / name, len([*same])) for name, same in itertools.groupby(state["files"])]
+        read = decode([path for path, _ in counts], self.storage.fields, self._fit)
+        for (path, content), (_, count) in zip(read, counts, strict=True):
             try:
-                self._push(
-                    path, conform(check_length(path, episode.result(), own), self.storage.fields)
-                )
+                episodes = content.result()
+                check_length(path, sum(len(episode["image"]) for episode in episodes), own)
+                if len(episodes) < count:
+                    raise ValueError(f"it has {len(episodes)} episodes, and had {count}")
             except ValueError as error:
                 restored.lost.append((path, str(error)))
             except (OSError, MemoryError) as error:  # not the file's fault: it stays
                 raise _unreadable(path, error) from error
-        if restored.lost and not self._rows:
+            else:
+                for episode in episodes[-count:]:
+                    self._push(path, episode)
+        if restored.lost and not self._held:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
         self._index, self._steps = int(state["index"]), int(state["steps"])
@@ -314,24 +348,30 @@ class Replay:
         self._index += 1
         return summary
 
-    def _push(self, path: Path | None, episode: dict[str, np.ndarray]) -> int:
+    @property
+    def has_all_shares(self) -> bool:
+        """Whether every source that was loaded with a share still has an episode here."""
+        there = {held.source for held in self._held}
+        return there >= set(range(1, len(self._shares) + 1))
+
+    def _push(
+        self, path: Path | None, episode: dict[str, np.ndarray], name: str = "", source: int = 0
+    ) -> int:
         """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""
         rows = len(episode["image"])
         self._sampler = None
-        while self._capacity and self._rows and self._frames + rows > self._capacity:
+        while self._capacity and self._held and self._frames + rows > self._capacity:
             self.storage.pop()
-            self._paths.popleft()
-            self._frames -= self._rows.popleft()
+            self._frames -= self._held.popleft().rows
         self.storage.push(episode)
-        self._paths.append(path)
-        self._rows.append(rows)
+        self._held.append(_Held(path, name or (path.name if path else ""), rows, source))
         self._frames += rows
         return rows
 
     def _clear(self) -> None:
         self._sampler = None
-        for held in (self.storage, self._paths, self._rows):
-            held.clear()
+        self.storage.clear()
+        self._held.clear()
         self._frames = 0
 
 

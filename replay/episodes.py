@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +36,6 @@ DTYPES = {
 }
 STORED = ("image", "action", "reward", "discount")
 Fields = Mapping[str, tuple[tuple[int, ...], type]]  # name → shape of a row, dtype
-DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,8 @@ def row_fields(image_shape: tuple[int, ...], action_size: int) -> Fields:
 def conform(episode: dict[str, np.ndarray], fields: Fields) -> dict[str, np.ndarray]:
     """Fill absent fields of a checked episode, in place, and refuse shapes of another replay's.
 
+    An absent discount is 1 − is_terminal, or 1 where that is absent, too; the rest is 0.
+
     Args:
         episode: as `check_episode` returned it.
         fields: of the replay (`row_fields`); where actions have no numbers, those of the episode
@@ -134,6 +133,8 @@ def conform(episode: dict[str, np.ndarray], fields: Fields) -> dict[str, np.ndar
         ValueError: images or actions of another shape.
     """
     rows = len(episode["image"])
+    if "discount" not in episode and "is_terminal" in episode:
+        episode["discount"] = 1 - episode["is_terminal"].astype(DTYPES["discount"])
     for key, (shape, dtype) in fields.items():
         if key not in episode or shape == (0,):
             episode[key] = np.full((rows, *shape), key == "discount", dtype)
@@ -213,16 +214,6 @@ def read_episode(path: Path) -> dict[str, np.ndarray]:
     return check_episode(npz.read(Path(path), DTYPES))
 
 
-def count_rows(directory: Path) -> int:
-    """Rows of all episodes in a folder, from the headers of their images; others count nothing."""
-    rows = 0
-    for path in Path(directory).glob("*.npz"):
-        # What cannot be read is named when the folder is loaded.
-        with contextlib.suppress(ValueError, OSError):
-            rows += npz.length(path, "image")
-    return rows
-
-
 def name_of(index: int, tag: str, rows: int) -> str:
     """The file name of an episode: the same for the same run, with no clock in it."""
     return f"{index:06d}-{tag}-{rows}.npz"
@@ -234,16 +225,15 @@ def index_of(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def check_length(path: Path, episode: dict[str, np.ndarray], own: Path) -> dict[str, np.ndarray]:
-    """The episode; a file of the folder `own` must have as many rows as its name says.
+def check_length(path: Path, rows: int, own: Path) -> None:
+    """Checks that a file of the folder `own` has as many rows as its name says.
 
     Raises:
         ValueError: it has not.
     """
-    rows, named = len(episode["image"]), path.stem.rpartition("-")[2]
+    named = path.stem.rpartition("-")[2]
     if path.parent == own and named != str(rows):
         raise ValueError(f"it has {rows} rows, and {named} by its name")
-    return episode
 
 
 def set_aside(directory: Path, since: int, tag: str) -> list[Path]:
@@ -270,17 +260,6 @@ def clear_halves(directory: Path, tag: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > 3600:
                 path.unlink()
-
-
-def decode(paths: Iterable[Path]) -> Iterator[tuple[Path, Future]]:
-    """Read files in threads, a few ahead of the consumer, and yield them in the given order."""
-    with ThreadPoolExecutor(DECODERS) as pool:
-        pending: deque[tuple[Path, Future]] = deque()
-        for path in paths:
-            pending.append((path, pool.submit(read_episode, path)))
-            if len(pending) > 2 * DECODERS:
-                yield pending.popleft()
-        yield from pending
 
 
 def describe(value: np.ndarray) -> str:

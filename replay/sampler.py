@@ -66,6 +66,62 @@ class SequenceSampler:
         return episode, np.minimum(first, self._last[episode])
 
 
+class MixedSampler:
+    """Draws each window from one of several sources, by their shares, and whole from that one.
+
+    Args:
+        length: T.
+        sources: of each its share, the numbers of its episodes, and a sampler of these.
+    """
+
+    def __init__(
+        self, length: int, sources: Sequence[tuple[float, Sequence[int], SequenceSampler]]
+    ):
+        self.length, self._sources = length, list(sources)
+        shares = np.cumsum([share for share, _, _ in sources])
+        self._ends = shares / shares[-1]
+
+    def plan(self, size: int, rng: np.random.Generator) -> list[Slice]:
+        """The slices that make up a batch of `size` windows, in the order of its rows."""
+        slices = []
+        for b, source in enumerate(np.searchsorted(self._ends, rng.random(size), side="right")):
+            _, numbers, sampler = self._sources[source]
+            drawn = sampler.plan(1, rng)
+            slices += [s._replace(episode=numbers[s.episode], b=b) for s in drawn]
+        return slices
+
+
+def make_sampler(
+    rows: Sequence[int],
+    length: int,
+    oversample_ends: bool,
+    sources: Sequence[int],
+    shares: Sequence[float],
+) -> SequenceSampler | MixedSampler:
+    """A sampler of episodes, mixed where sources have shares.
+
+    Args:
+        rows: of each episode.
+        length: T.
+        oversample_ends: as `SequenceSampler` has it.
+        sources: of each episode, the number of its source.
+        shares: of the sources 1, 2, …; source 0 has the rest.
+    """
+    if not shares:
+        return SequenceSampler(rows, length, oversample_ends)
+    numbers: dict[int, list[int]] = {}
+    for number, source in enumerate(sources):
+        numbers.setdefault(source, []).append(number)
+    every = [1 - sum(shares), *shares]
+    return MixedSampler(
+        length,
+        [
+            (every[source], own, SequenceSampler([rows[n] for n in own], length, oversample_ends))
+            for source, own in numbers.items()
+        ],
+    )
+
+
 def resets(slices: Iterable[Slice], size: int, length: int) -> np.ndarray:
     """bool [B, T]: row 0 and every seam inside a window, where the model resets its state."""
     is_first = np.zeros((size, length), bool)

@@ -10,6 +10,7 @@ from accel.runtime import Runtime
 from agents.base import Spaces
 from config import Config
 from data.caching import cache_root
+from data.scaling import fit
 from envs import (
     SPLITS,
     EnvError,
@@ -24,7 +25,7 @@ from envs import (
 )
 from replay import Replay, row_fields
 from replay.device import place
-from replay.episodes import count_rows
+from replay.files import count_rows
 from replay.room import check_room
 from tools import UserError, derive_seed, expand_path, print_safe
 from training.length import switch_frame
@@ -176,6 +177,7 @@ def make_replay(
         oversample_ends=config.oversample_ends,
         tag=f"s{config.seed}",
         background=background,
+        fit=fit,
     )
 
 

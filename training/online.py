@@ -19,7 +19,8 @@ from config import Config
 from envs import choose_backend, has_switch
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
-from tools import Every, UserError, check_folder, derive_seed, expand_path
+from replay.files import check_episodes
+from tools import Every, UserError, derive_seed, expand_path
 from training.collector import Collector
 from training.evaluation_report import draw_episode
 from training.evaluator import Evaluator, log_evaluation
@@ -117,7 +118,7 @@ class OnlineTrainer(Trainer):
                 f"--steps {config.steps} is less than one agent step of {config.action_repeat} "
                 "frames"
             )
-        check_folder(config.offline_traindir, "offline_traindir", "*.npz")
+        check_episodes(config.offline_traindir, "offline_traindir")
         note_short(config)
         for flag in ("traindir", "evaldir"):
             if config[flag]:

@@ -14,7 +14,7 @@ from agents.base import Learner
 from agents.registry import agent_class
 from config import Config
 from replay import Replay
-from replay.episodes import count_rows
+from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
 from training.length import PRETRAIN_UNIT
@@ -32,13 +32,20 @@ class PretrainTrainer(Trainer):
         c, runtime = self.config, self.runtime
         self.total = self.end // PRETRAIN_UNIT  # updates
         if c.pretrain_datasets_path:
-            given, source = "pretrain_datasets_path", data.resolve(c)
+            given, sources = "pretrain_datasets_path", data.resolve_all(c)
         else:
             given = "offline_traindir"
-            source = data.Source(expand_path(c.offline_traindir, "offline_traindir"))
-        rows = _expected_rows(c, source.folder)
+            sources = [data.Source(expand_path(c.offline_traindir, "offline_traindir"))]
+        rows = _expected_rows(c, [source.folder for source in sources])
         self.replay = make_replay(c, runtime, "pretrain", 0, rows=rows)
-        load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
+        for source in sources:
+            load_episodes(run, self.replay, given, c.pretrain_dataset_scale, source)
+        self.sources = [[str(source.folder), source.share] for source in sources]
+        if not self.replay.has_all_shares:
+            raise UserError(
+                f"--dataset_size {c.dataset_size} is too small for all sources of "
+                "--pretrain_datasets_path: give 0, which keeps all"
+            )
         self.learner = pretrainer_class(c)(c, runtime)
         periods = {
             "snapshot": c.pretrain_save_every,
@@ -81,10 +88,16 @@ class PretrainTrainer(Trainer):
         return self.updates
 
     def save_state(self) -> dict[str, Any]:
-        return {"replay_rng": self.replay.rng_state(), "dataset": self.replay.contents()}
+        return {
+            "replay_rng": self.replay.rng_state(),
+            "dataset": self.replay.contents(),
+            "sources": self.sources,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        if state["dataset"] != self.replay.contents():
+        # Runs of one source alone may have been begun before there were several.
+        shares = [share for _, share in state.get("sources", [[None, None]])]
+        if state["dataset"] != self.replay.contents() or shares != [s for _, s in self.sources]:
             raise UserError(
                 "--pretrain_datasets_path holds other episodes than when this run began: put them "
                 "back, or begin again in another --logdir"
@@ -169,9 +182,9 @@ def pretrainer_class(config: Config) -> type[Learner]:
     return pretrainer
 
 
-def _expected_rows(config: Config, folder: Path) -> int:
-    """How many rows a dataset has, about; a share of its episodes is not that share of its rows."""
-    share = math.ceil(config.pretrain_dataset_scale * count_rows(folder))
+def _expected_rows(config: Config, folders: list[Path]) -> int:
+    """How many rows datasets have, about; a share of the episodes is not that share of the rows."""
+    share = math.ceil(config.pretrain_dataset_scale * sum(count_rows(f) for f in folders))
     return rows_kept(config, share)
 
 

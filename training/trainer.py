@@ -233,17 +233,17 @@ def load_episodes(
         UserError: it has no episode that can be used.
     """
     source = source or Source(expand_path(run.config[flag], flag))
-    before = replay.episodes
     with bar(unit=1) as progress:
         found = replay.load(
             source.folder,
             fraction=fraction,
             seed=run.config.seed,
             progress=lambda done, total: progress("loading", done, total),
+            share=source.share,
         )
-    if replay.episodes == before:
+    if not found.episodes:
         reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
-        more = ", or videos, which are scaled" if flag == FLAG else ""
+        more = ", or videos" if flag == FLAG else ""
         raise UserError(
             f"--{flag} {source.folder} has no usable .npz episode{reason}: give a folder of "
             f"episodes such as a run's train_eps{more}"

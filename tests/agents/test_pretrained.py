@@ -1,11 +1,12 @@
 """Pretrained predictors: what goes in comes out, and what does not fit is refused in one line."""
 
+import argparse
 import os
 
 import pytest
 import torch
 
-from agents import pretrained
+from agents import authors_names, pretrained
 from agents.diswm import DisWM
 from fileio import checkpoints
 from tests.helpers import models
@@ -121,3 +122,57 @@ def test_a_file_that_holds_something_else(tmp_path, content, name):
     written(tmp_path)
     torch.save(content, tmp_path / f"{name}.pt")
     assert f"{tmp_path / name}.pt" in refusal(pretrained.load_predictor, make_config(tmp_path))
+
+
+WRAPPED = ["module.{}", "_orig_mod.{}", "_orig_mod.module.{}", "module._orig_mod.{}"]
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+@pytest.mark.parametrize("theirs", [False, True])
+def test_files_of_wrapped_modules_load(tmp_path, form, theirs):
+    """As torch.compile, DataParallel and DistributedDataParallel name their tensors."""
+    model = written(tmp_path)
+    for part in pretrained.PREDICTOR_FILES:
+        state = getattr(model, part).state_dict()
+        if theirs:
+            state = {authors_names.to_theirs(part, k, True): v for k, v in state.items()}
+        torch.save({form.format(k): v for k, v in state.items()}, tmp_path / f"{part}.pt")
+    assert equal(copied(pretrained.load_predictor(make_config(tmp_path))), copied(model))
+
+
+def test_files_of_modules_with_compiled_layers_load(tmp_path):
+    model = written(tmp_path)
+    state = {k.replace(".", "._orig_mod.", 1): v for k, v in model.rssm.state_dict().items()}
+    torch.save(state, tmp_path / "rssm.pt")
+    assert equal(copied(pretrained.load_predictor(make_config(tmp_path))), copied(model))
+
+
+CONV, LINEAR = torch.ones(3, 3, 3, 3), torch.ones(3, 3)
+FOREIGN = {  # what is no part of a predictor, and why
+    "twice": ({"layers.0.weight": CONV, "module.layers.0.weight": CONV}, "two tensors 'layers.0.w"),
+    "resnet": ({"conv1.weight": CONV, "bn1.steps": torch.tensor(1)}, "another architecture"),
+    "mlp": ({"layers.0.weight": LINEAR, "layers.0.bias": LINEAR[0]}, "another architecture"),
+    "empty": ({}, "(nothing)"),
+    "training": ({"epoch": 3, "state_dict": {"layers.0.weight": CONV}}, "('epoch', 'state_dict')"),
+    "objects": ({"args": argparse.Namespace(a=1)}, "it holds objects (argparse.Namespace)"),
+    "module": (torch.nn.Linear(2, 2), "(torch.nn.modules.linear.Linear)"),
+    "list": ([1, 2], "holds no state dict but a list"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_part_of_a_predictor_says_what_it_is(tmp_path, content, reason):
+    written(tmp_path)
+    torch.save(content, tmp_path / "encoder.pt")
+    for beta_vae in (True, False):
+        line = refusal(pretrained.load_predictor, make_config(tmp_path, beta_vae=beta_vae))
+        assert line.startswith(f"--pretrain_checkpoint_path: {tmp_path / 'encoder.pt'} ")
+        assert reason in line
+        assert "--beta_vae" not in line
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_program_is_not_run(tmp_path):
+    written(tmp_path)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "encoder.pt")
+    assert "holds a program" in refusal(pretrained.load_predictor, make_config(tmp_path))

@@ -90,13 +90,13 @@ def test_scale_takes_a_share_of_an_archive(tmp_path, tiny, short):
 
 
 def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, short):
-    np.savez(tmp_path / "large.npz", image=np.zeros((4, 32, 48, 3), np.uint8))
+    np.savez(tmp_path / "large.npz", image=np.zeros((4, 32, 48, 2), np.uint8))
     files = {"broken.npz": b"no archive", "large.npz": (tmp_path / "large.npz").read_bytes()}
     path = write_tar(tmp_path / "a.tar.xz", episodes(".", rows=12) | files)
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["skipped"]) == (3, 2)
     assert set(skipped) == {"broken.npz", "large.npz"}
-    assert "[4, 32, 48, 3]" in skipped["large.npz"]
+    assert "[4, 32, 48, 2]" in skipped["large.npz"]
     assert "[4, 64, 64, 3]" in skipped["large.npz"]
 
 
@@ -205,9 +205,9 @@ def test_a_run_is_no_folder_of_films(tmp_path):
         data.kind_of(str(tmp_path))
 
 
-def _episode_of_another_size(home):
+def _episode_of_two_channels(home):
     (home / "thing").mkdir()
-    np.savez(home / "thing" / "a.npz", image=np.zeros((4, 96, 96, 3), np.uint8))
+    np.savez(home / "thing" / "a.npz", image=np.zeros((4, 96, 96, 2), np.uint8))
     return home / "thing"
 
 
@@ -248,9 +248,9 @@ REFUSED = {  # what cannot be pretrained on, made in a folder; and words of its 
     ),
     "one episode": (_written("a.npz", b""), ["single episode", "give its folder"]),
     "archives": (_folder_of_archives, ["no .npz", "did you mean", "a.tar.xz"]),
-    "other size": (
-        _episode_of_another_size,
-        ["no usable .npz", "[4, 96, 96, 3]", "[4, 64, 64, 3]", "videos"],
+    "two channels": (
+        _episode_of_two_channels,
+        ["no usable .npz", "[4, 96, 96, 2]", "[4, 64, 64, 3]", "videos"],
     ),
     "only bad": (
         lambda home: write_tar(home / "bad.tar.gz", {"broken.npz": b""}),

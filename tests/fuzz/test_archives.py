@@ -18,7 +18,7 @@ from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tests.fuzz.test_episodes import SEEDS as EPISODES
 from tools import UserError
 
-_NAMES = (
+NAMES = (
     *("a/1.npz", "a/2.npz", "b/1.npz", "1.npz", "./1.npz", "a/./1.npz", "a//1.npz", "A/1.NPZ"),
     *("../1.npz", "/tmp/1.npz", "a/../../1.npz", "..", "a/..", "/", ".", "", " .npz", ".npz"),
     *("a/.1.npz", "x" * 99 + "/" + "y" * 99 + ".npz", "z" * 300 + ".npz", "é/ü.npz", "\udcff.npz"),
@@ -71,7 +71,7 @@ def members(draw: st.DrawFn) -> bytes:
     contents = st.sampled_from((EPISODES[0], EPISODES[2], b"", b"x" * 700, b"1\n0\n5\n" * 90))
     with tarfile.open(fileobj=file, mode="w", format=kind, errors="surrogateescape") as tar:
         for _ in range(draw(st.integers(1, 4))):
-            content, member = draw(contents), tarfile.TarInfo(draw(st.sampled_from(_NAMES)))
+            content, member = draw(contents), tarfile.TarInfo(draw(st.sampled_from(NAMES)))
             member.type, member.size = draw(st.sampled_from(_TYPES)), len(content)
             member.linkname = draw(st.sampled_from(("", "", *_LINKS)))
             member.pax_headers = draw(st.sampled_from(_PAX)) if kind == tarfile.PAX_FORMAT else {}

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from replay import HostStorage, Replay, row_fields
-from replay.episodes import DTYPES, count_rows, read_episode
+from replay.episodes import DTYPES, read_episode
+from replay.files import count_rows
 from tests.fuzz.inputs import check_refusal, damaged, fuzz, laid
 from tests.fuzz.pickles import PICKLES
 

@@ -16,7 +16,8 @@ import data
 from data import archives, caching, frames, videos
 from fileio import npz, yaml_files
 from media import images
-from replay.episodes import check_episode, count_rows, read_episode
+from replay.episodes import check_episode, read_episode
+from replay.files import count_rows
 from tests.fuzz.test_episodes import fields
 from tests.fuzz.test_episodes import npz as npz_of
 from tests.fuzz.test_videos import seeds

@@ -11,7 +11,7 @@ import config
 from accel.runtime import Runtime
 from replay import DiskStorage, HostStorage, row_fields
 from replay.device import SHARE, DeviceStorage, check_device, place
-from replay.episodes import count_rows
+from replay.files import count_rows
 from tests.helpers.runs import refusal
 from tests.replay.rows import FIELDS, episode, make
 from training.factory import expected_rows, make_replay

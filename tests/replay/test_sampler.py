@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.sampler import SequenceSampler, Slice, resets
+from replay.sampler import SequenceSampler, Slice, make_sampler, resets
 
 
 def plan(rows, length, count, ends=False, seed=0):
@@ -55,3 +55,28 @@ def test_oversampled_ends_are_windows_clipped_to_the_last(others):
     assert len(counts) == 16
     np.testing.assert_allclose(counts[:15], 1000, rtol=0.15)
     np.testing.assert_allclose(counts[15], 5000, rtol=0.05)
+
+
+def test_sources_have_their_shares_of_the_windows_and_each_window_is_of_one():
+    rows, sources = [30, 3, 30, 3, 40], [0, 1, 0, 1, 2]
+    sampler = make_sampler(rows, 8, False, sources, [0.3, 0.2])
+    slices = sampler.plan(4000, np.random.default_rng(0))
+    assert [s.b for s in slices] == sorted(s.b for s in slices)
+    found = np.full(4000, -1)
+    length = np.zeros(4000, int)
+    for s in slices:
+        assert found[s.b] in (-1, sources[s.episode])
+        assert s.t == length[s.b]
+        assert s.first + s.rows <= rows[s.episode]
+        found[s.b] = sources[s.episode]
+        length[s.b] += s.rows
+    assert (length == 8).all()
+    np.testing.assert_allclose(np.bincount(found) / 4000, [0.5, 0.3, 0.2], atol=0.03)
+    assert {s.episode for s in slices} == set(range(5))
+
+
+def test_without_shares_all_sources_are_one():
+    plain = SequenceSampler([9, 5, 7], 4, False).plan(50, np.random.default_rng(0))
+    assert (
+        make_sampler([9, 5, 7], 4, False, [0, 0, 0], []).plan(50, np.random.default_rng(0)) == plain
+    )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from logger import read_metrics
 from logger.pictures import cut_grid
-from replay import episodes
+from replay import files
 from tests.helpers.runs import events
 
 FILES = {"encoder.pt", "decoder.pt", "rssm.pt", "traverse.png"}
@@ -112,12 +112,12 @@ def test_dataset_scale_reads_a_seeded_share_and_copies_nothing(
 ):
     before = {path: path.stat().st_mtime_ns for path in videos.iterdir()}
     read = {}
-    reader = episodes.read_episode
+    reader = files.read_episodes
 
     def chosen(name, seed):
         opened = read[name] = []
-        spy = lambda path: opened.append(path.name) or reader(path)  # noqa: E731
-        monkeypatch.setattr(episodes, "read_episode", spy)
+        spy = lambda path, *more: opened.append(path.name) or reader(path, *more)  # noqa: E731
+        monkeypatch.setattr(files, "read_episodes", spy)
         flags = {"pretrain_dataset_scale": scale, "pretrain_steps": 50, "seed": seed}
         folder = tiny.finish(tiny.pretrain(tmp_path / name, videos, **flags))
         assert events(folder, "dataset")[0]["episodes"] == count
@@ -137,12 +137,12 @@ def test_unusable_files_are_named_and_left_out(tmp_path, tiny, videos):
     data.mkdir()
     (data / "good.npz").write_bytes((videos / "0.npz").read_bytes())
     (data / "cut.npz").write_bytes((videos / "0.npz").read_bytes()[:500])
-    np.savez(data / "wide.npz", image=np.zeros((5, 32, 64, 3), np.uint8))
+    np.savez(data / "wide.npz", image=np.zeros((5, 32, 64, 2), np.uint8))
     result = tiny.run(argv := tiny.pretrain(tmp_path / "runs", data, pretrain_steps=50))
     assert result.code == 0
     skipped = {row["file"]: row["reason"] for row in events(tiny.folder(argv), "skipped")}
     assert set(skipped) == {"cut.npz", "wide.npz"}
-    assert "[5, 32, 64, 3]" in skipped["wide.npz"]
+    assert "[5, 32, 64, 2]" in skipped["wide.npz"]
 
 
 def test_offline_traindir_is_another_name_for_the_dataset(tmp_path, tiny, videos):
