@@ -146,7 +146,7 @@ def test_commands_of_the_readme_run(tmp_path):
     done = bash(folder, f"export XDG_CACHE_HOME={tmp_path}\n{script}")
     assert done.returncode == 0, done.stderr
     runs = folder / "runs"
-    assert (runs / "dmc2gym_reacher_easy/pretrain/seed_1/encoder.pt").exists()
+    assert (runs / "my_videos/pretrain/seed_0/encoder.pt").exists()
     collected = runs / "dmc2gym_reacher_easy/dreamerv2/seed_0"
     finetuned = runs / "dmc2gym_walker_walk/diswm/seed_0"
     assert any("model_loss" in row for row in metrics(collected))
