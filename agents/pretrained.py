@@ -103,7 +103,7 @@ def _state_dict(part: str, content: Any, path: Path) -> dict[Any, Any]:
         UserError: it is something else; the line says what.
     """
     start = f"--pretrain_checkpoint_path: {path}"
-    mend = f"give what pretraining wrote, or save the state_dict() of the {part} alone"
+    mend = f"give the state_dict() of the {part} alone, or pretrain again"
     if not isinstance(content, Mapping):
         raise UserError(f"{start} holds no state dict but a {type(content).__name__}: {mend}")
     try:

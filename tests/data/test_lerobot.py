@@ -132,12 +132,13 @@ def test_odd_datasets_are_refused_in_one_line(tmp_path, changes, reason):
     assert reason in line
 
 
-def test_a_dataset_is_pretrained_on(tmp_path, tiny):
+def test_a_dataset_becomes_episodes_of_the_size_that_is_asked_for(tmp_path):
+    """An episode of one row is none."""
     folder = lay(tmp_path / "set", dataset(3, [6, 1, 7], tmp_path))
-    flags = {"pretrain_steps": 50, "cache_dir": tmp_path / "cache"}
-    tiny.finish(tiny.pretrain(tmp_path / "runs", folder, **flags))
-    [made] = (tmp_path / "cache" / "converted").iterdir()
-    paths = sorted(made.glob("*.npz"))
+    names = {"pretrain_datasets_path": str(folder), "cache_dir": str(tmp_path / "cache")}
+    source = data.resolve(config.parse([]).replace(**names))
+    assert source.folder.parent == tmp_path / "cache" / "converted"
+    paths = sorted(source.folder.glob("*.npz"))
     assert [len(read_episode(path)["image"]) for path in paths] == [6, 7]
     assert read_episode(paths[0])["image"].shape == (6, 64, 64, 3)
 
