@@ -204,7 +204,7 @@ def draw_episode(episode: Mapping[str, np.ndarray], variation: str) -> np.ndarra
     """The video of an episode, uint8 [T, H', W', 3], and above it how it goes."""
     so_far = np.cumsum(episode["reward"], dtype=np.float64)
     captions = [
-        f"colours {variation}\nstep {step}, return {ret:.1f} of {so_far[-1]:.1f}"
+        f"colours {variation}, step {step}\nreturn {ret:.1f} of {so_far[-1]:.1f}"
         for step, ret in enumerate(so_far)
     ]
     return caption(to_rgb(episode["image"]), captions, factor=3)

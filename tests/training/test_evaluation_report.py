@@ -124,6 +124,6 @@ def test_the_video_of_an_episode_says_how_it_goes():
     video = evaluation_report.draw_episode(episode, "test")
     np.testing.assert_array_equal(video[:, -48::3, ::3], image.repeat(3, -1))
     above = video[:, :-48]
-    text = write_text("colours test\nstep 1, return 1.5 of 3.5")
+    text = write_text("colours test, step 1\nreturn 1.5 of 3.5")
     np.testing.assert_array_equal(above[1], text[: above.shape[1], : 3 * 16])
     assert not np.array_equal(above[1], above[2])
