@@ -93,7 +93,7 @@ def killed(tmp_path: Path, whole: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def shown(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     """The same run with all pictures; the colours switch at frame 60 of 120."""
-    flags = {"log_videos": True, "video_every": 1, "traverse": True, "expl_gifs": True}
+    flags = {"log_videos": True, "traverse": True, "expl_gifs": True}
     return tiny.finish(tiny.finetune(tmp_path_factory.mktemp("shown"), **flags))
 
 

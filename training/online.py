@@ -354,8 +354,8 @@ class OnlineTrainer(Trainer):
                 seed = derive_seed(c.seed, "random evaluation")
                 random = RandomPolicy(spaces_of(self.evaluator.envs), seed)
                 played["random"] = self.evaluator.play(random, steps, images=0)
-            drawn = c.log_videos and (self.is_due("eval_pictures") or steps >= self.total)
-            images = PICTURED if drawn else 1
+            pictured = self.is_due("eval_pictures") or steps >= self.total
+            images = PICTURED if pictured and c.log_videos else 1
             policy = functools.partial(self.act, mode="eval")
             played["eval"] = self.evaluator.play(policy, steps, images=images)
         finally:
@@ -370,9 +370,9 @@ class OnlineTrainer(Trainer):
         if episodes:  # otherwise those to look at were lost with their environment
             name = f"{self.frames:09d}-{self.eval_tag}-{len(episodes[0]['reward'])}.npz"
             save_episode(self.own_folder("eval") / name, episodes[0])
-        if drawn:
+        if pictured:
             self.take("eval_pictures")
-            if episodes:
+            if episodes and c.log_videos:
                 self.run.video("eval_policy", draw_episode(episodes[0], played["eval"].variation))
             self.report("eval", self.seen)
 

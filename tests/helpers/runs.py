@@ -19,7 +19,7 @@ PROCESS = {"device": "cpu", "num_threads": 1, "seed": 0, "log_videos": False}
 # 60 agent steps in episodes of 10; training begins after 15, in the middle of the second.
 EPISODES = {"time_limit": 20, "action_repeat": 2, "prefill": 15, "pretrain": 3, "steps": 120}
 EPISODES |= {"eval_every": 60, "eval_episodes": 2, "eval_envs": 1, "log_every": 40}
-EPISODES |= {"checkpoint_every": 58, "shadow_size": 64}
+EPISODES |= {"checkpoint_every": 58, "shadow_size": 64, "video_every": 1}
 PREDICTOR = {"beta_vae_pretrain": True, "beta_vae": True, "pretrain_action_num": 2}
 PREDICTOR |= {"pretrain_steps": 500, "pretrain_save_every": 200, "log_every": 150}
 PREDICTOR |= {"checkpoint_every": 150}

@@ -40,7 +40,7 @@ def folders(tmp_path):
 
 
 def test_a_run_whose_second_half_cannot_be_drawn_does_not_begin(tmp_path, tiny, folders):
-    for folder, wrong in zip(folders, ("split", "movie.mp4 cannot be read"), strict=True):
+    for folder, wrong in zip(folders, ("split", "movie.mp4 cannot be shown"), strict=True):
         flags = {"background_dataset_path": folders[0], "test_background_dataset_path": folder}
         argv = tiny.episodes(tmp_path / "runs", color_distractor=True, **flags)
         result = tiny.run(argv)
@@ -53,7 +53,7 @@ def test_a_run_whose_second_half_cannot_be_drawn_does_not_begin(tmp_path, tiny, 
 
 def test_an_evaluation_that_cannot_be_drawn_does_not_begin(tiny, whole, folders):
     flags = {"test_background_dataset_path": folders[1], "test_camera": True}
-    for name, wrong in zip(flags, ("movie.mp4 cannot be read", "nothing says how"), strict=True):
+    for name, wrong in zip(flags, ("movie.mp4 cannot be shown", "nothing says how"), strict=True):
         words = [f"--{name}", str(flags[name]), "--eval_colors", "test"]
         result = tiny.run(["--evaluate", str(whole), *words])
         assert result.code == 2

@@ -131,7 +131,7 @@ DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:300]),
     "empty": lambda path: path.write_bytes(b""),
     "wrong key": lambda path: write(path, image=None, picture=np.zeros((11, 64, 64, 3), np.uint8)),
-    "wrong shape": lambda path: write(path, image=np.zeros((11, 32, 32, 3), np.uint8)),
+    "wrong shape": lambda path: write(path, image=np.zeros((11, 64, 64, 2), np.uint8)),
     "wrong dtype": lambda path: write(path, image=np.zeros((11, 64, 64, 3), np.float32)),
     "pickled": lambda path: write(path, reward=np.array([{"a": 1}] * 11, object)),
     "future length": lambda path: write(
