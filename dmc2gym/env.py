@@ -229,9 +229,8 @@ class DMCEnv(gymnasium.Env):
     def _draw(self) -> np.ndarray:
         """A view of the renderer's own buffer, uint8 [H, W, 3], valid until the next drawing."""
         with own_context(self._physics):
-            physics = (
-                self._env.physics
-            )  # asked for each time: it brings the distractions up to date
+            # Asked for each time: this brings the distractions up to date.
+            physics = self._env.physics
             if self._camera is None:
                 # Kept, because dm_control's `physics.render` builds a new scene for every image.
                 self._camera = Camera(physics, *self._image_shape, camera_id=self._camera_id)
