@@ -119,6 +119,8 @@ def _resolve(requested: str | None) -> Backend:
 
 def _set(name: str) -> None:
     """Tells this process and its children."""
+    if name == "egl":
+        _check_egl_device()
     os.environ["MUJOCO_GL"] = name
     if name in _LIBRARIES:
         os.environ["PYOPENGL_PLATFORM"] = name
@@ -183,8 +185,21 @@ def _draw_on(device: str) -> None:
         os.environ["MUJOCO_EGL_DEVICE_ID"] = number
 
 
+def _check_egl_device() -> None:
+    """Refuses a ``MUJOCO_EGL_DEVICE_ID`` that EGL does not have."""
+    number = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+    if number is None:
+        return
+    count = _count_egl_devices()
+    if count and not (number.isdecimal() and int(number) < count):
+        raise RenderingError(
+            f"MUJOCO_EGL_DEVICE_ID={number}, and the devices of EGL here are 0 to {count - 1}: "
+            "set it to one of these, or unset it"
+        )
+
+
 def _count_egl_devices() -> int:
-    """How many devices EGL could draw on."""
+    """How many devices EGL could draw on; 0 where it does not say."""
     library = ctypes.CDLL(_LIBRARIES["egl"][1])
     library.eglGetProcAddress.restype = ctypes.c_void_p
     address = library.eglGetProcAddress(b"eglQueryDevicesEXT")

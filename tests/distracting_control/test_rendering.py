@@ -194,3 +194,13 @@ def test_what_mujoco_and_dm_control_are_bound_to_is_chosen_before_the_first_envi
 def test_a_library_is_there_if_the_linker_loads_it(monkeypatch, library, loads):
     monkeypatch.setitem(rendering._LIBRARIES, "osmesa", library)
     assert rendering._loads("osmesa") is loads
+
+
+@pytest.mark.parametrize("number", ["4", "-1", "cuda:0", ""])
+def test_a_device_that_egl_does_not_have_is_refused(monkeypatch, number):
+    monkeypatch.setattr(rendering, "_count_egl_devices", lambda: 4)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", number)
+    with pytest.raises(RenderingError, match=f"MUJOCO_EGL_DEVICE_ID={number}, .* 0 to 3: "):
+        rendering._check_egl_device()
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "3")
+    rendering._check_egl_device()
