@@ -121,9 +121,10 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
         axes.axhline(random["mean"], ls="--", color="0.4", label="random policy")
         axes.axhspan(random["mean"] - half, random["mean"] + half, color="0.4", alpha=0.15, lw=0)
     if config["color_distractor"] and has_switch(config["task"], config):
-        axes.axvline(config["steps"] / 2, ls=":", color="0.4")
+        switch = config.get("switch_at", config["steps"] / 2)
+        axes.axvline(switch, ls=":", color="0.4")
         axes.annotate(
-            "new look", (config["steps"] / 2, 0.97), xycoords=("data", "axes fraction"),
+            "new look", (switch, 0.97), xycoords=("data", "axes fraction"),
             xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
         )  # fmt: skip
     axes.set(xlabel="environment frames", ylabel=VALUES[runs[0]["value"]])

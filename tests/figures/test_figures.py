@@ -92,6 +92,9 @@ def test_lines_of_the_curve(run):
     line = axes.get_lines()[0]
     np.testing.assert_array_equal(line.get_xydata(), [[0, 30], [50, 80]])
     assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 50  # where the colours switch
+    (run / "config.yaml").write_text(CONFIG + "switch_at: 70\n")
+    [axes] = learning_curve.draw([learning_curve.read_run(run)]).axes
+    assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 70
 
 
 def test_variants_have_their_labels_in_the_legend_and_the_table(run, tmp_path):
