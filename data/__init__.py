@@ -111,11 +111,11 @@ def _kind_of_folder(folder: Path) -> str:
     hint = run_hint(folder)
     if not hint and episode_files(folder):
         return "episodes"
-    if not hint and _films_in(folder).films:  # a run's folder has films of its evaluations
-        return "videos"
     if not hint and hdf5.files_of(folder):
         converting.needed("h5py", str(folder))
         return "hdf5"
+    if not hint and _films_in(folder).films:  # a run's folder has films of its evaluations
+        return "videos"
     if not hint and (found := [path for path in _files_in(folder) if archives.is_archive(path)]):
         hint = f" (did you mean {found[0]}?)"
     raise UserError(f"--{FLAG} {folder} has no .npz episodes and no videos{hint}; {ACCEPTED}")

@@ -1,3 +1,3 @@
 """Files: written whole or not at all, and read as data alone."""
 
-FORMAT = 1  # of run folders and checkpoints; it rises when older ones cannot be taken up any more
+FORMAT = 2  # of run folders and checkpoints; it rises when older ones cannot be taken up any more

@@ -92,6 +92,7 @@ class Replay:
         self._oversample_ends, self._fit = oversample_ends, fit
         self._held: deque[_Held] = deque()  # oldest first
         self._shares: list[float] = []  # of the sources 1, 2, …; source 0 has the rest
+        self._sources: set[int] = set()  # sources that had episodes
         self._open = OpenEpisodes(storage.fields)
         self._steps = self._index = self._frames = 0
         # Of those episodes, for one batch length.
@@ -350,9 +351,9 @@ class Replay:
 
     @property
     def has_all_shares(self) -> bool:
-        """Whether every source that was loaded with a share still has an episode here."""
+        """Whether every source still has an episode here, where some have shares of their own."""
         there = {held.source for held in self._held}
-        return there >= set(range(1, len(self._shares) + 1))
+        return not self._shares or there >= self._sources | set(range(1, len(self._shares) + 1))
 
     def _push(
         self, path: Path | None, episode: dict[str, np.ndarray], name: str = "", source: int = 0
@@ -364,6 +365,7 @@ class Replay:
             self.storage.pop()
             self._frames -= self._held.popleft().rows
         self.storage.push(episode)
+        self._sources.add(source)
         self._held.append(_Held(path, name or (path.name if path else ""), rows, source))
         self._frames += rows
         return rows

@@ -58,7 +58,9 @@ def configure(given: Config) -> Config:
         )
     if set(given.blocks) != {"defaults"}:
         print("note: --configs is not read: the run's own configuration holds", file=sys.stderr)
-    if given.distractors != "auto":  # in place of all that the run has in that way
+    if (
+        "distractors" in given.overrides and given.distractors != "auto"
+    ):  # in place of all that the run has in that way
         saved = saved.replace(**{name: given[name] for name in distractor_settings()})
     config = saved.override({name: given[name] for name in given.overrides})
     if config.size != saved.size:

@@ -18,6 +18,7 @@ from envs import (
     UnknownTask,
     VectorEnv,
     as_flags,
+    has_switch,
     make_vector,
     try_variations,
     used_up,
@@ -64,6 +65,21 @@ def note_short(config: Config) -> None:
             f"{c.prefill} agent steps and a whole episode (--time_limit {c.time_limit} frames), "
             f"then --pretrain {c.pretrain} updates, and the run has finished"
         )
+
+
+def note_switch(config: Config) -> None:
+    """Says so if ``--color_distractor`` will change nothing.
+
+    Args:
+        config: a run's, its ``switch_at`` settled.
+    """
+    c = config
+    if not c.color_distractor or not c.steps:
+        return
+    if not has_switch(c.task, c):
+        print_safe(f"note: {c.task} looks the same in both halves of training")
+    elif c.switch_at is not None and c.switch_at >= c.steps:
+        print_safe(f"note: --switch_at {c.switch_at} does not come within --steps {c.steps}")
 
 
 def make_more_envs(config: Config, runtime: Runtime, n: int, split: str) -> VectorEnv:

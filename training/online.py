@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
 from config import Config
-from envs import choose_backend, has_switch
+from envs import choose_backend
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from replay.files import check_episodes
@@ -30,11 +29,13 @@ from training.factory import (
     make_envs,
     make_replay,
     note_short,
+    note_switch,
     spaces_of,
     variation_at,
 )
 from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
+from training.run_names import variant
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
 
 PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the first ones
@@ -81,8 +82,7 @@ class OnlineTrainer(Trainer):
 
     def _build(self, method: type[Agent], source: Source | None) -> None:
         c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
-        if c.color_distractor and not has_switch(c.task, c):
-            print(f"note: {c.task} looks the same in both halves of training", file=sys.stderr)
+        note_switch(c)
         self.replay = make_replay(
             c,
             self.runtime,
@@ -179,7 +179,7 @@ class OnlineTrainer(Trainer):
     def eval_tag(self) -> str:
         """The middle of the names of evaluated episodes; ``--evaldir`` may be shared."""
         c = self.config
-        tag = f"{c.method_name}-s{c.seed}"
+        tag = f"{variant(c.method_name, c.label)}-s{c.seed}"
         return f"{c.task}-{tag}" if c.evaldir else tag
 
     def variation(self, split: str) -> str:

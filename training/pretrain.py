@@ -95,8 +95,7 @@ class PretrainTrainer(Trainer):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        # Runs of one source alone may have been begun before there were several.
-        shares = [share for _, share in state.get("sources", [[None, None]])]
+        shares = [share for _, share in state["sources"]]
         if state["dataset"] != self.replay.contents() or shares != [s for _, s in self.sources]:
             raise UserError(
                 "--pretrain_datasets_path holds other episodes than when this run began: put them "
@@ -157,6 +156,8 @@ class PretrainTrainer(Trainer):
             f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]
+        if "distractors" in c.overrides:
+            words.append(f"--distractors {c.distractors}")
         if c.logdir:
             words.append(f"--logdir {shlex.quote(c.logdir)}")
         # Sizes given as flags must be given again, or the weights do not fit.

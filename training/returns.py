@@ -44,7 +44,7 @@ class Summary(NamedTuple):
 
 
 def outcome(episode: Mapping[str, np.ndarray]) -> Outcome:
-    """What an episode came to, as :func:`collect.play` returns it: arrays [T]."""
+    """What an episode of :func:`training.evaluator.play_episodes`, arrays [T], came to."""
     success = distance = None
     if "success" in episode:
         success = bool((episode["success"] > 0).any())  # row 0 is NaN: nothing was done yet

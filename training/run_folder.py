@@ -85,7 +85,8 @@ class RunFolder:
                 f"{self.folder} has a {CHECKPOINT} but no {CONFIG}: put that back, or choose "
                 "another --logdir"
             )
-        self.config = settle_switch(config, before)
+        begun = checkpoints.find(self.folder)  # without a checkpoint the run begins anew
+        self.config = settle_switch(config, before if begun else None)
         self._changed = before is None or dict(before) != dict(self.config)
         if self.folder.exists():
             self._acquire()

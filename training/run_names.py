@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from config import Config
+from data import hub, sources
 from tools import UserError, expand_path
 
 PRETRAIN = "pretrain"  # in the place of a method's name
@@ -58,15 +59,17 @@ def _subject(config: Config) -> str:
         return config.dataset_name
     if "task" in config.overrides:
         return config.task
-    given = config.pretrain_datasets_path or config.offline_traindir
-    return _name_of(given.rpartition(":")[2])
+    if not config.pretrain_datasets_path:
+        return _name_of(config.offline_traindir)
+    given = sources.names(config.pretrain_datasets_path, "pretrain_datasets_path")
+    return "+".join(_name_of(name.removeprefix(hub.PREFIX)) for name in given)[:LONGEST]
 
 
 def _name_of(dataset: str) -> str:
     """The last folder's name or the file's without its endings; of a run's episodes, the task's."""
     path = Path(os.path.abspath(expand_path(dataset, "pretrain_datasets_path")))
     name = path.name
-    if name in EPISODES and (path.parent / "config.yaml").is_file():
+    if name in EPISODES and len(path.parts) > 4 and (path.parent / "config.yaml").is_file():
         name = path.parents[2].name
     elif not path.is_dir():
         name = name.partition(".")[0] or name

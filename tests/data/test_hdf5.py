@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import config
 import data
@@ -166,3 +167,10 @@ def test_nothing_usable_and_a_missing_package_are_refused(tmp_path, monkeypatch)
     line = refusal(resolved, tmp_path, path)
     assert "needs h5py" in line
     assert "pip install -e '.[formats]'" in line
+
+
+def test_a_preview_beside_hdf5_files_is_no_dataset(tmp_path):
+    (tmp_path / "a.hdf5").write_bytes(bytes_of(shard([5])))
+    Image.new("RGB", (8, 8)).save(tmp_path / "preview.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "preview.gif")
+    assert data.kind_of(str(tmp_path)) == "hdf5"

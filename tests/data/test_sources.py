@@ -122,8 +122,9 @@ def test_refused_before_a_run_begins(tmp_path, tiny, given, words):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_memory_too_small_for_all_sources_is_refused(tmp_path, tiny):
-    given = f"{grey(tmp_path / 'a', 10)}:1,{grey(tmp_path / 'b', 20)}:1"
+@pytest.mark.parametrize("weight", [":1", ""])
+def test_a_memory_too_small_for_all_sources_is_refused(tmp_path, tiny, weight):
+    given = f"{grey(tmp_path / 'a', 10)}{weight},{grey(tmp_path / 'b', 20)}:0.5"
     result = tiny.run(tiny.pretrain(tmp_path / "runs", given, dataset_size=18))
     assert result.code == 2
     assert "--dataset_size 18 is too small for all sources" in result.err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fileio import checkpoints
+from fileio import FORMAT, checkpoints
 from fileio.atomic import leftovers
 from tests.helpers.runs import refusal
 from tools import UserError
@@ -233,7 +233,7 @@ def test_one_of_the_same_frame_is_replaced(tmp_path):
     fill(tmp_path, 1, 2)
     checkpoints.save_newest(tmp_path, 2, {"n": 2, "finished": True}, 3)
     assert kept(tmp_path) == [2, 1]
-    assert torch.load(tmp_path / "checkpoint.pt") == {"format": 1, "n": 2, "finished": True}
+    assert torch.load(tmp_path / "checkpoint.pt") == {"format": FORMAT, "n": 2, "finished": True}
 
 
 def test_there_is_a_newest_one_at_each_moment_of_a_save(tmp_path, monkeypatch):
@@ -309,7 +309,9 @@ def test_a_checkpoint_that_is_a_file_is_one(tmp_path):
     assert (tmp_path / "checkpoint.pt").is_symlink()
 
 
-@pytest.mark.parametrize("state", [{"n": 1}, {"n": 1, "format": 0}, {"n": 1, "format": 2}])
+@pytest.mark.parametrize(
+    "state", [{"n": 1}, {"n": 1, "format": FORMAT - 1}, {"n": 1, "format": FORMAT + 1}]
+)
 def test_other_formats_are_refused_and_are_no_damage(tmp_path, state):
     fill(tmp_path, 1)
     checkpoints.save(tmp_path / "checkpoint_000000002.pt", state)

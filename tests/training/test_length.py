@@ -9,7 +9,7 @@ from accel.runtime import Runtime
 from logger import read_metrics
 from tests.helpers.runs import events, refusal, saved
 from tools import Every
-from training.factory import variation_at
+from training.factory import note_switch, variation_at
 from training.length import check_length, length_of, settle_switch, switch_frame
 from training.run_folder import RunFolder
 from training.trainer import Trainer
@@ -138,7 +138,7 @@ def test_config_yaml_has_what_the_last_start_was_given(tmp_path, tiny):
         run.close()
         found = config.load_saved(run.folder / "config.yaml")
         assert (found.steps, found.log_every) == (given.steps, given.log_every)
-        assert found.switch_at == 60
+        assert found.switch_at == given.steps // 2  # no checkpoint yet that it would be kept from
         with (run.folder / "config.yaml").open("r+") as file:
             seen.append(file.read().count("# a remark"))
             file.write("# a remark\n")
@@ -174,3 +174,25 @@ def test_a_clock_of_another_period_goes_on(before, now, due):
     state = {"clocks": {"log": first.clocks["log"].last}, "periods": {"log": before}}
     then._wind(state)
     assert [frame for frame in range(49, 80) if then.clocks["log"].take(frame)] == due
+
+
+def test_a_start_without_a_checkpoint_settles_no_switch(tmp_path):
+    """The run begins anew, with half of the length that is given then."""
+    begun = parsed("--logdir", tmp_path, "--steps", 1000)
+    run = RunFolder(begun, Runtime.resolve(begun))
+    with run:
+        assert run.config.switch_at == 500
+    run.close()
+    again = parsed("--logdir", tmp_path, "--steps", 400)
+    run = RunFolder(again, Runtime.resolve(again))
+    assert run.config.switch_at == 200
+    run.close()
+
+
+def test_a_switch_that_never_comes_is_told(capsys):
+    for at, told in ((99, False), (100, True)):
+        flags = ("--color_distractor", True, "--steps", 100, "--switch_at", at)
+        note_switch(parsed(*flags))
+        assert (
+            "--switch_at 100 does not come within --steps 100" in capsys.readouterr().err
+        ) == told

@@ -39,11 +39,14 @@ def named(words):
         (f"{FROM} elsewhere/train_eps", "train_eps/pretrain/seed_0"),
         (f"{PRETRAIN} --offline_traindir a/b", "b/pretrain/seed_0"),
         (f"{FROM} /", "videos/pretrain/seed_0"),
+        (f"{FROM} a,my+videos:0.3", "a+my+videos/pretrain/seed_0"),
+        (f"{FROM} hf:walker_walk:0.3,a", "walker_walk+a/pretrain/seed_0"),
+        (f"{FROM} a/b:c", "b_c/pretrain/seed_0"),
     ],
 )  # fmt: skip
 def test_the_folder_of_a_command(tmp_path, monkeypatch, words, path):
     monkeypatch.chdir(tmp_path)
-    for folder in ("a/c.d", "b/c.d", "my+videos", "dmc_x/a/seed_0/train_eps"):
+    for folder in ("a/c.d", "a/b:c", "b/c.d", "my+videos", "dmc_x/a/seed_0/train_eps"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "dmc_x/a/seed_0/config.yaml").touch()
     assert named(words) == path
