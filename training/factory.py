@@ -74,11 +74,11 @@ def note_switch(config: Config) -> None:
         config: a run's, its ``switch_at`` settled.
     """
     c = config
-    if not c.color_distractor or not c.steps:
+    if not c.color_distractor:
         return
     if not has_switch(c.task, c):
         print_safe(f"note: {c.task} looks the same in both halves of training")
-    elif c.switch_at is not None and c.switch_at >= c.steps:
+    elif c.switch_at is not None and c.switch_at >= c.steps > 0:
         print_safe(f"note: --switch_at {c.switch_at} does not come within --steps {c.steps}")
 
 

@@ -237,7 +237,7 @@ def test_checkpoint_that_is_replaced_meanwhile_is_read_whole(tiny, run):
         done.set()
         thread.join()
     assert len(swaps) > 10
-    assert found["frames"] in (120, 122)
+    assert 120 <= found["frames"] <= 120 + len(swaps)
 
 
 # The files
