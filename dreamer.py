@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import config as configuration
 from agents.registry import METHODS, agent_class
 
-if __name__ == "__main__" and configuration.show_help(sys.argv[1:], METHODS):
+if __name__ == "__main__" and configuration.show_help(sys.argv[1:] or ["--help"], METHODS):
     sys.exit(0)  # before the imports that take seconds
 
 import torch

@@ -167,7 +167,7 @@ def check_label(values: Mapping[str, Any], layer: Mapping[str, Any], where: str)
     Raises:
         UserError: a flag or a later block has changed what the label stands for.
     """
-    if _is_file(where) or layer.get("label") is None or values["label"] != layer["label"]:
+    if _is_file(where) or not layer.get("label") or values["label"] != layer["label"]:
         return
     for name, value in layer.items():
         if values[name] != value:

@@ -107,7 +107,7 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
     tasks = list(dict.fromkeys(run["config"]["task"] for run in runs))
     for index, run in enumerate(runs):
         config, colour = run["config"], f"C{index}"
-        label = f"{variant(config['method_name'], config.get('label'))}, seed {config['seed']}"
+        label = f"{variant(config['method_name'], config.get('label', ''))}, seed {config['seed']}"
         if len(tasks) > 1:
             label = f"{config['task']}, {label}"
         half = interval(run["std"], run["episodes"])
@@ -145,7 +145,7 @@ def write_csv(runs: Sequence[dict], path: Path) -> None:
     writer.writerow(["task", "method", "seed", "frames", "mean", "std", "episodes"])
     for run in runs:
         c, random = run["config"], run["random"]
-        method = variant(c["method_name"], c.get("label"))
+        method = variant(c["method_name"], c.get("label", ""))
         if random is not None:
             numbers = [round(random["mean"], 2), round(random["std"], 2), random["episodes"]]
             writer.writerow([c["task"], "random", c["seed"], 0, *numbers])

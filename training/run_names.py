@@ -29,7 +29,7 @@ def path_of(config: Config) -> tuple[str, str, str]:
     method = variant(PRETRAIN if config.beta_vae_pretrain else config.method_name, config.label)
     for flag in ("label", "dataset_name"):
         given = config[flag]
-        if given is not None and not _NAME.fullmatch(given):
+        if given and not _NAME.fullmatch(given):
             raise UserError(
                 f"--{flag} '{given[:LONGEST]}' is to name a folder: give up to {LONGEST} letters, "
                 "digits, '.', '_', '+', '=' or '-', the first a letter or a digit"
@@ -37,9 +37,9 @@ def path_of(config: Config) -> tuple[str, str, str]:
     return _subject(config), method, f"seed_{config.seed}"
 
 
-def variant(method: str, label: str | None) -> str:
+def variant(method: str, label: str) -> str:
     """A method with the label of its run, if that has one."""
-    return method if label is None else f"{method}-{label}"
+    return f"{method}-{label}" if label else method
 
 
 def is_pretraining(name: str) -> bool:
@@ -49,13 +49,13 @@ def is_pretraining(name: str) -> bool:
 
 def _subject(config: Config) -> str:
     if not config.beta_vae_pretrain:
-        if config.dataset_name is not None:
+        if config.dataset_name:
             raise UserError(
                 "--dataset_name is for a pretraining: --task names the run of an agent, and "
                 "--label tells variants of it apart"
             )
         return config.task
-    if config.dataset_name is not None:
+    if config.dataset_name:
         return config.dataset_name
     if "task" in config.overrides:
         return config.task

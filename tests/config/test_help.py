@@ -68,8 +68,9 @@ def test_help_is_short_and_says_where_the_rest_is(capsys, words):
     assert "--help all" in lines[-1]
 
 
-def test_help_imports_no_pytorch():
-    code = "import sys, runpy; sys.argv = ['dreamer.py', '--help']\n"
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_help_imports_no_pytorch(words):
+    code = f"import sys, runpy; sys.argv = ['dreamer.py', *{words}]\n"
     code += "try: runpy.run_path('dreamer.py', run_name='__main__')\n"
     code += "except SystemExit: sys.exit('torch' in sys.modules or 'gymnasium' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True)

@@ -23,6 +23,7 @@ def named(words):
     [
         ("--configs dmc2gym", "dmc2gym_walker_walk/diswm/seed_0"),
         ("--configs dmc2gym --label b_1.0-x --seed 3", "dmc2gym_walker_walk/diswm-b_1.0-x/seed_3"),
+        ("--configs dmc2gym --label none", "dmc2gym_walker_walk/diswm-none/seed_0"),
         ("--configs no_distillation", "dmc_walker_walk/diswm-no_distillation/seed_0"),
         ("--configs no_disentanglement", "dmc_walker_walk/diswm-no_disentanglement/seed_0"),
         ("--configs no_switch", "dmc_walker_walk/diswm-no_switch/seed_0"),
