@@ -125,7 +125,7 @@ def test_commands_of_the_paper_are_taken():
     for c in parsed[:3]:
         assert c.source_action_num == 2
         assert c.pretrain_checkpoint_path == "runs/dmc2gym_reacher_easy/pretrain/seed_0"
-    labels = ["no_distillation", "no_disentanglement", "no_disentanglement", "no_switch", None]
+    labels = ["no_distillation", "no_disentanglement", "no_disentanglement", "no_switch", ""]
     assert [c.label for c in parsed[3:]] == labels
     assert len({folder_of(c) for c in parsed}) == len(parsed)
     pretrained, finetuned = parsed[4:6]
