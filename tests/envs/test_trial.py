@@ -91,6 +91,8 @@ def test_suites_without_backgrounds_do_not_look(tmp_path):
     settings = EnvSettings(background_dataset_path=f"{tmp_path}/nowhere")
     for task in ("dmc_cheetah_run", "gymnasium_Pusher-v5", "metaworld_drawer-open-v1"):
         check_backgrounds(task, ["train", "test"], settings)
+    with pytest.raises(UserError, match="nowhere"):
+        check_backgrounds(CHEETAH, ["train", "test"], settings)
 
 
 class Drawn(gym.Env):

@@ -109,7 +109,9 @@ def test_what_is_done_cannot_be_undone(before, now, frames, wanted):
 def test_what_is_to_come_may_change(before, now, frames):
     given = parsed("--steps", 120)
     before, now = (given.replace(**changes) for changes in (before, now))
-    check_length(settle_switch(now, before), before, frames)
+    settled = settle_switch(now, before)
+    check_length(settled, before, frames)
+    assert settled.switch_at == (now.switch_at or switch_frame(before))
 
 
 def test_only_whole_steps_count():
