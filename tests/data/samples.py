@@ -77,6 +77,15 @@ def turn(path, matrix):
     path.write_bytes(content)
 
 
+def turned(path, matrix):
+    """A short video of a picture that looks different from all sides, turned; and that picture."""
+    picture = np.full((96, 96, 3), 30, np.uint8)
+    picture[:48, :48], picture[:48, 48:] = (220, 220, 220), (120, 120, 120)
+    encode(path, [picture] * 2)
+    turn(path, matrix)
+    return picture, path
+
+
 TURNS = {  # the matrix's a, b, c, d: x' = ax + cy, y' = bx + dy; and the same done to a picture
     "as it is": ((1, 0, 0, 1), lambda p: p),
     "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),

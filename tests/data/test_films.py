@@ -8,15 +8,12 @@ from data import videos
 from data.frames import Settings, read_frames
 from media.files import is_video
 from media.images import Unusable
-from tests.data.samples import TOLERANCE, TURNS, assert_shows, encode, moving, plain, turn
+from tests.data.samples import TOLERANCE, TURNS, assert_shows, encode, moving, plain, turned
 
 
 @pytest.mark.parametrize(("matrix", "same"), TURNS.values(), ids=TURNS)
 def test_turned_and_mirrored_videos_are_seen_upright(tmp_path, matrix, same):
-    picture = np.full((96, 96, 3), 30, np.uint8)
-    picture[:48, :48], picture[:48, 48:] = (220, 220, 220), (120, 120, 120)
-    path = encode(tmp_path / "a.mp4", [picture] * 2)
-    turn(path, matrix)
+    picture, path = turned(tmp_path / "a.mp4", matrix)
     expected = same(picture)[12::24, 12::24].astype(int)
     for size in ((64, 64), (32, 64)):
         image = next(read_frames(path, Settings(size=size)))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from distracting_control import DistractingBackground, videos
 from distracting_control.videos import Video, check_video, find_videos
-from tests.data.samples import TURNS, encode, level, moving, plain, turn
+from tests.data.samples import TURNS, encode, level, moving, plain, turned
 
 SIZE = 16
 
@@ -35,10 +35,7 @@ def shown(video, indices):
 
 @pytest.mark.parametrize(("matrix", "same"), TURNS.values(), ids=TURNS)
 def test_turned_and_mirrored_movies_are_seen_upright(tmp_path, matrix, same):
-    picture = np.full((96, 96, 3), 30, np.uint8)
-    picture[:48, :48], picture[:48, 48:] = (220, 220, 220), (120, 120, 120)
-    path = encode(tmp_path / "a.mp4", [picture] * 2)
-    turn(path, matrix)
+    picture, path = turned(tmp_path / "a.mp4", matrix)
     frame = Video(path, SIZE, 512)[1].astype(int)
     assert np.abs(frame[2::11, 2::11] - same(picture)[12::66, 12::66]).max() < 12
 
