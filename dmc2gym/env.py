@@ -209,6 +209,17 @@ class DMCEnv(gymnasium.Env):
         self._camera = None
         self._free()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuses to be pickled or copied.
+
+        Raises:
+            TypeError: Always: a copy's scene would not be the one that MuJoCo draws.
+        """
+        raise TypeError(
+            "an env draws with a context of its own and can be neither pickled nor copied: make "
+            "one where it is needed; after reset(seed=…) both play alike"
+        )
+
     @property
     def dmc_env(self) -> dm_env.Environment:
         """The dm_env environment inside, with its distractions around it."""

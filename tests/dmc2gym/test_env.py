@@ -1,5 +1,7 @@
 """The Gymnasium environment, against plain dm_control."""
 
+import copy
+import pickle
 import warnings
 
 import gymnasium
@@ -301,3 +303,12 @@ def test_refused_actions(make):
         env.step(np.zeros(5, np.float32))
     with pytest.raises(ValueError, match="not finite"):
         env.step(np.full(6, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_refused_at_once(make, copied):
+    env = make("point_mass", "easy", from_pixels=True)
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match="neither pickled nor copied: make one where"):
+        copied(env)
+    assert env.step(env.action_space.sample())[0].shape == (3, 64, 64)
