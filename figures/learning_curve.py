@@ -138,6 +138,24 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
     return figure
 
 
+def summary(run: dict) -> str:
+    """What a run has come to, in one line: its last evaluation beside the random policy's."""
+
+    def words(point: dict) -> str:
+        half = float(interval(point["std"], point["episodes"]))
+        return f"{point['mean']:.{digits}f} ± {half:.{digits}f}"
+
+    digits = 2 if run["value"] == "success" else 1
+    config, random = run["config"], run["random"]
+    method = variant(config["method_name"], config.get("label", ""))
+    last = {name: run[name][-1] for name in ("mean", "std", "episodes", "frames")}
+    beside = f"; a random policy {words(random)}" if random else ""
+    return (
+        f"{config['task']}, {method}, seed {config['seed']}: {VALUES[run['value']]} {words(last)} "
+        f"after {int(last['frames']):,} frames{beside} (95% of {int(last['episodes'])} episodes)"
+    )
+
+
 def write_csv(runs: Sequence[dict], path: Path) -> None:
     """The curves' numbers, one row an evaluation."""
     text = io.StringIO()
@@ -176,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     plt.close(figure)
     if args.csv:
         write_csv(runs, args.csv)
+    for run in runs:
+        print(summary(run))
     return 0
 
 

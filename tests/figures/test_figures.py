@@ -87,6 +87,16 @@ def test_the_curve_becomes_a_picture_and_a_table(run, tmp_path):
     ]
 
 
+def test_the_outcome_is_told_beside_the_random_policys(run, tmp_path, capsys):
+    assert learning_curve.main([str(run), "--output", str(tmp_path / "c.png")]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    # t(0.975, 3) is 3.182: 3.182 · 8 / √4, and 3.182 · 10 / √4
+    assert line.endswith(
+        "diswm, seed 3: evaluation return 80.0 ± 12.7 after 50 frames; "
+        "a random policy 20.0 ± 15.9 (95% of 4 episodes)"
+    )
+
+
 def test_lines_of_the_curve(run):
     [axes] = learning_curve.draw([learning_curve.read_run(run)]).axes
     line = axes.get_lines()[0]
