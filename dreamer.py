@@ -34,6 +34,7 @@ from replay.device import check_device
 from tools import Diverged, UserError, derive_seed, print_safe
 from training import evaluate
 from training.failures import RunFailed, describe, is_environment_failure
+from training.length import updates_of
 from training.online import OnlineTrainer
 from training.pretrain import PretrainTrainer
 from training.run_folder import RunFolder
@@ -74,7 +75,7 @@ def run_command(argv: Sequence[str]) -> int:
         return export(config)
     if config.evaluate is not None:
         config = evaluate.configure(config)  # the run's own, under the flags given
-    runtime = Runtime.resolve(config)
+    runtime = Runtime.resolve(config, 0 if config.evaluate is not None else updates_of(config))
     check(config, runtime)
     runtime.prepare()
     torch.manual_seed(derive_seed(config.seed, "torch"))

@@ -14,6 +14,8 @@ from accel.compiling import missing_compiler
 from tools import UserError, is_on, print_safe
 
 CPU_CHUNK = 250  # images whose layers stay in the cache of a CPU's cores
+# Rows of all batches from which compiling pays on a CPU: it takes a minute, and saves a tenth.
+COMPILE_PAYS = 1_500_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Runtime:
     debug: bool = False
 
     @classmethod
-    def resolve(cls, settings: Mapping[str, Any]) -> Runtime:
+    def resolve(cls, settings: Mapping[str, Any], updates: int = 0) -> Runtime:
         """What settings come to on this machine.
 
         Args:
             settings: ``device``, ``precision``, ``compile``, ``cuda_graphs``, ``overlap``,
-                ``num_threads``, ``image_chunk``, ``keep_memory``, ``envs`` and ``debug``.
+                ``num_threads``, ``image_chunk``, ``keep_memory``, ``envs``, ``debug``,
+                ``batch_size`` and ``batch_length``.
+            updates: how many the run is going to make.
 
         Raises:
             UserError: the device is not here, or ``--compile True`` cannot be had.
@@ -66,12 +70,12 @@ class Runtime:
             raise UserError(f"--compile True needs {missing}: install it, or give --compile False")
         overlap = is_on(settings["overlap"], on_gpu)
         stepping = settings["envs"] if overlap and not on_gpu else 0
+        pays = on_gpu or updates * settings["batch_size"] * settings["batch_length"] > COMPILE_PAYS
         return cls(
             device=device,
             dtype=compute_dtype(settings["precision"], device),
             tf32=settings["precision"] != "32",
-            # On a CPU it saves an eighth of a large update, which is not worth a minute's wait.
-            compile=not debug and is_on(choice, on_gpu and missing is None),
+            compile=not debug and is_on(choice, pays and missing is None),
             graphs=not debug and on_gpu and is_on(settings["cuda_graphs"], True),
             insist_compile=choice == "True",
             insist_graphs=settings["cuda_graphs"] == "True",

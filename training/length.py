@@ -23,6 +23,16 @@ def length_of(config: Config) -> int:
     return config[key_of(config)] // unit * unit
 
 
+def updates_of(config: Config) -> int:
+    """How many updates a whole run makes, near enough to decide what pays."""
+    if config.beta_vae_pretrain:
+        return config.pretrain_steps // PRETRAIN_UNIT
+    learning = config.steps // config.action_repeat - config.prefill
+    if learning <= 0:
+        return 0
+    return config.pretrain + learning // config.train_every * config.train_steps
+
+
 def switch_frame(config: Config) -> int | None:
     """The frame from which episodes begin in the second distractions; None: none does."""
     if config.switch_at is not None:

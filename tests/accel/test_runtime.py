@@ -74,6 +74,16 @@ def test_settings_come_to(machine, changes, expected):
     assert {name: found[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("updates", "compiles"), [(600, False), (601, True), (601 * 250, True)]
+)  # of 50 × 50 rows: 1,500,000 and more
+def test_on_a_cpu_a_long_run_compiles(machine, updates, compiles):
+    parsed = config.parse(["--configs", "defaults", "dmc2gym", "--device", "cpu"])
+    assert Runtime.resolve(parsed, updates).compile is compiles
+    assert Runtime.resolve(parsed.replace(batch_size=1), updates).compile is (updates > 601)
+    assert not Runtime.resolve(parsed.replace(compile="False"), updates).compile
+
+
 def test_what_lacks_a_compiler_compiles_only_where_it_is_insisted_on(machine, monkeypatch):
     monkeypatch.setattr(runtime, "missing_compiler", lambda _: "Triton")
     assert not resolve(device="cuda:0").compile

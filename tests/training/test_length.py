@@ -10,13 +10,27 @@ from logger import read_metrics
 from tests.helpers.runs import events, refusal, saved
 from tools import Every
 from training.factory import note_switch, variation_at
-from training.length import check_length, length_of, settle_switch, switch_frame
+from training.length import check_length, length_of, settle_switch, switch_frame, updates_of
 from training.run_folder import RunFolder
 from training.trainer import Trainer
 
 
 def parsed(*flags):
     return config.parse(["--configs", "defaults", "dmc2gym", *map(str, flags)])
+
+
+UPDATES = [
+    # 100 at the beginning, then one each 5 agent steps of 2 frames after 2,500 agent steps
+    ([], 1_000_000, 100 + (500_000 - 2_500) // 5),
+    (["--train_steps", 3, "--pretrain", 7], 10_000, 7 + 3 * 500),
+    ([], 4_000, 0),  # ends before it learns
+    (["--beta_vae_pretrain", True, "--pretrain_steps", 1_000_049], 1_000_000, 20_000),
+]
+
+
+@pytest.mark.parametrize(("flags", "steps", "updates"), UPDATES)
+def test_a_run_makes_so_many_updates(flags, steps, updates):
+    assert updates_of(parsed("--steps", steps, *flags)) == updates
 
 
 @pytest.mark.slow
