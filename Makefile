@@ -51,7 +51,7 @@ gl: $(VENV)/.run
 LAPTOP = defaults dmc2gym cpu demo
 COLLECTED = $(DEMO)/dmc2gym_reacher_easy/dreamerv2/seed_0
 PRETRAINED = $(DEMO)/dmc2gym_reacher_easy/pretrain/seed_0
-FINETUNED = $(DEMO)/dmc2gym_cartpole_swingup/diswm/seed_0
+FINETUNED = $(DEMO)/dmc2gym_cheetah_run/diswm/seed_0
 
 demo: $(VENV)/.run gl
 	@echo "1/4 collect: a random policy's videos of Reacher Easy under changing colours"
@@ -61,11 +61,11 @@ demo: $(VENV)/.run gl
 	$(PY) dreamer.py --configs $(LAPTOP) --task dmc2gym_reacher_easy --beta_vae_pretrain True \
 	  --beta_vae True --pretrain_action_num 2 --pretrain_datasets_path $(COLLECTED)/train_eps \
 	  --logdir $(DEMO)
-	@echo "3/4 finetune: DisWM on Cartpole Swingup, distilled from it; colours switch half-way"
-	$(PY) dreamer.py --configs $(LAPTOP) --task dmc2gym_cartpole_swingup --method_name diswm \
+	@echo "3/4 finetune: DisWM on Cheetah Run, distilled from it; colours switch half-way"
+	$(PY) dreamer.py --configs $(LAPTOP) --task dmc2gym_cheetah_run --method_name diswm \
 	  --beta_vae True --distillation True --source_action_num 2 --color_distractor True \
 	  --traverse True --pretrain_checkpoint_path $(PRETRAINED) --logdir $(DEMO)
-	@echo "4/4 draw the learning curve"
+	@echo "4/4 draw the learning curve, and say what it has come to"
 	$(PY) -m figures.learning_curve $(FINETUNED) --output $(DEMO)/learning_curve.png
 	@echo
 	@echo "TensorBoard          $(BIN)/tensorboard --logdir $(DEMO)"
