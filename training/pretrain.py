@@ -17,7 +17,7 @@ from replay import Replay
 from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.factory import make_replay, rows_kept
-from training.length import PRETRAIN_UNIT
+from training.length import PRETRAIN_UNIT, length_of
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
 
@@ -81,7 +81,7 @@ class PretrainTrainer(Trainer):
 
     @property
     def end(self) -> int:
-        return self.config.pretrain_steps // PRETRAIN_UNIT * PRETRAIN_UNIT
+        return length_of(self.config)
 
     @property
     def schedule_step(self) -> int:
