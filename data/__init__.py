@@ -139,8 +139,16 @@ def _hint(path: Path) -> str:
     if path.name in hub.NAMES:
         return f" (did you mean '{hub.PREFIX}{path.name}'?)"
     if path.parent.is_dir():
-        return nearest(path.name, (p.name for p in path.parent.iterdir()))
+        return nearest(path.name, (p.name for p in path.parent.iterdir() if _may_be_meant(p)))
     return ""
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Whether a path may be a source: a folder, an archive, an HDF5 file or a video."""
+    if path.name.startswith(".") or not os.access(path, os.R_OK):
+        return False
+    is_source = archives.is_archive, hdf5.is_hdf5, is_video
+    return path.is_dir() or (path.is_file() and any(known(path) for known in is_source))
 
 
 def _files_in(folder: Path) -> list[Path]:

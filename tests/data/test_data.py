@@ -291,9 +291,13 @@ def test_refused_words(tmp_path, tiny, videos, short, flags, words, monkeypatch)
 
 
 def test_misspelt_archive_is_named(tmp_path):
-    (tmp_path / "cheetah_run.tar.xz").write_bytes(b"")
+    (tmp_path / "cheetah_run.tar.xz").write_bytes(b"\xfd7zXZ\x00")
+    (tmp_path / "cheetah_rum.sh").write_text("nearer, and nothing to learn from")
     with pytest.raises(UserError, match=r"no such folder or file.*'cheetah_run\.tar\.xz'"):
-        data.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
+        data.kind_of(str(tmp_path / "cheetah_rum.tar"))
+    (tmp_path / "cheetah_run.tar.xz").unlink()
+    with pytest.raises(UserError, match="there is no such folder or file; give a folder"):
+        data.kind_of(str(tmp_path / "cheetah_rum.tar"))
 
 
 def test_cache_that_cannot_be_made_is_refused(tmp_path, tiny, short):
