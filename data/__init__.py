@@ -235,7 +235,14 @@ def _unpacked(
 ) -> Source:
     with bar() as progress:
         folder, marker = archives.unpack(archive, target, identity, progress)
-    return Source(folder, [], {"source": given, "ignored": marker.get("ignored", 0)})
+    return Source(folder, [], {"source": given, **_ignored(marker.get("ignored", 0), "episodes")})
+
+
+def _ignored(number: int, taken: str) -> dict[str, str]:
+    """What is said of so many files that are passed over, if there are any."""
+    if not number:
+        return {}
+    return {"ignored": f"{number} other file{'s' * (number > 1)} (only {taken} are read)"}
 
 
 def _settings(config: Config) -> frames.Settings:
@@ -264,7 +271,7 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
         folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)
     fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
     skipped += [(_place(beside, path), reason) for beside, reason in found.beside]
-    return Source(folder, skipped, fields | {"ignored": found.others})
+    return Source(folder, skipped, fields | _ignored(found.others, "videos and images"))
 
 
 @contextmanager
