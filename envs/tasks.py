@@ -47,7 +47,8 @@ def parse_task(task: str) -> Task:
     if suite is None or name not in suite.tasks:
         # Of equally near ones the first: a task without its version means the paper's, v1.
         nearest = min(known_tasks(), key=lambda known: -_likeness(task, known))
-        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?")
+        limits = f" {suite.limits}" if suite and suite.limits else ""
+        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?{limits}")
     return Task(prefix, suite.tasks[name])
 
 

@@ -94,6 +94,14 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
         envs.parse_task(wrong)
 
 
+def test_what_is_not_taken_of_gymnasium_is_said():
+    limits = "Of Gymnasium's environments only MuJoCo's newest, v5, are taken"
+    with pytest.raises(UnknownTask, match=f"no task 'gymnasium_CartPole-v1'; .*{limits}$"):
+        envs.parse_task("gymnasium_CartPole-v1")
+    with pytest.raises(UnknownTask, match=r"did you mean 'dmc_cartpole_swingup'\?$"):
+        envs.parse_task("dmc_cartpole_swngup")
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "switches"),
     [
