@@ -36,8 +36,12 @@ def known_tasks() -> tuple[str, ...]:
     )
 
 
-def parse_task(task: str) -> Task:
+def parse_task(task: str, beside: str = "") -> Task:
     """The suite and the task that a name means. Imports no simulator.
+
+    Args:
+        task: The name.
+        beside: Prefix of the suite that a name without one is looked for in, to say what was meant.
 
     Raises:
         UnknownTask: If there is none; the message gives the nearest name.
@@ -46,7 +50,8 @@ def parse_task(task: str) -> Task:
     suite = SUITES.get(prefix)
     if suite is None or name not in suite.tasks:
         # Of equally near ones the first: a task without its version means the paper's, v1.
-        nearest = min(known_tasks(), key=lambda known: -_likeness(task, known))
+        spellings = [task, *[f"{beside}_{task}"] * (beside in SUITES)]
+        nearest = min(known_tasks(), key=lambda known: -max(_likeness(s, known) for s in spellings))
         limits = f" {suite.limits}" if suite and suite.limits else ""
         raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?{limits}")
     return Task(prefix, suite.tasks[name])
