@@ -71,6 +71,8 @@ def test_episodes_of_the_second_half_begin_at_the_switch():
     early = given.replace(switch_at=9)
     assert [variation_at(early, "eval", step) for step in (2, 3)] == ["train", "test"]
     assert variation_at(given.replace(steps=0), "train", 99) == "train"
+    clean = parsed("--distractors", "none")
+    assert {variation_at(clean, split, 10**7) for split in ("train", "eval")} == {"original"}
 
 
 @pytest.mark.parametrize(
