@@ -24,7 +24,7 @@ from tools import UserError, expand_path
 from training.length import check_length, length_of, settle_switch
 from training.lock import FolderLock
 from training.provenance import FILE as PROVENANCE
-from training.provenance import write_start
+from training.provenance import write_start, writer_of
 from training.run_names import path_of
 from training.stop import StopSignal
 
@@ -263,9 +263,11 @@ def check_format(folder: Path) -> None:
         UserError: it is not, or its configuration cannot be read.
     """
     if not yaml_files.read(folder / CONFIG).startswith(HEAD):
+        commit = writer_of(folder)
         raise UserError(
             f"{folder / CONFIG} does not begin with '{HEAD.strip()}', another version of this code "
-            "made it: go on with the run, or evaluate it, with that, or choose another --logdir"
+            f"made it{f', commit {commit[:12]}' if commit else ''}: go on with the run, or "
+            "evaluate it, with that, or choose another --logdir"
         )
 
 
