@@ -16,6 +16,7 @@ from config import Config
 from replay import Replay
 from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
+from training.commands import dreamer
 from training.factory import make_replay, rows_kept
 from training.length import PRETRAIN_UNIT, length_of
 from training.run_folder import RunFolder
@@ -149,7 +150,7 @@ class PretrainTrainer(Trainer):
         """The finetuning that this pretraining is for."""
         c = run.config
         words = [
-            f"python dreamer.py --configs {shlex.join(c.blocks)} --device {shlex.quote(c.device)}",
+            dreamer("--configs", *c.blocks, "--device", c.device),
             "--task dmc2gym_walker_walk --method_name diswm --distillation True",
             f"--beta_vae {c.beta_vae} --color_distractor {c.distractors != 'none'} "
             f"--traverse {c.beta_vae}",
