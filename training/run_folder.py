@@ -87,7 +87,7 @@ class RunFolder:
             )
         begun = checkpoints.find(self.folder)  # without a checkpoint the run begins anew
         self.config = settle_switch(config, before if begun else None)
-        self._changed = before is None or dict(before) != dict(self.config)
+        self._before = before
         if self.folder.exists():
             self._acquire()
         try:
@@ -116,6 +116,14 @@ class RunFolder:
         if self.resumed is None:
             return False
         return self.resumed["finished"] and self.resumed["frames"] >= length_of(self.config)
+
+    @property
+    def changed_flags(self) -> list[str]:
+        """The flags that say otherwise than the last start's; where the folder lies is none."""
+        if self._before is None:
+            return []
+        names = sorted(self.config.overrides - {"logdir"})
+        return [f"--{name}" for name in names if self._before[name] != self.config[name]]
 
     def note(self, event: str, **fields: Any) -> None:
         """An event to log as soon as the run begins."""
@@ -152,7 +160,7 @@ class RunFolder:
             # There another process may be at work.
             if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
-        if self._changed:
+        if self._before is None or dict(self._before) != dict(self.config):
             self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
             moved = quarantine(path, self.folder / "bad", reason)

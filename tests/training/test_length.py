@@ -128,7 +128,14 @@ def test_a_finished_run_is_refused_a_shorter_life_and_changes_nothing(tmp_path, 
     result = tiny.run(tiny.finetune(tmp_path / "runs", steps=80))
     assert result.code == 2
     assert result.err.startswith("dreamer.py: --steps 80: this run has done 120 already")
-    assert "has finished" in tiny.run(tiny.finetune(tmp_path / "runs")).out
+    again = tiny.run(tiny.finetune(tmp_path / "runs"))
+    assert ("has finished" in again.out, again.err) == (True, "")
+    changed = tiny.run(tiny.finetune(tmp_path / "runs", log_every=7, eval_every=8))
+    assert "has finished" in changed.out
+    assert changed.err == (
+        "note: --eval_every, --log_every changes nothing in a finished run: larger --steps go on "
+        "with it\n"
+    )
     assert (tiny.folder(tiny.finetune(tmp_path / "runs")) / "metrics.jsonl").read_bytes() == log
 
 
