@@ -201,6 +201,7 @@ class RunFolder:
             log_size=size,
             wandb=wandb,
             fps=FPS,
+            log_every=c.log_every,
             hparams=c,
             chosen=c.choices(),
         )
