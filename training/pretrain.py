@@ -12,7 +12,7 @@ import data
 from accel.generators import scratch_rng
 from agents.base import Learner
 from agents.registry import agent_class
-from config import Config
+from config import Config, labelled_keys
 from replay import Replay
 from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
@@ -149,11 +149,13 @@ class PretrainTrainer(Trainer):
     def next_step(run: RunFolder) -> str:
         """The finetuning that this pretraining is for."""
         c = run.config
+        transfer = {"distillation": True, "beta_vae": c.beta_vae, "traverse": c.beta_vae}
+        transfer["color_distractor"] = c.distractors != "none"
+        settled = labelled_keys(c.blocks)
         words = [
             dreamer("--configs", *c.blocks, "--device", c.device),
-            "--task dmc2gym_walker_walk --method_name diswm --distillation True",
-            f"--beta_vae {c.beta_vae} --color_distractor {c.distractors != 'none'} "
-            f"--traverse {c.beta_vae}",
+            "--task dmc2gym_walker_walk --method_name diswm",
+            " ".join(f"--{n} {v}" for n, v in transfer.items() if n not in settled),
             f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]
