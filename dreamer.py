@@ -34,7 +34,7 @@ from replay.device import check_device
 from tools import Diverged, UserError, derive_seed, print_safe
 from training import evaluate
 from training.failures import RunFailed, describe, is_environment_failure
-from training.length import updates_of
+from training.length import key_of, updates_of
 from training.online import OnlineTrainer
 from training.pretrain import PretrainTrainer
 from training.run_folder import RunFolder
@@ -116,6 +116,9 @@ def train(run: RunFolder) -> int:
     """
     kind: type[Trainer] = PretrainTrainer if run.config.beta_vae_pretrain else OnlineTrainer
     if run.finished:
+        if flags := run.changed_flags:
+            longer = f"larger --{key_of(run.config)} go on with it"
+            print_safe(f"note: {', '.join(flags)} changes nothing in a finished run: {longer}")
         print_safe(f"this run has finished: {run.folder}\n{kind.next_step(run)}", sys.stdout)
         return 0
     try:

@@ -26,6 +26,7 @@ Batch = dict[str, Tensor]  # image uint8 [B, T, H, W, C], is_first bool [B, T]; 
 State = dict[str, Tensor]  # what an agent remembers of N environments, [N, …] each
 Policy = Callable[[Obs, State | None], tuple[np.ndarray, State | None]]  # as `Agent.act`, one mode
 Metrics = dict[str, Tensor]  # 0-d each, on the device
+CLIPS = 6  # sequences that pictures are drawn from
 
 
 class Spaces(NamedTuple):

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.base import CLIPS
 from distributions import kl_standard
 from logger.pictures import grid, to_rgb
 from models import Batch, VideoPredictor
 from networks import float_image
 
-CLIPS = 6  # sequences of a batch that are drawn
-VIDEO_CLIPS = 3  # of them in a video, whose bytes grow with each
+VIDEO_CLIPS = 3  # of the drawn sequences in a video, whose bytes grow with each
 ROWS = ("truth", "model", "error")  # of an open-loop prediction
 CONTEXT = 5  # frames that an open-loop prediction sees
 OFFSETS = (-9, -6, -3, 0, 3, 6, 9)  # columns of a traversal, added to the latent

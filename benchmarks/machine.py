@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from training import provenance
 
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
@@ -38,7 +39,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "mkldnn": torch.backends.mkldnn.is_available(),
         "mkldnn_bf16": torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        "commit": commit(Path(__file__).parent),
+        "commit": commit(),
     }
     if torch.device(device).type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
@@ -64,21 +65,10 @@ def _cpu_info() -> dict[str, str]:
     return {k.strip(): v.strip() for k, _, v in (x.partition(":") for x in first.splitlines())}
 
 
-def commit(folder: Path) -> str | None:
-    """The commit of a folder's checkout, ``+`` behind it where files differ; None without git."""
-    git = ["git", "-C", str(folder)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        )
-        if head.returncode:
-            return None
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+def commit(root: Path = provenance.ROOT) -> str | None:
+    """The commit of a checkout, ``+`` behind it where its code differs; None without git."""
+    code = provenance.code(root)
+    return code["commit"] and code["commit"][:7] + "+" * bool(code["modified"])
 
 
 def ceiling(device: str = "cpu", size: int | None = None, seconds: float = 0.5) -> dict[str, float]:

@@ -4,6 +4,7 @@ A key is described once: by the remark behind its default in configs.yaml or, if
 own, by :func:`key` in a dataclass beside the method.
 """
 
+from config.blocks import labelled_keys
 from config.distractors import distractor_settings
 from config.help import show_help
 from config.parser import parse
@@ -19,6 +20,7 @@ __all__ = [
     "distractor_settings",
     "key",
     "keys_of",
+    "labelled_keys",
     "load_keys",
     "load_saved",
     "parse",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.hints import near_key, other_names, why_not
-from config.schema import Key, Methods
+from config.schema import CONFIGS, Key, Methods
 from fileio import yaml_files
 from fileio.yaml_files import printable
 from tools import UserError, expand_path, nearest
@@ -175,6 +175,13 @@ def check_label(values: Mapping[str, Any], layer: Mapping[str, Any], where: str)
                 f"the label {layer['label']} stands for --{name} {value}, and that is "
                 f"{printable(values[name])} here: leave one of them out, or give another --label"
             )
+
+
+def labelled_keys(blocks: Sequence[str]) -> frozenset[str]:
+    """The keys that labels of stacked blocks stand for; see :func:`check_label`."""
+    document = yaml_files.load(CONFIGS)
+    layers = [_keys(document, block) for block in blocks if block in document]
+    return frozenset(name for layer in layers if layer.get("label") for name in layer)
 
 
 def _place(block: str) -> str:

@@ -139,8 +139,16 @@ def _hint(path: Path) -> str:
     if path.name in hub.NAMES:
         return f" (did you mean '{hub.PREFIX}{path.name}'?)"
     if path.parent.is_dir():
-        return nearest(path.name, (p.name for p in path.parent.iterdir()))
+        return nearest(path.name, (p.name for p in path.parent.iterdir() if _may_be_meant(p)))
     return ""
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Whether a path may be a source: a folder, an archive, an HDF5 file or a video."""
+    if path.name.startswith(".") or not os.access(path, os.R_OK):
+        return False
+    is_source = archives.is_archive, hdf5.is_hdf5, is_video
+    return path.is_dir() or (path.is_file() and any(known(path) for known in is_source))
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -227,7 +235,14 @@ def _unpacked(
 ) -> Source:
     with bar() as progress:
         folder, marker = archives.unpack(archive, target, identity, progress)
-    return Source(folder, [], {"source": given, "ignored": marker.get("ignored", 0)})
+    return Source(folder, [], {"source": given, **_ignored(marker.get("ignored", 0), "episodes")})
+
+
+def _ignored(number: int, taken: str) -> dict[str, str]:
+    """What is said of so many files that are passed over, if there are any."""
+    if not number:
+        return {}
+    return {"ignored": f"{number} other file{'s' * (number > 1)} (only {taken} are read)"}
 
 
 def _settings(config: Config) -> frames.Settings:
@@ -256,7 +271,7 @@ def _decoded(path: Path, config: Config, cache: Path) -> Source:
         folder, skipped = videos.decode(path, found.films, cache / "videos", settings, progress)
     fields = {"source": str(path), "videos": len(found.films) - len(skipped)}
     skipped += [(_place(beside, path), reason) for beside, reason in found.beside]
-    return Source(folder, skipped, fields | {"ignored": found.others})
+    return Source(folder, skipped, fields | _ignored(found.others, "videos and images"))
 
 
 @contextmanager

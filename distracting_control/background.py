@@ -11,7 +11,7 @@ import dm_env
 import numpy as np
 
 from distracting_control.base import AS_TRAIN, Distraction, RandomLike, Settings, Strength, setting
-from distracting_control.videos import check_video, find_videos, open_video
+from distracting_control.videos import find_videos, open_video, usable
 
 if TYPE_CHECKING:
     from dm_control.mujoco import Physics
@@ -101,7 +101,7 @@ class DistractingBackground(Distraction):
             dataset_path: Folder of image sequences (folders of images) and movie files.
             dataset_videos: `'train'`, `'val'`, a sequence of names, or `None` for all; see
                 `videos.find_videos`.
-            num_videos: Use only the first so many; `None` for all.
+            num_videos: Use only the first so many that can be shown; `None` for all.
             dynamic: Move by one frame per control step.
             floor_alpha: Opacity of the material `grid`, in [0, 1]; `None` leaves it.
             texture_size: Side of the sky's six square faces in texels. One face fills 90 degrees.
@@ -111,8 +111,8 @@ class DistractingBackground(Distraction):
         Raises:
             FileNotFoundError: If there is no such folder, or no videos in it.
             OSError: If the system fails to read a video.
-            ValueError: If no folder is given, fewer videos are there than asked for, one of these
-                cannot be decoded, a number is out of range, or the model has no skybox or no floor.
+            ValueError: If no folder is given, fewer videos are there than asked for, none of them
+                can be shown, a number is out of range, or the model has no skybox or no floor.
         """
         super().__init__(env, random)
         if dataset_path is None:
@@ -122,16 +122,13 @@ class DistractingBackground(Distraction):
             )
         if texture_size < 1 or max_frames < 1:
             raise ValueError("texture_size and max_frames must be at least 1")
-        self.videos = find_videos(dataset_path, dataset_videos)
-        if num_videos is not None:
-            if not 1 <= num_videos <= len(self.videos):
-                raise ValueError(
-                    f"{num_videos} background videos asked for, {len(self.videos)} found in "
-                    f"{dataset_path}: set num_videos to between 1 and {len(self.videos)}"
-                )
-            self.videos = self.videos[:num_videos]
-        for path in self.videos:
-            check_video(path, texture_size, max_frames)
+        found = find_videos(dataset_path, dataset_videos)
+        if num_videos is not None and not 1 <= num_videos <= len(found):
+            raise ValueError(
+                f"{num_videos} background videos asked for, {len(found)} found in "
+                f"{dataset_path}: set num_videos to between 1 and {len(found)}"
+            )
+        self.videos = usable(found, num_videos, texture_size, max_frames)
         self._dynamic = dynamic
         self._size = texture_size
         self._max_frames = max_frames

@@ -62,7 +62,7 @@ def color_boxes(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColorSettings(Settings):
-    """Settings of the colours, which are always on.
+    """Settings of the colours, which are on wherever one could change.
 
     Attributes:
         max_delta: Half the side of the box of colours around its centre, per channel in [0, 1].
@@ -91,8 +91,15 @@ class ColorSettings(Settings):
                 f"overlap: give at most {MAX_DISJOINT_DELTA}, or {self.prefix}disjoint_sets null"
             )
 
-    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any]:
+    @property
+    def leaves_all(self) -> bool:
+        """Whether everything keeps its own colour."""
+        return self.max_delta == 0 and self.disjoint_sets is None
+
+    def kwargs(self, domain: str, strength: Strength) -> dict[str, Any] | None:
         """Arguments of `DistractingColor`; the difficulty plays no part."""
+        if self.leaves_all:
+            return None
         return {
             "max_delta": self.max_delta,
             "step_std": self.step_std,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -130,6 +132,40 @@ def check_video(path: Path, size: int, max_frames: int) -> None:
         ) from error
 
 
+def usable(
+    paths: Sequence[Path], most: int | None, size: int, max_frames: int, until: float = math.inf
+) -> list[Path]:
+    """The first videos that can be shown; those between them that cannot are left out, and named.
+
+    Args:
+        paths: The videos.
+        most: How many are wanted; None for all.
+        size: Side of a frame in pixels.
+        max_frames: Later frames do not count.
+        until: When to look at no more of them, by `time.monotonic`: the others are taken unseen.
+
+    Raises:
+        ValueError: If none of them can be shown; one line that names the first.
+        OSError: If the system fails to read one.
+    """
+    shown: list[Path] = []
+    errors: dict[Path, ValueError] = {}
+    for path in paths:
+        if len(shown) == most:
+            break
+        try:
+            if time.monotonic() < until:
+                check_video(path, size, max_frames)
+            shown.append(path)
+        except ValueError as error:
+            errors[path] = error
+    if errors and not shown:
+        raise next(iter(errors.values()))
+    for path, error in errors.items():
+        _tell_first(path, f"left out, it cannot be shown ({error.__cause__})")
+    return shown
+
+
 def _check_images(video: Path, paths: Sequence[Path], size: int) -> None:
     whole, damaged = False, []
     for path in paths:
@@ -142,14 +178,19 @@ def _check_images(video: Path, paths: Sequence[Path], size: int) -> None:
             damaged.append(f"{path.name}: {error}")
     if not whole:
         raise Unusable(damaged[0] if damaged else "it holds no frames")
-    # Every process that builds an environment checks; the first one says it for all.
-    if damaged and multiprocessing.parent_process() is None:
-        _tell(video, f"{len(damaged)} of its {len(paths)} images are left out ({damaged[0]})")
-    elif damaged:
-        _told.add(video)
+    if damaged:
+        _tell_first(video, f"{len(damaged)} of its {len(paths)} images are left out ({damaged[0]})")
 
 
 _told: set[Path] = set()
+
+
+def _tell_first(video: Path, text: str) -> None:
+    """Says in the first process what every process finds that builds an environment."""
+    if multiprocessing.parent_process() is None:
+        _tell(video, text)
+    else:
+        _told.add(video)
 
 
 def _tell(video: Path, text: str) -> None:

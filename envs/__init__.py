@@ -29,6 +29,7 @@ from envs.tasks import (
     factories_of,
     has_switch,
     known_tasks,
+    look_of,
     parse_task,
     variation_for,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "has_switch",
     "in_a_line",
     "known_tasks",
+    "look_of",
     "make_env",
     "make_vector",
     "parse_task",

@@ -21,7 +21,9 @@ def check(config: Mapping[str, Any]) -> None:
         UserError: A setting is out of range, or a folder is not there; one line names the flag.
         UnknownTask: There is no such task; one line with the nearest one.
     """
-    parse_task(config["task"])
+    # Of the blocks of suites the last one is that of the task.
+    beside = [block for block in config.blocks if block in SUITES]
+    parse_task(config["task"], beside[-1] if beside else "")
     evaluates = config["evaluate"] is not None
     plays = evaluates or not config["beta_vae_pretrain"]
     try:

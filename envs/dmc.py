@@ -49,11 +49,11 @@ def distracting_factories(identity: tuple[str, ...], settings: EnvSettings) -> F
     """
     build = functools.partial(_build, identity, settings)
     domain, _ = identity
-    return {
-        "train": functools.partial(build, distractions=_distractions(domain, settings, "")),
-        "test": functools.partial(build, distractions=_distractions(domain, settings, "test_")),
-        "original": build,
-    }
+    factories = {"train": build, "test": build, "original": build}
+    for name, prefix in (("train", ""), ("test", "test_")):
+        if distractions := _distractions(domain, settings, prefix):
+            factories[name] = functools.partial(build, distractions=distractions)
+    return factories
 
 
 def _build(

@@ -108,12 +108,12 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
     build = functools.partial(_build, identity[0], settings)
     if identity[0] != PUSHER:
         return dict.fromkeys(VARIATIONS, build)
-    train, test = (ColorSettings.of(vars(settings), prefix) for prefix in ("", "test_"))
-    return {
-        "train": functools.partial(build, (train.max_delta, train.disjoint_sets)),
-        "test": functools.partial(build, (test.max_delta, test.disjoint_sets)),
-        "original": functools.partial(build, (None, None)),
-    }
+    factories = dict.fromkeys(VARIATIONS, functools.partial(build, (None, None)))
+    for name, prefix in (("train", ""), ("test", "test_")):
+        colors = ColorSettings.of(vars(settings), prefix)
+        if not colors.leaves_all:
+            factories[name] = functools.partial(build, (colors.max_delta, colors.disjoint_sets))
+    return factories
 
 
 def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym.Env:
@@ -159,5 +159,6 @@ SUITES = (
         factories,
         reads=COMMON | _COLORS,
         endless=frozenset({(PUSHER,)}),
+        limits="Of Gymnasium's environments only MuJoCo's newest, v5, are taken",
     ),
 )

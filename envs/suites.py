@@ -56,6 +56,8 @@ class Suite:
         reads: Names of the settings that can change anything here.
         endless: Identities of the tasks whose episodes end by the time limit alone, so that there
             is nothing to learn of their ends.
+        limits: A sentence on which of the package's environments are none of its tasks; '' if all
+            are.
     """
 
     prefix: str
@@ -64,3 +66,4 @@ class Suite:
     variation_for: Callable[[str, bool, bool], str] = switch_at_midpoint
     reads: frozenset[str] = COMMON
     endless: frozenset[tuple[str, ...]] = frozenset()
+    limits: str = ""

@@ -1,12 +1,13 @@
 """The tasks of all suites: their names, and the variations that they are played in."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from envs import dmc, drawerworld, pusher
 from envs.settings import EnvSettings
-from envs.suites import Factories, Suite
+from envs.suites import SPLITS, Factories, Suite
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
@@ -36,8 +37,12 @@ def known_tasks() -> tuple[str, ...]:
     )
 
 
-def parse_task(task: str) -> Task:
+def parse_task(task: str, beside: str = "") -> Task:
     """The suite and the task that a name means. Imports no simulator.
+
+    Args:
+        task: The name.
+        beside: Prefix of the suite that a name without one is looked for in, to say what was meant.
 
     Raises:
         UnknownTask: If there is none; the message gives the nearest name.
@@ -46,8 +51,10 @@ def parse_task(task: str) -> Task:
     suite = SUITES.get(prefix)
     if suite is None or name not in suite.tasks:
         # Of equally near ones the first: a task without its version means the paper's, v1.
-        nearest = min(known_tasks(), key=lambda known: -_likeness(task, known))
-        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?")
+        spellings = [task, *[f"{beside}_{task}"] * (beside in SUITES)]
+        nearest = min(known_tasks(), key=lambda known: -max(_likeness(s, known) for s in spellings))
+        limits = f" {suite.limits}" if suite and suite.limits else ""
+        raise UnknownTask(f"there is no task {task!r}; did you mean {nearest!r}?{limits}")
     return Task(prefix, suite.tasks[name])
 
 
@@ -92,6 +99,32 @@ def has_switch(task: str, settings: Mapping[str, Any]) -> bool:
     factories = factories_of(task, EnvSettings.within(settings))
     first, second = (variation_for(task, "train", True, half) for half in (False, True))
     return factories[first] is not factories[second]
+
+
+def look_of(task: str, variation: str, settings: Mapping[str, Any]) -> str:
+    """What to call a variation: where a run cannot look otherwise, by the name of that one look.
+
+    Args:
+        task: Name of the task.
+        variation: As `variation_for` has it.
+        settings: As for `has_switch`.
+    """
+    return _look_of(task, variation, tuple(EnvSettings.pick(settings).items()))
+
+
+@functools.lru_cache  # asked for at the beginning of every episode, which may be ten steps long
+def _look_of(task: str, variation: str, settings: tuple[tuple[str, Any], ...]) -> str:
+    factories = factories_of(task, EnvSettings(**dict(settings)))
+    played = {
+        variation_for(task, split, switches, half)
+        for split in SPLITS
+        for switches in (False, True)
+        for half in (False, True)
+    }
+    if any(factories[name] is not factories[variation] for name in played):
+        return variation
+    # Behind the roles stand names of looks: 'original', a texture's.
+    return [name for name, thunk in factories.items() if thunk is factories[variation]][-1]
 
 
 def ends_early(task: str) -> bool:

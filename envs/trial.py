@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distracting_control.background import MAX_FRAMES, TEXTURE_SIZE, BackgroundSettings
 from distracting_control.base import Strength
-from distracting_control.videos import check_video, find_videos
+from distracting_control.videos import find_videos, usable
 from envs.checks import as_flags
 from envs.settings import EnvSettings
 from envs.suites import COMMON
@@ -55,11 +55,11 @@ def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> No
 def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
     """Reads a frame of each video that can be the background in one of the variations.
 
-    A folder whose videos serve as train and as val is noted.
+    One that cannot be shown is noted, and so is a folder whose videos serve as train and as val.
 
     Raises:
-        UserError: There are no such videos or too few, or one cannot be read; a line names the
-            flags and the file.
+        UserError: There are no such videos or too few, or none can be shown; a line names the
+            flags and a file.
     """
     suite, (domain, *_) = parse_task(task)
     if "background_dataset_path" not in SUITES[suite].reads:
@@ -71,9 +71,11 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             continue
         flags = _flags(settings, background)
         videos = _listed(background, flags)
-        for path in videos[: _count(domain, len(videos), settings, background, flags)]:
-            if time.monotonic() < until:
-                _read(path, flags)
+        count = _count(domain, len(videos), settings, background, flags)
+        try:
+            usable(videos, count, TEXTURE_SIZE, MAX_FRAMES, until)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{flags}: {error}") from error
         if videos in found.values() and background.background_dataset_videos not in found:
             folder = background.background_dataset_path
             print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
@@ -124,11 +126,3 @@ def _count(
         f"{flags}: {there} videos are there, and {asks} shows {count}: give "
         f"--background_num_videos {there}, or another folder"
     )
-
-
-def _read(path: Path, flags: str) -> None:
-    """Checks a video as the environment will: a movie by its first frame, images by their ends."""
-    try:
-        check_video(path, TEXTURE_SIZE, MAX_FRAMES)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{flags}: {error}") from error

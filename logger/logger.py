@@ -174,6 +174,7 @@ def make_sinks(
     terminal: bool = True,
     wandb: Mapping[str, Any] | None = None,
     fps: int = 20,
+    log_every: int = 0,
     hparams: Mapping[str, Any] = MappingProxyType({}),
     chosen: Collection[str] = (),
 ) -> list[Sink]:
@@ -188,12 +189,14 @@ def make_sinks(
         terminal: events and a progress bar on stderr.
         wandb: arguments of `WandbSink` except `dir`; None leaves W&B alone.
         fps: frames per second of videos.
+        log_every: env frames between log lines; the terminal prints no more about episodes than
+            fits between them.
         hparams: all settings that runs may differ in.
         chosen: those that TensorBoard shows beside the run's results.
     """
     sinks: list[Sink] = [JSONLSink(Path(logdir) / "metrics.jsonl", log_size)]
     if terminal:
-        sinks.append(TerminalSink(sys.stderr))
+        sinks.append(TerminalSink(sys.stderr, log_every=log_every))
     if tensorboard:
         # TensorBoard hides steps from purge_step on; the checkpoint's own step is to stay.
         purge_step = 0 if resume_step is None else resume_step + 1

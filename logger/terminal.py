@@ -10,24 +10,58 @@ import numpy as np
 
 from logger.sink import Sink, Status
 
+EPISODES = 10  # lines about them for each log line
+
 
 class TerminalSink(Sink):
     """A line per event; one live progress bar on a terminal, elsewhere a line per log line.
 
+    Where there is no bar, episodes that are many have one line for several, with their mean.
+
     Args:
         stream: where to; default stderr.
         bar: show the progress bar.
+        log_every: steps between log lines, for which about ten lines about episodes are printed; 0
+            prints all.
     """
 
     name = "terminal"
 
-    def __init__(self, stream: TextIO | None = None, bar: bool = True):
+    def __init__(self, stream: TextIO | None = None, bar: bool = True, log_every: int = 0):
         self._stream = sys.stderr if stream is None else stream
         self._live = bar and self._stream.isatty()
         self._bar = None
+        self._log_every = 0 if self._live else log_every
+        self._room, self._since = float(EPISODES), 0  # lines that may be printed now, or at a step
+        self._episodes: list[tuple[int, str, Mapping[str, Any]]] = []  # not printed yet
 
     def event(self, step: int, event: str, fields: Mapping[str, Any]) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line, above the bar if there is one; several episodes may wait for one."""
+        is_one = self._log_every and {"episode", "ret"} <= fields.keys()
+        _, kind, last = self._episodes[-1] if self._episodes else (0, event, fields)
+        if not is_one or kind != event or last.get("colors") != fields.get("colors"):
+            self._print_episodes()  # what came before stands before
+        if not is_one:
+            self._line(step, event, fields)
+            return
+        self._episodes.append((step, event, fields))
+        gained = (step - self._since) * EPISODES / self._log_every
+        self._room, self._since = min(self._room + gained, EPISODES), step
+        if self._room >= 1:
+            self._room -= 1
+            self._print_episodes()
+
+    def _print_episodes(self) -> None:
+        if not self._episodes:
+            return
+        step, event, fields = self._episodes[-1]
+        if (count := len(self._episodes)) > 1:
+            mean = sum(one["ret"] for *_, one in self._episodes) / count
+            fields = {**fields, "ret": mean, "mean_of": count}
+        self._episodes = []
+        self._line(step, event, fields)
+
+    def _line(self, step: int, event: str, fields: Mapping[str, Any]) -> None:
         words = [f"[{step:>9,}] {event}", *(f"{k} {_short(v)}" for k, v in fields.items())]
         line = "  ".join(words)
         if self._bar is None:
@@ -64,7 +98,8 @@ class TerminalSink(Sink):
             print(status_line(step, status), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Print what waits, and leave the bar as it stands."""
+        self._print_episodes()
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -229,7 +229,8 @@ def _video(played: Played) -> bytes:
 def _sheet(played: Played) -> bytes:
     """A row of frames for each of the first episodes, what it came to beside it."""
     c = played.config
-    title = f"{c.task}, colours {played.evaluation.variation}: {c.method_name} at {played.frames:,}"
+    method = variant(c.method_name, c.label)
+    title = f"{c.task}, colours {played.evaluation.variation}: {method} at {played.frames:,}"
     labels = []
     for number, one in enumerate(played.evaluation.outcomes[: min(ROWS, len(played.videos))], 1):
         lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]

@@ -19,6 +19,7 @@ from envs import (
     VectorEnv,
     as_flags,
     has_switch,
+    look_of,
     make_vector,
     try_variations,
     used_up,
@@ -36,7 +37,8 @@ def variation_at(config: Config, split: str, steps: int) -> str:
     """The distractions of an episode that begins after so many agent steps of training."""
     switch = switch_frame(config)
     switched = switch is not None and steps * config.action_repeat >= switch
-    return variation_for(config.task, split, config.color_distractor, switched)
+    variation = variation_for(config.task, split, config.color_distractor, switched)
+    return look_of(config.task, variation, config)
 
 
 def check_variations(config: Config) -> None:

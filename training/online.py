@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from replay.files import check_episodes
 from tools import Every, UserError, derive_seed, expand_path
+from training import commands
 from training.collector import Collector
 from training.evaluation_report import draw_episode
 from training.evaluator import Evaluator, log_evaluation
@@ -148,11 +148,11 @@ class OnlineTrainer(Trainer):
     @staticmethod
     def next_step(run: RunFolder) -> str:
         if run.config.steps:
-            folder = shlex.quote(str(run.folder))
+            folder = str(run.folder)
             return (
-                f"\nIts learning curve:\n\n  python -m figures.learning_curve {folder}\n"
+                f"\nIts learning curve:\n\n  {commands.module('figures.learning_curve', folder)}\n"
                 "\nMore episodes of its policy, on these or other --eval_colors:\n\n"
-                f"  python dreamer.py --evaluate {folder} --eval_episodes 20\n"
+                f"  {commands.dreamer('--evaluate', folder, '--eval_episodes', '20')}\n"
             )
         episodes = run.config.traindir or run.folder / "train_eps"
         return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"

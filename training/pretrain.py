@@ -12,12 +12,13 @@ import data
 from accel.generators import scratch_rng
 from agents.base import Learner
 from agents.registry import agent_class
-from config import Config
+from config import Config, labelled_keys
 from replay import Replay
 from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
+from training.commands import dreamer
 from training.factory import make_replay, rows_kept
-from training.length import PRETRAIN_UNIT
+from training.length import PRETRAIN_UNIT, length_of
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
 
@@ -81,7 +82,7 @@ class PretrainTrainer(Trainer):
 
     @property
     def end(self) -> int:
-        return self.config.pretrain_steps // PRETRAIN_UNIT * PRETRAIN_UNIT
+        return length_of(self.config)
 
     @property
     def schedule_step(self) -> int:
@@ -148,11 +149,13 @@ class PretrainTrainer(Trainer):
     def next_step(run: RunFolder) -> str:
         """The finetuning that this pretraining is for."""
         c = run.config
+        transfer = {"distillation": True, "beta_vae": c.beta_vae, "traverse": c.beta_vae}
+        transfer["color_distractor"] = c.distractors != "none"
+        settled = labelled_keys(c.blocks)
         words = [
-            f"python dreamer.py --configs {shlex.join(c.blocks)} --device {shlex.quote(c.device)}",
-            "--task dmc2gym_walker_walk --method_name diswm --distillation True",
-            f"--beta_vae {c.beta_vae} --color_distractor {c.distractors != 'none'} "
-            f"--traverse {c.beta_vae}",
+            dreamer("--configs", *c.blocks, "--device", c.device),
+            "--task dmc2gym_walker_walk --method_name diswm",
+            " ".join(f"--{n} {v}" for n, v in transfer.items() if n not in settled),
             f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]

@@ -58,6 +58,17 @@ def write_start(
     return start
 
 
+def writer_of(folder: Path) -> str | None:
+    """The commit that a run's last start was made with; None where that is not known."""
+    path = folder / FILE
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    try:
+        commit = json.loads(lines[-1])["commit"]
+    except (LookupError, TypeError, ValueError):  # an editor took it
+        return None
+    return commit if isinstance(commit, str) and re.fullmatch("[0-9a-f]{7,64}", commit) else None
+
+
 def code(root: Path = ROOT) -> dict[str, Any]:
     """The version of the code.
 

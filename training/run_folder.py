@@ -24,7 +24,7 @@ from tools import UserError, expand_path
 from training.length import check_length, length_of, settle_switch
 from training.lock import FolderLock
 from training.provenance import FILE as PROVENANCE
-from training.provenance import write_start
+from training.provenance import write_start, writer_of
 from training.run_names import path_of
 from training.stop import StopSignal
 
@@ -87,7 +87,7 @@ class RunFolder:
             )
         begun = checkpoints.find(self.folder)  # without a checkpoint the run begins anew
         self.config = settle_switch(config, before if begun else None)
-        self._changed = before is None or dict(before) != dict(self.config)
+        self._before = before
         if self.folder.exists():
             self._acquire()
         try:
@@ -116,6 +116,14 @@ class RunFolder:
         if self.resumed is None:
             return False
         return self.resumed["finished"] and self.resumed["frames"] >= length_of(self.config)
+
+    @property
+    def changed_flags(self) -> list[str]:
+        """The flags that say otherwise than the last start's; where the folder lies is none."""
+        if self._before is None:
+            return []
+        names = sorted(self.config.overrides - {"logdir"})
+        return [f"--{name}" for name in names if self._before[name] != self.config[name]]
 
     def note(self, event: str, **fields: Any) -> None:
         """An event to log as soon as the run begins."""
@@ -152,7 +160,7 @@ class RunFolder:
             # There another process may be at work.
             if "evaluations" not in path.relative_to(self.folder).parts:
                 path.unlink(missing_ok=True)
-        if self._changed:
+        if self._before is None or dict(self._before) != dict(self.config):
             self.config.save(self.folder / CONFIG)
         for path, reason in self._damaged:
             moved = quarantine(path, self.folder / "bad", reason)
@@ -193,6 +201,7 @@ class RunFolder:
             log_size=size,
             wandb=wandb,
             fps=FPS,
+            log_every=c.log_every,
             hparams=c,
             chosen=c.choices(),
         )
@@ -263,9 +272,11 @@ def check_format(folder: Path) -> None:
         UserError: it is not, or its configuration cannot be read.
     """
     if not yaml_files.read(folder / CONFIG).startswith(HEAD):
+        commit = writer_of(folder)
         raise UserError(
             f"{folder / CONFIG} does not begin with '{HEAD.strip()}', another version of this code "
-            "made it: go on with the run, or evaluate it, with that, or choose another --logdir"
+            f"made it{f', commit {commit[:12]}' if commit else ''}: go on with the run, or "
+            "evaluate it, with that, or choose another --logdir"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from accel.generators import scratch_rng
-from agents.base import Batch, Learner
+from agents.base import CLIPS, Batch, Learner
 from data import FLAG, Source, bar
 from logger import Pace, Rate, Status
 from logger.timing import Stopwatch
@@ -19,8 +19,6 @@ from replay.batch import to_tensors
 from tools import Diverged, Every, UserError, derive_seed, expand_path
 from training.nonfinite import NonFinite
 from training.run_folder import CHECKPOINT, RunFolder
-
-CLIPS = 6  # sequences that pictures are drawn from
 
 
 class Trainer:

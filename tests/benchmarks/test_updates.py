@@ -231,6 +231,16 @@ def test_the_machine_is_described_and_its_ceiling_measured():
     assert min(rates.values()) > 0
 
 
+@pytest.mark.parametrize(
+    ("commit", "modified", "told"),
+    [("0123456789", False, "0123456"), ("0123456789", True, "0123456+"), (None, None, None)],
+)
+def test_a_commit_is_short_and_marked_where_code_differs(monkeypatch, commit, modified, told):
+    code = {"commit": commit, "modified": modified}
+    monkeypatch.setattr(machine.provenance, "code", lambda root: code)
+    assert machine.commit() == told
+
+
 @pytest.mark.parametrize("reference", [True, False])
 def test_gpu_script_goes_on_after_a_failure_and_tells_it(checkout, tmp_path, reference):
     calls, program = tmp_path / "calls", tmp_path / "python"

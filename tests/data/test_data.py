@@ -64,7 +64,8 @@ def test_archive_in_the_published_format(tmp_path, tiny, short, suffix):
     found, skipped = dataset(tiny.finish(short(path)))
     assert (found["episodes"], found["frames"], found["skipped"]) == (3, 3 * ROWS, 0)
     assert found["folder"] == str(tmp_path / "cheetah_run")
-    assert (found["source"], found["ignored"]) == (str(path), 0)
+    assert found["source"] == str(path)
+    assert "ignored" not in found
     assert skipped == {}
     assert not (tmp_path / "cache").exists()
 
@@ -103,7 +104,7 @@ def test_corrupt_episode_of_an_archive_is_named_and_left_out(tmp_path, tiny, sho
 def test_what_an_archive_would_write_elsewhere_is_counted_and_left_out(tmp_path, tiny, short):
     path = write_tar(tmp_path / "a.tar.gz", episodes("a", rows=12) | {"../../x.npz": b""})
     found, _ = dataset(tiny.finish(short(path)))
-    assert (found["episodes"], found["ignored"]) == (3, 1)
+    assert (found["episodes"], found["ignored"]) == (3, "1 other file (only episodes are read)")
     assert not list(tmp_path.parent.rglob("x.npz"))
 
 
@@ -187,13 +188,15 @@ def test_folder_of_folders_names_what_is_left_out(tmp_path, short):
         video(clips / name / "x.mp4")
     (clips / "classA" / "cover.jpg").write_bytes(b"")
     (clips / "classB" / "x.wmv").write_text("a text")
-    (clips / "notes.txt").write_text("a text")
+    for name in ("notes.txt", "list.csv"):
+        (clips / name).write_text("a text")
     found = data.resolve(config.parse(short(clips)))
     beside = "images beside videos (1): give them a folder of their own"
     why = dict(found.skipped)
     assert why.pop("classB/x.wmv").startswith("no video")
     assert why == {"classA": beside}
-    assert (found.fields["videos"], found.fields["ignored"]) == (2, 1)
+    assert found.fields["videos"] == 2
+    assert found.fields["ignored"] == "2 other files (only videos and images are read)"
     assert len(list(found.folder.glob("*.npz"))) == 2
 
 
@@ -291,9 +294,13 @@ def test_refused_words(tmp_path, tiny, videos, short, flags, words, monkeypatch)
 
 
 def test_misspelt_archive_is_named(tmp_path):
-    (tmp_path / "cheetah_run.tar.xz").write_bytes(b"")
+    (tmp_path / "cheetah_run.tar.xz").write_bytes(b"\xfd7zXZ\x00")
+    (tmp_path / "cheetah_rum.sh").write_text("nearer, and nothing to learn from")
     with pytest.raises(UserError, match=r"no such folder or file.*'cheetah_run\.tar\.xz'"):
-        data.kind_of(str(tmp_path / "cheetah_rum.tar.xz"))
+        data.kind_of(str(tmp_path / "cheetah_rum.tar"))
+    (tmp_path / "cheetah_run.tar.xz").unlink()
+    with pytest.raises(UserError, match="there is no such folder or file; give a folder"):
+        data.kind_of(str(tmp_path / "cheetah_rum.tar"))
 
 
 def test_cache_that_cannot_be_made_is_refused(tmp_path, tiny, short):

@@ -231,7 +231,7 @@ def test_command_downloads_unpacks_and_pretrains(tmp_path, tiny, server):
     rows = read_metrics(tiny.folder(argv) / "metrics.jsonl")
     [found] = [row for row in rows if row.get("event") == "dataset"]
     assert (found["episodes"], found["frames"], found["skipped"]) == (4, 48, 0)
-    assert (found["source"], found["ignored"]) == ("hf:cheetah_run", 0)
+    assert found["source"] == "hf:cheetah_run"
     folder = Path(found["folder"])
     assert folder.parent == tmp_path / "cache" / "diswm" / "datasets"
     assert sorted(p.name for p in folder.glob("*.npz")) == [f"{n}.npz" for n in range(4)]

@@ -108,17 +108,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("name", "make", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_video_without_a_whole_frame_is_refused_when_the_env_is_built(
-    tmp_path, name, make, reason
+def test_a_video_without_a_whole_frame_is_left_out_and_refused_alone(
+    tmp_path, capfd, name, make, reason
 ):
-    sequence(tmp_path / "good", 1)
     make(tmp_path / name)
     task = suite.load("cartpole", "balance", task_kwargs={"random": 0})
     with pytest.raises(ValueError, match=f"background video .*{reason}") as error:
         DistractingBackground(task, tmp_path, texture_size=SIZE, random=0)
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
-    DistractingBackground(task, tmp_path, ["good"], texture_size=SIZE, random=0)
+    good = [sequence(tmp_path / f"good{number}", 1) for number in range(3)]
+    for number in (None, 2):  # of those that can be shown
+        env = DistractingBackground(task, tmp_path, None, number, texture_size=SIZE, random=0)
+        assert env.videos == good[:number]
+    [line] = [x for x in capfd.readouterr().err.splitlines() if x.startswith("note")]
+    assert line.startswith(f"note: background video {tmp_path / name}: left out, it cannot be show")
+    assert reason in line
 
 
 def test_a_movie_is_shown_up_to_where_it_is_damaged(tmp_path, capfd):

@@ -60,6 +60,21 @@ def test_a_task_that_is_not_there_is_refused():
         envs.check(Given("dmc2gym_walker_wlak"))
 
 
+@pytest.mark.parametrize(
+    ("task", "blocks", "meant"),
+    [
+        ("walker_walk", [], "dmc_walker_walk"),
+        ("walker_walk", ["dmc2gym", "cpu"], "dmc2gym_walker_walk"),
+        ("walker_wlak", ["dmc2gym"], "dmc2gym_walker_walk"),
+        ("HalfCheetah-v5", ["gymnasium"], "gymnasium_HalfCheetah-v5"),
+        ("metawolrd_drawer-open-v1", ["dmc2gym"], "metaworld_drawer-open-v1"),
+    ],
+)
+def test_a_task_without_its_prefix_is_looked_for_in_the_suite_of_the_block(task, blocks, meant):
+    with pytest.raises(UnknownTask, match=f"did you mean '{meant}'"):
+        envs.check(Given(task, blocks))
+
+
 @pytest.mark.parametrize("prefix", ["", "test_"])
 def test_folders_of_backgrounds(tmp_path, prefix):
     flag = f"{prefix}background_dataset_path"

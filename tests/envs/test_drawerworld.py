@@ -75,11 +75,6 @@ def packaged(name, place, **arguments):
     return env
 
 
-def name_of(task):
-    """'drawer-open' of the task's full name."""
-    return task.removeprefix("metaworld_").rpartition("-")[0]
-
-
 @pytest.fixture(scope="module")
 def drawers():
     """One environment per task, 100 agent steps of 2 control steps; tests reset them."""
@@ -168,7 +163,8 @@ def test_scripted_policies_reach_the_goals(drawers, places, task):
 @pytest.mark.parametrize(("task", "repeat"), [(OPEN, 2), (CLOSE, 3)])
 def test_an_episode_is_the_packages(make, task, repeat):
     env, policy = make(task, action_repeat=repeat, time_limit=200), policy_of(task)
-    plain = packaged(name_of(task), reset(env, 6), reward_function_version="v1")
+    name = task.removeprefix("metaworld_").removesuffix("-v1")
+    plain = packaged(name, reset(env, 6), reward_function_version="v1")
     ours = world(env).sawyer
     lasted = [repeat] * (200 // repeat) + ([200 % repeat] if 200 % repeat else [])
     rewards, successes = [], []

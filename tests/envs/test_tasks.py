@@ -94,6 +94,14 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
         envs.parse_task(wrong)
 
 
+def test_what_is_not_taken_of_gymnasium_is_said():
+    limits = "Of Gymnasium's environments only MuJoCo's newest, v5, are taken"
+    with pytest.raises(UnknownTask, match=f"no task 'gymnasium_CartPole-v1'; .*{limits}$"):
+        envs.parse_task("gymnasium_CartPole-v1")
+    with pytest.raises(UnknownTask, match=r"did you mean 'dmc_cartpole_swingup'\?$"):
+        envs.parse_task("dmc_cartpole_swngup")
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "switches"),
     [
@@ -107,6 +115,28 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
 )
 def test_what_a_switch_changes_is_known_without_a_simulator(task, settings, switches):
     assert envs.has_switch(task, settings) is switches
+
+
+CLEAN = {"max_delta": 0, "disjoint_sets": None, "test_disjoint_sets": None}
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "look"),
+    [
+        ("dmc2gym_walker_walk", {"units": 400}, "test"),
+        ("dmc2gym_walker_walk", CLEAN, "original"),
+        ("dmc2gym_walker_walk", CLEAN | {"camera": True, "difficulty": "easy"}, "test"),
+        ("dmc2gym_walker_walk", CLEAN | {"test_disjoint_sets": "test"}, "test"),
+        ("dmc_walker_walk", {}, "original"),
+        ("gymnasium_Pusher-v5", {}, "test"),
+        ("gymnasium_Pusher-v5", CLEAN, "original"),
+        ("gymnasium_Hopper-v5", {}, "original"),
+        ("metaworld_drawer-open-v1", {}, "test"),
+        ("metaworld_drawer-open-v1", {"switch_texture": "grid", "texture": "grid"}, "grid"),
+    ],
+)
+def test_where_there_is_one_look_alone_it_has_its_own_name(task, settings, look):
+    assert envs.look_of(task, "test", settings) == look
 
 
 @pytest.mark.parametrize("wrong", ["", "_", "walker", "dmc2gym", "dmc2gym_"])

@@ -52,15 +52,21 @@ def test_a_folder_without_any_video_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["movie.mp4", "movie.gif"])
-def test_a_video_that_cannot_be_read_is_named(tmp_path, kind):
-    good, bad = videos(tmp_path / "A", "x"), videos(tmp_path / "B", "a", "b", kind)
+def test_a_folder_in_which_no_video_can_be_read_is_refused(tmp_path, kind):
+    good, bad = videos(tmp_path / "A", "x"), videos(tmp_path / "B", kind)
     settings = EnvSettings(background_dataset_path=good, test_background_dataset_path=bad)
     flags = f"--test_background_dataset_path {bad} --test_background_dataset_videos val"
     assert refused(settings).startswith(
         f"{flags}: the background video {bad}/{kind} cannot be shown ("
     )
-    few = {"background_dataset_path": good, "background_num_videos": 1}
-    check_backgrounds(CHEETAH, ["test"], EnvSettings(**few, test_background_dataset_path=good))
+
+
+def test_a_video_that_cannot_be_read_beside_others_is_noted_once(tmp_path, capsys):
+    folder = videos(tmp_path, "a", "b.mp4", "c")
+    for _ in range(2):
+        check_backgrounds(CHEETAH, ["train"], EnvSettings(background_dataset_path=folder))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: background video {folder}/b.mp4: left out, it cannot be shown (")
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,42 @@ def test_events_are_lines_and_a_file_gets_no_bar(tmp_path):
     assert screen.getvalue() == "[   10,000] eval  ret 123.5  episodes 10\n"
 
 
+@pytest.mark.parametrize(
+    ("length", "lines"),
+    [(1000, 20), (10, 29), (15, 29)],  # ten to a log line have one each; the first ten always have
+)
+def test_a_file_gets_about_ten_lines_of_episodes_to_a_log_line(tmp_path, length, lines):
+    screen, log = io.StringIO(), tmp_path / "metrics.jsonl"
+    total = 20_000 // length
+    with Logger([TerminalSink(screen, log_every=10_000), JSONLSink(log)]) as logger:
+        for number in range(total):
+            logger.step = (number + 1) * length
+            logger.event("train", ret=float(number), episode=number)
+    shown = screen.getvalue().splitlines()
+    assert abs(len(shown) - lines) <= 1
+    assert len(read_metrics(log)) == total
+    several = [int(line.rpartition(" ")[2]) for line in shown if "mean_of" in line]
+    assert sum(several) + len(shown) - len(several) == total  # none is missing, none is told twice
+
+
+def test_episodes_of_another_kind_and_those_that_wait_have_a_line(tmp_path):
+    screen = io.StringIO()
+    with Logger([TerminalSink(screen, log_every=100)]) as logger:
+        for number in range(13):
+            logger.event("random", ret=float(number), episode=number)
+        logger.event("evaluation", ret=1.0, each=[1.0])
+        for number in range(13, 15):
+            logger.event("train", ret=float(number), episode=number)
+        logger.event("train", ret=2.0, episode=15, colors="test")
+    assert [line[12:] for line in screen.getvalue().splitlines()[9:]] == [
+        "random  ret 9  episode 9",
+        "random  ret 11  episode 12  mean_of 3",
+        "evaluation  ret 1  each [1.0]",
+        "train  ret 13.5  episode 14  mean_of 2",
+        "train  ret 2  episode 15  colors test",
+    ]
+
+
 def test_a_terminal_has_one_bar_with_lines_above_it():
     screen = Terminal()
     with Logger([TerminalSink(screen)], step=60) as logger:

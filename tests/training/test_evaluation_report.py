@@ -98,11 +98,12 @@ def test_foreign_file_in_the_way_stays(tmp_path, played):
 def test_sheet_has_a_row_for_each_of_the_first_episodes(tmp_path, played):
     one = played.evaluation
     many = of(played, one.episodes * 6, one.outcomes * 6, list(range(24)))
+    many = many._replace(config=many.config.replace(label="mine"))
     paths = evaluation_report.write(many, tmp_path)
     assert paths[2].name == "000000040-wood-24.png"
     sheet = np.asarray(Image.open(paths[2]))
     assert cut_grid(sheet, (64, 64)).shape[:2] == (20, 8)
-    title = write_text("dmc_walker_walk, colours wood: diswm at 40 frames")
+    title = write_text("dmc_walker_walk, colours wood: diswm-mine at 40 frames")
     np.testing.assert_array_equal(sheet[: len(title), : title.shape[1]], title)
     assert decoded(paths[1]).shape[2] == 4 * 256
     assert len(json.loads(paths[0].read_text())["episodes"]) == 24

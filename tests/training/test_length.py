@@ -85,6 +85,8 @@ def test_episodes_of_the_second_half_begin_at_the_switch():
     early = given.replace(switch_at=9)
     assert [variation_at(early, "eval", step) for step in (2, 3)] == ["train", "test"]
     assert variation_at(given.replace(steps=0), "train", 99) == "train"
+    clean = parsed("--distractors", "none")
+    assert {variation_at(clean, split, 10**7) for split in ("train", "eval")} == {"original"}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,14 @@ def test_a_finished_run_is_refused_a_shorter_life_and_changes_nothing(tmp_path, 
     result = tiny.run(tiny.finetune(tmp_path / "runs", steps=80))
     assert result.code == 2
     assert result.err.startswith("dreamer.py: --steps 80: this run has done 120 already")
-    assert "has finished" in tiny.run(tiny.finetune(tmp_path / "runs")).out
+    again = tiny.run(tiny.finetune(tmp_path / "runs"))
+    assert ("has finished" in again.out, again.err) == (True, "")
+    changed = tiny.run(tiny.finetune(tmp_path / "runs", log_every=7, eval_every=8))
+    assert "has finished" in changed.out
+    assert changed.err == (
+        "note: --eval_every, --log_every changes nothing in a finished run: larger --steps go on "
+        "with it\n"
+    )
     assert (tiny.folder(tiny.finetune(tmp_path / "runs")) / "metrics.jsonl").read_bytes() == log
 
 

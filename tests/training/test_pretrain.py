@@ -3,16 +3,20 @@
 import re
 import shlex
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import config
+from agents.registry import METHODS
 from logger import read_metrics
 from logger.pictures import cut_grid
 from replay import files
 from tests.helpers.runs import events
+from training.pretrain import PretrainTrainer
 
 FILES = {"encoder.pt", "decoder.pt", "rssm.pt", "traverse.png"}
 
@@ -74,6 +78,26 @@ def test_log_of_a_pretraining(pretrained):
         "eval_reconstruction.png",
     }
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("block", "finetuning"),
+    [
+        ("", (True, True, True)),
+        ("no_switch", (True, True, False)),
+        ("no_distillation", (False, True, True)),
+        ("no_disentanglement", (True, False, True)),
+    ],
+)
+def test_the_printed_command_is_one_that_the_blocks_allow(tmp_path, block, finetuning):
+    vae = [] if block == "no_disentanglement" else ["--beta_vae", "True"]
+    blocks = ["--configs", "defaults", "dmc2gym", *block.split()]
+    words = [*blocks, "--beta_vae_pretrain", "True", *vae]
+    run = SimpleNamespace(config=config.parse(words, methods=METHODS), folder=tmp_path)
+    text = PretrainTrainer.next_step(run).partition("\n\n")[2].replace("\\\n", " ")
+    found = config.parse(shlex.split(text)[2:], methods=METHODS)
+    assert (found.distillation, found.beta_vae, found.color_distractor) == finetuning
+    assert found.pretrain_checkpoint_path == str(tmp_path)
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import torch
 import config
 from accel.runtime import Runtime
 from logger import read_metrics
+from tests.helpers.runs import refusal
 from training import provenance
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, check_format
 
 CPU = torch.device("cpu")
 
@@ -100,6 +101,27 @@ def test_settings_of_the_shell_lead_to_no_other_repository(checkout, tmp_path, m
     monkeypatch.setenv("GIT_DIR", str(tmp_path))
     monkeypatch.setenv("GIT_OBJECT_DIRECTORY", str(tmp_path))
     assert provenance.code(checkout)["commit"] == head(checkout)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            '{"commit": "0123456789abcdef"}\n{"commit": "123456789abcdef0"}\n',
+            ", commit 123456789abc:",
+        ),
+        ('{"commit": null}\n', "made it:"),
+        ('{"commit": "a\\nb"}\n', "made it:"),
+        ("[]\n", "made it:"),
+        ('{"comm', "made it:"),
+        (None, "made it:"),
+    ],
+)
+def test_a_run_of_another_format_is_refused_with_the_commit_that_wrote_it(tmp_path, lines, told):
+    (tmp_path / "config.yaml").write_text("# DisWM run, format 0\nseed: 0\n")
+    if lines:
+        (tmp_path / "provenance.jsonl").write_text(lines)
+    assert told in refusal(check_format, tmp_path)
 
 
 def test_each_start_has_a_line(tmp_path, tiny):
