@@ -42,6 +42,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, on one line that is not too long; its kind if it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200] + "…" if len(text) > 200 else text
+
+
 def expand_path(given: str | os.PathLike, flag: str) -> Path:
     """The path that a flag gave, with the home folder in the place of ``~`` or ``~user``.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from config.hints import near_key, other_names, why_not
@@ -38,7 +37,7 @@ def _is_file(name: str) -> bool:
 
 def _read(name: str) -> dict[str, Any]:
     path = expand_path(name, "configs")
-    if not path.exists():
+    if not os.path.exists(path):  # also where the name is too long for one
         near = (other.name for ending in ENDINGS for other in path.parent.glob(f"*{ending}"))
         raise UserError(
             f"--configs {printable(name)}: there is no such file{nearest(path.name, near)}"
@@ -65,7 +64,7 @@ def known_block(given: str, document: Document) -> str:
     if meant in document:
         print(f"warning: the block '{given}' is called '{meant}' here", file=sys.stderr)
         return meant
-    files = [given + ending for ending in ENDINGS if Path(given + ending).is_file()]
+    files = [given + ending for ending in ENDINGS if os.path.isfile(given + ending)]
     hint = f" (did you mean '{printable(files[0])}'?)" if files else nearest(given, document)
     raise UserError(
         f"configs.yaml has no block '{printable(given)}'{hint}; "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools import UserError
+from tools import UserError, reason_of
 
 # Whatever reading raises on an archive that is cut short or damaged.
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error)
@@ -22,7 +22,7 @@ class Unreadable(Exception):
     """A file that cannot be read now, whatever is in it. Its text is one line with the mend."""
 
     def __init__(self, path: Path, error: Exception):
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+        reason = getattr(error, "strerror", None) or reason_of(error)
         super().__init__(
             f"{path} cannot be read ({reason}): mend that, or leave it out, then the same command "
             "goes on"
@@ -64,8 +64,7 @@ def damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{archive} is damaged or cut short ({reason}): fetch it again, or give the unpacked "
-            "folder"
+            f"{archive} is damaged or cut short ({reason_of(error)}): fetch it again, or give the "
+            "unpacked folder"
         ) from error

@@ -21,6 +21,7 @@ from data.frames import Settings
 from data.scaling import fit
 from media.images import Unusable
 from replay.files import files_below
+from tools import reason_of
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5")
@@ -69,8 +70,7 @@ def read(path: Path, settings: Settings) -> Iterator[Episode]:
         with h5py.File(path, "r", locking=False) as file:
             yield from _episodes(_arrays(file, path.stat().st_size), settings)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Unusable(f"no HDF5 file, or damaged: {reason}") from error
+        raise Unusable(f"no HDF5 file, or damaged: {reason_of(error)}") from error
 
 
 def _arrays(file: Any, size: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fileio.atomic import atomic_write
-from tools import UserError, nearest, sha256
+from tools import UserError, nearest, reason_of, sha256
 
 PREFIX = "hf:"
 REPOSITORY = "MrSC320/DisWM-Pretrain-Datasets"
@@ -85,8 +85,7 @@ def download(name: str, cache: Path | None = None, endpoint: str | None = None) 
     except (OSError, errors.HTTPError, RuntimeError) as error:  # the last one is hf_xet's
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, not the network's
-        text = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        reason = f"it is not in the cache and the Hub cannot be reached ({text})"
+        reason = f"it is not in the cache and the Hub cannot be reached ({reason_of(error)})"
         raise _refusal(name, url, reason) from error
 
 
@@ -125,10 +124,9 @@ def download_folder(name: str, records: Path, cache: Path | None = None) -> Path
     except (OSError, errors.HTTPError, RuntimeError, ValueError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, not the network's
-        text = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise UserError(
-            f"--pretrain_datasets_path {PREFIX}{name} cannot be downloaded ({text}); start again, "
-            "which goes on where it stopped, or give the path of a copy"
+            f"--pretrain_datasets_path {PREFIX}{name} cannot be downloaded ({reason_of(error)}); "
+            "start again, which goes on where it stopped, or give the path of a copy"
         ) from error
     with atomic_write(record) as file:
         file.write(json.dumps({"folder": str(folder)}).encode())

@@ -26,7 +26,7 @@ from data.errors import reading
 from data.frames import Settings, read_frames
 from media.images import Unusable
 from replay.files import files_below
-from tools import UserError
+from tools import UserError, reason_of
 
 INFO = Path("meta", "info.json")
 LARGEST_INFO = 1 << 24  # bytes
@@ -206,8 +206,7 @@ def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, np.ndar
                     raise Unusable(f"{odd[0]} holds no numbers")
                 yield numbers
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Unusable(f"no parquet file, or damaged: {reason}") from error
+        raise Unusable(f"no parquet file, or damaged: {reason_of(error)}") from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

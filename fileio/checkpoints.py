@@ -21,7 +21,7 @@ import torch
 
 from fileio import FORMAT
 from fileio.atomic import atomic_symlink, atomic_write
-from tools import UserError
+from tools import UserError, reason_of
 
 NEWEST = "checkpoint.pt"  # a link to the newest checkpoint_<frames>.pt
 _NUMBERED = re.compile(r"checkpoint_(\d{9,})\.pt")
@@ -165,7 +165,7 @@ def load(path: Path) -> Any:
                 f"{path} cannot be read as a checkpoint: it holds objects{kind} where only tensors "
                 "are read (a whole module? save its state_dict() instead)"
             ) from None
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         if "TorchScript" in reason:
             raise UserError(
                 f"{path} holds a program (TorchScript), which is not run: save its state_dict()"

@@ -35,7 +35,7 @@ def damage() -> Iterator[None]:
     except Exception as error:  # of damaged images Pillow raises nearly anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         # Pillow names the file where it knows no format.
         reason = "no image" if reason.startswith("cannot identify") else reason
         raise Unusable(f"damaged: {reason}") from error

@@ -356,3 +356,22 @@ def test_a_rate_that_fills_the_disk_is_refused(film, fps):
     chosen = config.parse(["--pretrain_datasets_path", str(film), "--video_fps", fps])
     with pytest.raises(UserError, match=r"--video_fps must be 0, or from 0\.001 to 1000"):
         data.check(chosen)
+
+
+@pytest.mark.parametrize("name", ["9" * 300, "9" * 300 + ".yaml", "x/" + "9" * 300])
+def test_a_preset_of_a_name_that_is_too_long_is_not_there(name):
+    with pytest.raises(UserError, match=r"no block '9+…'|there is no such file"):
+        config.parse(["--configs", name])
+
+
+def test_a_zip_that_names_a_member_by_thousands_of_letters_is_refused_shortly(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("1.npz", bytes(9000))
+    content = bytearray(path.read_bytes())
+    content[26:28] = (8000).to_bytes(2, "little")  # how long the name in its header is
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or cut short") as said:
+        archives.unpack(path, tmp_path / "made")
+    assert "File name in directory '1.npz'" in str(said.value)
+    assert len(str(said.value)) < len(str(path)) + 400
