@@ -56,6 +56,16 @@ class ActorConfig:
     outscale: float = 0.0
 
 
+def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer of x [N, units], whatever autocast says: float32, as the last one of a head.
+
+    Between 128 and 256 numbers of bfloat16 are 1 apart: returns would be made of rounded rewards
+    and values.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
 class DenseHead(nn.Module):
     """Feature [N, F] → ``normal``, ``huber`` or ``binary`` over one number, [N, 1]."""
 
@@ -69,7 +79,7 @@ class DenseHead(nn.Module):
 
     def forward(self, feat: Tensor) -> UnitNormal | Huber | Bernoulli:
         # Flat, because a Linear over more dimensions returns a view, and overwriting one is slow.
-        mean = self.mean(self.layers(feat.reshape(-1, feat.shape[-1])))
+        mean = in_float32(self.mean, self.layers(feat.reshape(-1, feat.shape[-1])))
         return self.dist(mean.reshape(*feat.shape[:-1], 1))
 
 
@@ -96,7 +106,7 @@ class ActionHead(nn.Module):
         return draw((*lead, self.actions), device=self.out.weight.device)
 
     def forward(self, feat: Tensor) -> Normal | TruncatedNormal | TanhNormal | OneHot:
-        x = self.out(self.layers(feat)).float()
+        x = in_float32(self.out, self.layers(feat))
         if self.dist == "onehot":
             return OneHot(x)
         if self.dist == "onehot_gumble":

@@ -363,6 +363,28 @@ def test_action_heads():
     }
 
 
+@pytest.mark.parametrize("kind", ["value", "actor"])
+def test_what_a_head_says_is_not_rounded_to_bfloat16(kind):
+    """At 200 bfloat16 counts in ones; the last layer's own arithmetic is float32's."""
+    torch.manual_seed(3)
+    value = kind == "value"
+    config = HeadConfig(1, 8) if value else ActorConfig(1, 8, dist="normal_1")
+    head = DenseHead(4, config) if value else ActionHead(4, 2, config)
+    last = head.mean if value else head.out
+    with torch.no_grad():
+        last.bias.add_(200)
+    feat = torch.randn(64, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = head.layers(feat)
+        said = head(feat).mode()
+    assert (hidden.dtype, said.dtype) == (torch.bfloat16, torch.float32)
+    weight, bias = (p.detach().double().numpy() for p in last.parameters())
+    expected = hidden.detach().double().numpy() @ weight.T + bias
+    np.testing.assert_allclose(said.detach(), expected, rtol=1e-6)
+    (grad,) = torch.autograd.grad(said.sum(), last.weight)
+    np.testing.assert_allclose(grad[0], hidden.detach().double().sum(0), rtol=1e-5, atol=1e-5)
+
+
 def test_heads_small_things():
     feat = torch.randn(3, 5, 4)
     for name, kind in {"normal": UnitNormal, "huber": Huber, "binary": Bernoulli}.items():
