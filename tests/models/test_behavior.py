@@ -257,7 +257,9 @@ def test_entropy_bonuses_belong_to_the_actors_own_state():
 
 def test_future_entropy_is_reward():
     script = Script()
-    behavior = make_behavior(script, 1.0, future_entropy=True, actor_state_entropy="0.5")
+    flags = {"future_entropy": True, "actor_state_entropy": "0.5"}
+    flags["behavior_stop_grad"] = False  # so that the script is asked once a step
+    behavior = make_behavior(script, 1.0, **flags)
     dream, (target, *_), loss = run(behavior, actor_entropy=0.25, actor_state_entropy=0.5)
     z = dream.feat[..., 0].detach().double()
     entropy = 3 * script.means.detach()[..., 0]
@@ -266,15 +268,80 @@ def test_future_entropy_is_reward():
     expected = brute_force_return(reward, z.numpy(), np.full((H, N), GAMMA), LAMBDA)
     np.testing.assert_allclose(target.detach(), expected, rtol=1e-5)
     weight = GAMMA ** np.arange(H - 1)[:, None]
-    assert float(loss.detach()) == pytest.approx(-(weight * expected[1:]).mean(), rel=1e-5)
+    objective = weight * expected[1:]
+    objective[0] += 0.25 * entropy[0].numpy()  # the starts' own, which is in no target but theirs
+    assert float(loss.detach()) == pytest.approx(-objective.mean(), rel=1e-5)
 
 
+class Loud(nn.Module):
+    """An actor a = k·z + noise, the entropy of whose actions in z is 2·k·z²."""
+
+    def __init__(self):
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor([0.3]))
+        self.drawn = 0.1 * torch.randn(H, N, 1, generator=torch.Generator().manual_seed(2))
+
+    def draw_noise(self, *lead):
+        return self.drawn.reshape(*lead, 1)
+
+    def forward(self, feat):
+        class Play(Normal):
+            def entropy(policy):
+                return (2 * self.k * feat.square())[..., 0]
+
+        return Play(self.k * feat, torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", ["dynamics", "reinforce", "both"])
+def test_a_future_entropys_gradient_reaches_the_actions_that_led_to_it(kind):
+    """By hand: what the actor sees is a number, where it lands depends on k, and so does H."""
+    actor, alpha, mix = Loud(), 0.25, {"dynamics": 1.0, "reinforce": 0.0, "both": 0.3}[kind]
+    noise = actor.drawn.double().numpy()[..., 0]
+    k, start, weight = 0.3, 0.1 * np.arange(1, N + 1), GAMMA ** np.arange(H - 1)[:, None]
+
+    def walk(k, seen=None):
+        """States under gain k, where what the actor sees [H, N] may be held."""
+        z = [start]
+        for t in range(H):
+            z.append(z[-1] + k * (z[-1] if seen is None else seen[t]) + noise[t])
+        return np.stack(z)
+
+    seen = walk(k)[:-1]
+
+    def returns(k):
+        z = walk(k, seen)
+        reward = z[:-1] + alpha * 2 * k * z[:-1] ** 2
+        return brute_force_return(reward, 1.5 * z, np.full((H, N), GAMMA), LAMBDA)
+
+    outcome = returns(k)[1:]
+    own = alpha * 2 * k * seen[: H - 1] ** 2
+
+    def objective(k):
+        through = returns(k)[1:]
+        through[0] += alpha * 2 * k * start**2
+        log_prob = -0.5 * (noise + (0.3 - k) * seen)[: H - 1] ** 2 - 0.5 * np.log(2 * np.pi)
+        scored = log_prob * (outcome - 1.5 * seen[: H - 1]) + own * k / 0.3
+        return (weight * (mix * through + (1 - mix) * scored)).mean()
+
+    flags = {"future_entropy": True, "imag_gradient": kind}
+    loss = run(make_behavior(actor, 1.5, **flags), actor_entropy=alpha)[2]
+    assert float(loss.detach()) == pytest.approx(-objective(k), rel=1e-5)
+    expected = -(objective(k + 1e-5) - objective(k - 1e-5)) / 2e-5
+    assert float(torch.autograd.grad(loss, actor.k)[0]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("kind", ["reinforce", "both"])
-def test_reinforce_gradient(kind):
+def test_reinforce_gradient(kind, slow):
     """−w·(a − mean)·(target − baseline) per action, where the log-density has unit variance."""
     script = Script(noise=1.0)
-    dream, (target, *_), loss = run(make_behavior(script, 1.0, imag_gradient=kind))
-    advantage = (target[1:] - (7 + 2 * dream.feat[:-2, :, 0])).detach().numpy()
+    flags = {"imag_gradient": kind, "slow_actor_target": slow}
+    behavior = make_behavior(script, 1.0, **flags)
+    if not slow:
+        behavior.value, behavior.slow_value = behavior.slow_value, behavior.value
+    dream, (target, *_), loss = run(behavior)
+    # The baseline is the critic that makes the targets: 1·z here.
+    advantage = (target[1:] - dream.feat[:-2, :, 0]).detach().numpy()
     noise = script.drawn[: H - 1, :, 0].numpy()
     weight = GAMMA ** np.arange(H - 1)[:, None]
     expected = np.zeros((H, N))
