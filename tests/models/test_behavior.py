@@ -161,6 +161,52 @@ def test_the_actors_gradient_follows_the_timeline(slope):
     assert (expected[-1] != 0).all() == (slope != 0)
 
 
+@pytest.mark.parametrize("order", ["ordered", "published"])
+@pytest.mark.parametrize("pairing", ["next", "published"])
+def test_the_published_pairings(order, pairing):
+    """Returns may stand in the reverse order of the states, and go with the actions' own ones."""
+    script, slope, alpha = Script(), 1.5, 0.25
+    flags = {"lambda_return": order, "actor_target": pairing}
+    behavior = make_behavior(script, slope, **flags)
+    dream, (target, for_value, cumulative, _), loss = run(behavior, actor_entropy=alpha)
+    start = 0.1 * np.arange(1, N + 1)
+    actions = script.means.detach().double().numpy()[..., 0]
+
+    def returns(actions):
+        z = np.concatenate([start[None], start + np.cumsum(actions, 0)])
+        found = brute_force_return(z[:-1], slope * z, np.full((H, N), GAMMA), LAMBDA)
+        return found[::-1] if order == "published" else found
+
+    def objective(actions):
+        steps = H if pairing == "published" else H - 1
+        weight = GAMMA ** np.arange(steps)[:, None]
+        bonus = alpha * 3 * actions[:steps]  # what the script calls entropy
+        return (weight * (returns(actions)[H - steps :] + bonus)).mean()
+
+    np.testing.assert_allclose(target.detach(), returns(actions), rtol=1e-5)
+    np.testing.assert_allclose(for_value.detach(), returns(actions), rtol=1e-5)
+    assert float(loss.detach()) == pytest.approx(-objective(actions), rel=1e-5)
+    expected = finite_differences(lambda a: -objective(a), actions)
+    np.testing.assert_allclose(grad_of(loss, script.means), expected, atol=1e-6)
+    # The critic of state t learns whatever target stands at t.
+    guess = 7 + 2 * dream.feat[:-1, :, 0].detach().double().numpy()
+    each = 0.5 * (guess - returns(actions)) ** 2
+    value_loss = behavior.value_loss(dream.feat, for_value, cumulative)
+    weight = GAMMA ** np.arange(H)[:, None]
+    assert float(value_loss) == pytest.approx((weight * each).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
+def test_a_future_entropy_is_in_the_targets_of_the_published_pairing_already(gradient):
+    flags = {"actor_target": "published", "future_entropy": True, "behavior_stop_grad": False}
+    behavior = make_behavior(Script(noise=0.5), 1.0, imag_gradient=gradient, **flags)
+    dream, (target, *_), loss = run(behavior, actor_entropy=0.25)
+    outcome, weight = target.detach(), torch.tensor(GAMMA) ** torch.arange(H)[:, None]
+    if gradient == "reinforce":
+        outcome = (dream.log_prob * (outcome - dream.feat[:-1, :, 0])).detach()
+    torch.testing.assert_close(loss.detach(), -(weight * outcome).mean())
+
+
 def test_an_action_reaches_no_target_before_the_state_that_it_leads_to():
     """Without a future (λ = 0, no critic) target t is the reward of state t."""
     script = Script()
