@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,6 +124,12 @@ class Imagination(NamedTuple):
     rewarded_entropy: Tensor | None = None  # [H, N]
 
 
+def _stacked(steps: Sequence[Tensor | None]) -> Tensor | None:
+    """What is there in each of the steps, along a new first axis, or in none."""
+    there = [step for step in steps if step is not None]
+    return torch.stack(there) if there else None
+
+
 class ActorCritic(nn.Module):
     """DreamerV2's behaviour: an actor and a critic that learn in imagination."""
 
@@ -157,9 +163,15 @@ class ActorCritic(nn.Module):
             states += more[0]
             steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
-        # Each is there in all steps or in none.
-        told = [None if x[0] is None else torch.stack(x) for x in zip(*steps, strict=True)]
-        return Imagination(rssm.get_feat(state), state, *told)
+        actions, log_probs, entropies, rewarded = zip(*steps, strict=True)
+        return Imagination(
+            rssm.get_feat(state),
+            state,
+            torch.stack(actions),
+            _stacked(log_probs),
+            torch.stack(entropies),
+            _stacked(rewarded),
+        )
 
     def imagine_steps(
         self,
