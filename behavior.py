@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,10 @@ class BehaviorConfig:
         horizon: H, imagined steps.
         discount: γ, where the world model has no head for it.
         discount_lambda: λ of the λ-return.
+        lambda_return: ``ordered``, or ``published``: target t is the return of the state that lies
+            as far from the last one as state t from the first.
+        actor_target: which target goes with action t: that of the ``next`` state, or
+            (``published``) that of its own.
         gradient: ``dynamics``, ``reinforce`` or ``both``: how the actor learns.
         sample: imagined states are samples, not modes.
         stop_grad: no gradient through the states into which the actor looks.
@@ -42,6 +46,8 @@ class BehaviorConfig:
     horizon: int = 15
     discount: float = 0.99
     discount_lambda: float = 0.95
+    lambda_return: str = "ordered"
+    actor_target: str = "next"
     gradient: str = "dynamics"
     sample: bool = True
     stop_grad: bool = True
@@ -102,6 +108,10 @@ def lambda_return(
     return torch.stack(returns[::-1])
 
 
+# Action, log-probability, entropy, rewarded entropy, as in `Imagination`, of one step.
+Step = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+
+
 class Imagination(NamedTuple):
     """H steps imagined from N starts. Row 0 is the start itself."""
 
@@ -110,6 +120,14 @@ class Imagination(NamedTuple):
     action: Tensor  # [H, N, A]; action t is taken in state t
     log_prob: Tensor | None  # [H, N], where the gradient needs it
     entropy: Tensor  # [H, N]
+    # The same where it is a reward: its gradient goes on to the actions that led there.
+    rewarded_entropy: Tensor | None = None  # [H, N]
+
+
+def _stacked(steps: Sequence[Tensor | None]) -> Tensor | None:
+    """What is there in each of the steps, along a new first axis, or in none."""
+    there = [step for step in steps if step is not None]
+    return torch.stack(there) if there else None
 
 
 class ActorCritic(nn.Module):
@@ -145,10 +163,14 @@ class ActorCritic(nn.Module):
             states += more[0]
             steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
-        action, log_probs, entropy = zip(*steps, strict=True)
-        log_prob = None if log_probs[0] is None else torch.stack(log_probs)
+        actions, log_probs, entropies, rewarded = zip(*steps, strict=True)
         return Imagination(
-            rssm.get_feat(state), state, torch.stack(action), log_prob, torch.stack(entropy)
+            rssm.get_feat(state),
+            state,
+            torch.stack(actions),
+            _stacked(log_probs),
+            torch.stack(entropies),
+            _stacked(rewarded),
         )
 
     def imagine_steps(
@@ -158,7 +180,7 @@ class ActorCritic(nn.Module):
         state: State,
         actions: Tensor,
         latents: Tensor,
-    ) -> tuple[list[State], list[tuple[Tensor, Tensor | None, Tensor]]]:
+    ) -> tuple[list[State], list[Step]]:
         """Some steps in a row: :meth:`imagine_step` for each row of the noise [s, N, …]."""
         states, steps = [], []
         for action, latent in zip(actions, latents, strict=True):
@@ -174,23 +196,27 @@ class ActorCritic(nn.Module):
         state: State,
         noise: Tensor,
         latent: Tensor,
-    ) -> tuple[State, tuple[Tensor, Tensor | None, Tensor]]:
+    ) -> tuple[State, Step]:
         """One imagined step from ``state`` [N, …], with the noise of its action and its latent.
 
         Returns:
             The next state; the action [N, A], its log-probability [N] where the gradient needs
-            it, and the policy's entropy [N].
+            it, the policy's entropy [N], and the same as a reward, where it is one.
         """
         c, rssm = self.config, world_model.rssm
         feat = rssm.get_feat(state)
         policy = self.actor(feat.detach() if c.stop_grad else feat)
         action = policy.rsample(noise)
+        entropy = policy.entropy()
+        rewarded = None
+        if c.future_entropy and c.gradient != "reinforce":
+            rewarded = self.actor(feat).entropy() if c.stop_grad else entropy
         log_prob = None
         if c.gradient != "dynamics":
             log_prob = policy.log_prob(action.detach())
         padded = world_model.pad_action(action)
         following = rssm.img_step(state, padded, c.sample, latent, first)
-        return following, (action, log_prob, policy.entropy())
+        return following, (action, log_prob, entropy, rewarded)
 
     def targets(
         self,
@@ -225,10 +251,12 @@ class ActorCritic(nn.Module):
             ones = ones * (first > 0)
         total = reward[:-1]
         if c.future_entropy:
-            total = total + scales["actor_entropy"] * imagined.entropy
+            entropy = imagined.rewarded_entropy
+            entropy = imagined.entropy if entropy is None else entropy
+            total = total + scales["actor_entropy"] * entropy
             if c.state_entropy:
-                entropy = self._state_entropy(world_model, imagined)
-                total = total + scales["actor_state_entropy"] * entropy
+                state_entropy = self._state_entropy(world_model, imagined)
+                total = total + scales["actor_state_entropy"] * state_entropy
         by_critic = {
             slow: (self.slow_value if slow else self.value)(imagined.feat).mode()[..., 0]
             for slow in {c.slow_actor_target, c.slow_value_target}
@@ -237,6 +265,9 @@ class ActorCritic(nn.Module):
             slow: lambda_return(total, v[:-1], discount[:-1], v[-1], c.discount_lambda)
             for slow, v in by_critic.items()
         }
+        if c.lambda_return == "published":
+            # Collected while walking backwards, and never turned round.
+            returns = {slow: each.flip(0) for slow, each in returns.items()}
         cumulative = torch.cumprod(torch.cat([ones, discount[:-1]]), 0).detach()
         return returns[c.slow_actor_target], returns[c.slow_value_target], cumulative, reward
 
@@ -264,24 +295,48 @@ class ActorCritic(nn.Module):
 
         The action a_t first shows in the target of the state that it leads to. The last action
         has no target of its own: its state is the bootstrap.
+
+        With ``actor_target`` published, the loss of a_t is w_t·t_t, for all three.
         """
         c = self.config
-        outcome, weight = target[1:], cumulative[:-2]  # [H-1, N]
+        lag = 1 if c.actor_target == "next" else 0
+        outcome = target[lag:]
+        steps = len(outcome)
         objective = outcome
         if imagined.log_prob is not None:
             with torch.no_grad():
-                baseline = self.value(imagined.feat[:-2]).mode()[..., 0]
-                advantage = outcome - baseline
-            objective = imagined.log_prob[:-1] * advantage
+                critic = self.slow_value if c.slow_actor_target else self.value
+                advantage = outcome - critic(imagined.feat[:steps]).mode()[..., 0]
+            objective = imagined.log_prob[:steps] * advantage
             if c.gradient == "both":
                 mix = scales["imag_gradient_mix"]
                 objective = mix * outcome + (1 - mix) * objective
+        objective = objective + self._entropy_bonus(world_model, imagined, steps, scales)
+        return -(cumulative[:steps] * objective).mean()
+
+    def _entropy_bonus(
+        self, world_model: WorldModel, imagined: Imagination, steps: int, scales: LossScales
+    ) -> Tensor:
+        """What entropies add to the objective of each of the first ``steps`` actions: [steps, N].
+
+        As a reward, the actor's entropy is in the targets already, but for what they leave out:
+        where action t goes with the target of the next state, the starts' entropy is in none; and
+        a gradient by log-probabilities does not pass through targets.
+        """
+        c = self.config
+        own = scales["actor_entropy"] * imagined.entropy[:steps]
         if not c.future_entropy:
-            objective = objective + scales["actor_entropy"] * imagined.entropy[:-1]
             if c.state_entropy:
-                state_entropy = self._state_entropy(world_model, imagined)[:-1]
-                objective = objective + scales["actor_state_entropy"] * state_entropy
-        return -(weight * objective).mean()
+                state_entropy = self._state_entropy(world_model, imagined)[:steps]
+                own = own + scales["actor_state_entropy"] * state_entropy
+            return own
+        if c.actor_target == "published":
+            return torch.zeros_like(own)
+        starts = torch.cat([own[:1], torch.zeros_like(own[1:])])
+        if c.gradient == "both":
+            mix = scales["imag_gradient_mix"]
+            return mix * starts + (1 - mix) * own
+        return starts if c.gradient == "dynamics" else own
 
     def value_loss(self, feat: Tensor, target: Tensor, cumulative: Tensor) -> Tensor:
         """The critic's loss, 0-d: −log-likelihood of the targets [H, N], discount-weighted."""

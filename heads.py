@@ -38,7 +38,8 @@ class ActorConfig:
     """A head over actions.
 
     Attributes:
-        dist: ``trunc_normal``, ``tanh_normal``, ``tanh_normal_5``, ``normal``, ``normal_1`` for
+        dist: ``trunc_normal``, ``tanh_normal``, ``tanh_normal_5``, ``normal``, ``normal_1``,
+            ``normal_published`` (the Gaussian of ``trunc_normal``, neither cut off nor clipped) for
             continuous actions, ``onehot`` or ``onehot_gumble`` (relaxed) for discrete ones.
         init_std: added before the softplus of ``tanh_normal`` and ``normal``.
         min_std: least standard deviation.
@@ -56,6 +57,16 @@ class ActorConfig:
     outscale: float = 0.0
 
 
+def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer of x [N, units], whatever autocast says: float32, as the last one of a head.
+
+    Between 128 and 256 numbers of bfloat16 are 1 apart: returns would be made of rounded rewards
+    and values.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
 class DenseHead(nn.Module):
     """Feature [N, F] → ``normal``, ``huber`` or ``binary`` over one number, [N, 1]."""
 
@@ -69,22 +80,23 @@ class DenseHead(nn.Module):
 
     def forward(self, feat: Tensor) -> UnitNormal | Huber | Bernoulli:
         # Flat, because a Linear over more dimensions returns a view, and overwriting one is slow.
-        mean = self.mean(self.layers(feat.reshape(-1, feat.shape[-1])))
+        mean = in_float32(self.mean, self.layers(feat.reshape(-1, feat.shape[-1])))
         return self.dist(mean.reshape(*feat.shape[:-1], 1))
 
 
 class ActionHead(nn.Module):
     """Feature [N, F] → a distribution over actions [N, A]."""
 
-    CONTINUOUS = ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal", "normal_1")
+    GAUSSIANS = ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal", "normal_published")
+    CONTINUOUS = (*GAUSSIANS, "normal_1")
     DISCRETE = ("onehot", "onehot_gumble")
 
     def __init__(self, inputs: int, actions: int, config: ActorConfig):
         super().__init__()
         self.config, self.actions, self.dist = config, actions, config.dist
         self.layers = mlp(inputs, config.layers, config.units, activation(config.act))
-        two = self.dist in ("trunc_normal", "tanh_normal", "tanh_normal_5", "normal")
-        self.out = nn.Linear(config.units, 2 * actions if two else actions)
+        outputs = 2 * actions if self.dist in self.GAUSSIANS else actions
+        self.out = nn.Linear(config.units, outputs)
         if config.outscale:
             with torch.no_grad():
                 self.out.weight.mul_(config.outscale)
@@ -96,7 +108,7 @@ class ActionHead(nn.Module):
         return draw((*lead, self.actions), device=self.out.weight.device)
 
     def forward(self, feat: Tensor) -> Normal | TruncatedNormal | TanhNormal | OneHot:
-        x = self.out(self.layers(feat)).float()
+        x = in_float32(self.out, self.layers(feat))
         if self.dist == "onehot":
             return OneHot(x)
         if self.dist == "onehot_gumble":
@@ -104,9 +116,10 @@ class ActionHead(nn.Module):
         if self.dist == "normal_1":
             return Normal(x, 1.0)
         mean, std = x.chunk(2, -1)
-        if self.dist == "trunc_normal":
+        if self.dist in ("trunc_normal", "normal_published"):
             std = 2 * torch.sigmoid(std / 2) + self.config.min_std
-            return TruncatedNormal(torch.tanh(mean), std)
+            kind = TruncatedNormal if self.dist == "trunc_normal" else Normal
+            return kind(torch.tanh(mean), std)
         if self.dist == "tanh_normal_5":
             return TanhNormal(5 * torch.tanh(mean / 5), F.softplus(std + 5) + 5)
         std = F.softplus(std + self.config.init_std) + self.config.min_std

@@ -44,12 +44,14 @@ class PredictorConfig:
         rssm: its recurrent model.
         grad_heads: heads whose gradient reaches the RSSM.
         kl_forward: KL(prior ‖ posterior) instead of KL(posterior ‖ prior).
+        sample: latents are samples; otherwise modes.
     """
 
     image: ImageConfig
     rssm: RSSMConfig
     grad_heads: tuple[str, ...] = ("image", "reward")
     kl_forward: bool = False
+    sample: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +63,26 @@ class WorldModelConfig:
         reward: the reward's head.
         discount: the discount's head; None for none.
         action_gap: zeros that are appended to actions.
+        train_teacher: the teacher's encoder learns with the student's, from the distillation.
     """
 
     predictor: PredictorConfig
     reward: HeadConfig
     discount: HeadConfig | None = None
     action_gap: int = 0
+    train_teacher: bool = False
 
 
 class FilterNoise(NamedTuple):
     """What the terms of a batch [B, T] draw with.
 
     Attributes:
-        latent: of the posterior, as `RSSM.draw_noise` makes it, [B, T, S, …].
+        latent: of the posterior, as `RSSM.draw_noise` makes it, [B, T, S, …]; None for its mode.
         embed: of the encoder, [B, T, Z]; None where it draws nothing.
         teacher: of the teacher's encoder likewise.
     """
 
-    latent: Tensor
+    latent: Tensor | None
     embed: Tensor | None = None
     teacher: Tensor | None = None
 
@@ -187,7 +191,7 @@ class VideoPredictor(nn.Module):
 
     def draw_noise(self, *lead: int) -> FilterNoise:
         """What the terms of a batch [*lead] = [B, T] draw with."""
-        latent = self.rssm.draw_noise(*lead)
+        latent = self.rssm.draw_noise(*lead) if self.config.sample else None
         return FilterNoise(latent, self.encoder.draw_noise(*lead))
 
     def terms(self, batch: Batch, scales: LossScales, noise: FilterNoise) -> Outputs:
@@ -277,12 +281,13 @@ class VideoPredictor(nn.Module):
 
 
 class WorldModel(VideoPredictor):
-    """The video predictor with actions, reward and discount, and a frozen teacher to learn from.
+    """The video predictor with actions, reward and discount, and a teacher to learn from.
 
     Args:
         config: sizes and kinds.
         action_size: of the task's actions; ``action_gap`` zeros are appended to them.
-        teacher: a pretrained predictor whose encoder is distilled; it is frozen here.
+        teacher: a pretrained predictor whose encoder is distilled; it is frozen here, but for the
+            encoder where the configuration trains it.
     """
 
     def __init__(
@@ -297,6 +302,8 @@ class WorldModel(VideoPredictor):
         self.teacher = teacher
         if teacher is not None:
             teacher.requires_grad_(False)
+            teacher.encoder.requires_grad_(config.train_teacher)
+        self.train_teacher = config.train_teacher
 
     def actions(self, batch: Batch) -> Tensor:
         return self.pad_action(batch["action"])
@@ -321,7 +328,7 @@ class WorldModel(VideoPredictor):
                 head_feat = feat if name in self.config.grad_heads else feat.detach()
                 outputs.terms[name] = self.head_term(name, head_feat, batch[name])
         if self.teacher is not None:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
                 target = self.teacher.encode(batch["image"], noise.teacher).embed
             outputs.terms["distill"] = distillation(target, encoding.embed)
         return outputs
@@ -343,8 +350,8 @@ def distillation(teacher: Tensor, student: Tensor) -> Tensor:
     Summed over time and dimensions, averaged over the batch (DisWM, arXiv 2503.08751, L_distill).
 
     Args:
-        teacher: latents [B, T, E].
-        student: latents [B, T, E]; the gradient goes here.
+        teacher: latents [B, T, E]; the gradient goes here, too, if they ask for one.
+        student: latents [B, T, E].
     """
     target, prediction = F.softmax(teacher, -1), F.log_softmax(student, -1)
     return F.kl_div(prediction, target, reduction="batchmean")

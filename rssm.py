@@ -37,6 +37,8 @@ class RSSMConfig:
         mean_act: ``none`` or ``tanh5``, a bound on the Gaussian's mean.
         std_act: ``softplus``, ``abs``, ``sigmoid`` or ``sigmoid2`` (2·sigmoid(x/2)).
         min_std: added to the standard deviation.
+        keep_first_action: while filtering, the action that led to a sequence's first row is fed;
+            otherwise it is zeroed with the state.
     """
 
     stoch: int = 50
@@ -51,6 +53,7 @@ class RSSMConfig:
     mean_act: str = "none"
     std_act: str = "sigmoid2"
     min_std: float = 0.1
+    keep_first_action: bool = False
 
 
 class FirstWeights(NamedTuple):
@@ -141,7 +144,8 @@ class RSSM(nn.Module):
         Args:
             embed: [B, T, E].
             action: [B, T, A], row t led to embedding t; None for no action at all.
-            is_first: bool [B, T]; where True, the state and the action are zeroed first.
+            is_first: bool [B, T]; where True, the state is zeroed first, and the action unless the
+                configuration keeps it.
             state: the state before row 0; zeros by default.
             sample: draw the posterior, or take its mode.
             noise: what to draw it with, as `draw_noise` makes it; drawn here by default.
@@ -166,9 +170,10 @@ class RSSM(nn.Module):
     ) -> tuple[State, State]:
         batch, length = embed.shape[:2]
         keep = (~is_first.bool()).to(embed.dtype)[..., None]  # [B, T, 1]
-        action = (
-            embed.new_zeros(batch, length, self.action_size) if action is None else action * keep
-        )
+        if action is None:
+            action = embed.new_zeros(batch, length, self.action_size)
+        elif not self.config.keep_first_action:
+            action = action * keep
         state = self.initial(batch) if state is None else state
         stoch, deter = state["stoch"].flatten(1), state["deter"]
         # What does not depend on the recurrent state is computed for all steps at once.
@@ -248,6 +253,7 @@ class RSSM(nn.Module):
     ) -> State:
         """One filtering step: [B, …] in, the posterior [B, …] out; ``noise`` [B, S, …]."""
         state = {k: v for k, v in prev.items() if k in ("stoch", "deter")}
+        action = action * (~is_first.bool())[..., None]  # who acts has taken none yet
         embed, action, is_first = (x[:, None] for x in (embed, action, is_first))
         noise = None if noise is None else noise[:, None]
         post, _ = self.observe(embed, action, is_first, state, sample, noise)

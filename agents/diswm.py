@@ -189,6 +189,8 @@ class DisWM(GradientLearner, Agent):
                 f"--pretrain_checkpoint_path {given} holds another predictor than the one that "
                 "this run learns from: give that, or begin again in another --logdir"
             )
+        if self.world_model.train_teacher:
+            return  # it has moved away from the files
         learned = [name for name in own if name.startswith("encoder.")]
         if not all(torch.equal(own[name].cpu(), saved[name]) for name in learned):
             what = f"{given} holds another predictor by now: the run goes on with its own"

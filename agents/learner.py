@@ -23,10 +23,13 @@ from fileio.checkpoints import misfit
 from models import LossScales
 from tools import Schedule, schedule
 
-# η falls over 45,000 agent steps; across domains it waits for 50,000 first.
+# By --eta_schedule and --cross_domain. The paper's η falls over 45,000 agent steps; across domains
+# it waits for 50,000 first. The published code's looks at the 2,500 steps of the prefill for ever.
 DISTILL_SCHEDULES = {
-    False: "linear(0.1,0.01,45000)",
-    True: "delay(50000,linear(0.1,0.01,45000))",
+    ("paper", False): "linear(0.1,0.01,45000)",
+    ("paper", True): "delay(50000,linear(0.1,0.01,45000))",
+    ("published", False): "0.095",
+    ("published", True): "0.0",
 }
 
 
@@ -34,7 +37,7 @@ def loss_scales(config: Config) -> dict[str, Schedule]:
     """The schedules of a run: of each loss term's weight by the term's name, and the others."""
     texts = {name: config[key] for name, key in config.schedules().items()}
     if texts.get("distill") == "auto":
-        texts["distill"] = DISTILL_SCHEDULES[config.cross_domain]
+        texts["distill"] = DISTILL_SCHEDULES[config.eta_schedule, config.cross_domain]
     return {name: schedule(text) for name, text in texts.items()}
 
 

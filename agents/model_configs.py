@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import networks
 from behavior import BehaviorConfig
 from config import Config
@@ -14,7 +16,7 @@ from tools import is_on, is_zero
 
 
 def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
-    """A video predictor's; ``chunk_size`` images pass through its convolutions at once."""
+    """A pretrained predictor's; ``chunk_size`` images pass through its convolutions at once."""
     c = config
     image = ImageConfig(
         beta_vae=c.beta_vae,
@@ -40,8 +42,10 @@ def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
         mean_act=c.dyn_mean_act,
         std_act=c.dyn_std_act,
         min_std=c.dyn_min_std,
+        keep_first_action=c.first_action == "published",
     )
-    return PredictorConfig(image, rssm, c.grad_heads, c.kl_forward)
+    sample = c.pretrain_latents == "sample"
+    return PredictorConfig(image, rssm, c.grad_heads, c.kl_forward, sample)
 
 
 def world_model_config(config: Config, chunk_size: int = 0) -> WorldModelConfig:
@@ -50,7 +54,9 @@ def world_model_config(config: Config, chunk_size: int = 0) -> WorldModelConfig:
     if is_on(c.pred_discount, ends_early(c.task)):
         discount = HeadConfig(c.discount_layers, c.units, c.act, "binary")
     reward = HeadConfig(c.reward_layers, c.units, c.act)
-    return WorldModelConfig(predictor_config(c, chunk_size), reward, discount, c.action_num_gap)
+    predictor = dataclasses.replace(predictor_config(c, chunk_size), sample=True)
+    train_teacher = c.teacher == "trainable"
+    return WorldModelConfig(predictor, reward, discount, c.action_num_gap, train_teacher)
 
 
 def behavior_config(config: Config) -> BehaviorConfig:
@@ -72,6 +78,8 @@ def behavior_config(config: Config) -> BehaviorConfig:
         horizon=c.imag_horizon,
         discount=c.discount,
         discount_lambda=c.discount_lambda,
+        lambda_return=c.lambda_return,
+        actor_target=c.actor_target,
         gradient=c.imag_gradient,
         sample=c.imag_sample,
         stop_grad=c.behavior_stop_grad,

@@ -54,7 +54,7 @@ def open_loop(model: VideoPredictor, batch: Batch) -> np.ndarray:
     action = model.actions(future)
     if action is None:
         action = image.new_zeros(*future["is_first"].shape, model.rssm.action_size)
-    prior = model.rssm.imagine(action, last)
+    prior = model.rssm.imagine(action, last, model.config.sample)
     feats = [model.rssm.get_feat(states) for states in (post, prior)]
     predicted = model.decoder(torch.cat(feats, 1)).mode()
     error = (predicted - image) / 2

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from distracting_control.rendering import software_shadow_size
+from envs import drawer_geometry
 from envs.settings import TEXTURE_SETTINGS, EnvSettings
 from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
@@ -54,7 +55,7 @@ class MetaWorld(gym.Env):
     """One of Meta-World's environments with one of 50 goals in each episode.
 
     Goal k is the one that the environment itself draws with seed k; an episode's seed chooses k.
-    Training and evaluation see the same 50. Rewards and success are the package's.
+    Training and evaluation see the same 50. Rewards and success are those of the environment.
 
     Attributes:
         sawyer: The package's environment.
@@ -125,8 +126,13 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
 
     Args:
         identity: (name, reward version).
-        settings: Of which the first group and the textures concern it.
+        settings: Of which the first group, the textures and the drawer's geometry concern it.
+
+    Raises:
+        ValueError: If the task has no such geometry.
     """
+    if settings.drawer_geometry == "published":
+        drawer_geometry.check(identity)
     of_texture = {
         texture: functools.partial(_build, identity, settings, texture) for texture in TEXTURES
     }
@@ -164,7 +170,10 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None
 
     name, version = identity
     height, width = settings.size
-    sawyer = _textured(ALL_V3_ENVIRONMENTS[f"{name}-v3"], texture)(
+    package_class = _textured(ALL_V3_ENVIRONMENTS[f"{name}-v3"], texture)
+    if settings.drawer_geometry == "published":
+        package_class = drawer_geometry.published(package_class, name)
+    sawyer = package_class(
         render_mode="rgb_array",
         width=width,
         height=height,
@@ -254,7 +263,7 @@ SUITES = (
         _TASKS,
         factories,
         switch_texture,
-        reads=COMMON | TEXTURE_SETTINGS,
+        reads=COMMON | TEXTURE_SETTINGS | {"drawer_geometry"},
         endless=frozenset(_TASKS.values()),
     ),
 )

@@ -142,7 +142,8 @@ def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym
     if colors is not None:
         env = PusherColors(env, *colors)
     env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    env = TransformAction(env, _clip, env.action_space)
+    if settings.clip_actions:
+        env = TransformAction(env, _clip, env.action_space)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
 
 
@@ -157,7 +158,7 @@ SUITES = (
         "gymnasium",
         _tasks(),
         factories,
-        reads=COMMON | _COLORS,
+        reads=COMMON | _COLORS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
         limits="Of Gymnasium's environments only MuJoCo's newest, v5, are taken",
     ),

@@ -8,6 +8,7 @@ from typing import Any
 import distracting_control
 from envs.textures import TEXTURES
 
+GEOMETRIES = ("package", "published")
 TEXTURE_SETTINGS = frozenset({"train_texture", "switch_texture", "texture"})
 DISTRACTION_SETTINGS = frozenset(distracting_control.defaults())
 
@@ -36,10 +37,14 @@ class EnvSettings(_Distractions):
             quadruped, or from straight above in Pusher and DrawerWorld.
         shadow_size: Side of the shadow map, in texels; None for 1024 on software GL and the
             model's own on a GPU.
+        clip_actions: Whether Gymnasium's environments see actions within [−1, 1] alone. If not,
+            the simulator limits what they do, but not what their cost of control counts.
 
         train_texture: Table top of DrawerWorld in the variation 'train'.
         switch_texture: The same in 'switch', the second half of training.
         texture: The same in 'test'.
+        drawer_geometry: Goals and successes of DrawerWorld, the 'package' of Meta-World's or those
+            'published' with DisWM; see :mod:`envs.drawer_geometry`.
     """
 
     action_repeat: int = 2
@@ -48,10 +53,12 @@ class EnvSettings(_Distractions):
     grayscale: bool = False
     camera_id: int | None = None
     shadow_size: int | None = None
+    clip_actions: bool = True
 
     train_texture: str = "grid"
     switch_texture: str = "wood"
     texture: str = "metal"
+    drawer_geometry: str = "package"
 
     def __post_init__(self):
         """Checks what no suite could mend.
@@ -71,6 +78,9 @@ class EnvSettings(_Distractions):
             if getattr(self, name) not in TEXTURES:
                 known = ", ".join(TEXTURES)
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.drawer_geometry not in GEOMETRIES:
+            known = " or ".join(GEOMETRIES)
+            raise ValueError(f"drawer_geometry must be {known}, not {self.drawer_geometry!r}")
         for kind in distracting_control.all_settings():
             for prefix in ("", "test_"):
                 kind.of(vars(self), prefix)

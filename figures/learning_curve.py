@@ -2,6 +2,7 @@
 
 python -m figures.learning_curve RUN [RUN …] --output curve.png [--csv curve.csv]
 python -m figures.learning_curve RUN [RUN …] --value success
+python -m figures.learning_curve RUN [RUN …] --axis published
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from envs import UnknownTask, has_switch
+from envs import UnknownTask, has_switch, parse_task
 from figures import save
 from fileio import yaml_files
 from fileio.atomic import atomic_write
@@ -30,6 +31,13 @@ from training.run_names import variant
 
 # What a curve needs to know of its run's configuration.
 KEYS = frozenset({"task", "method_name", "seed", "steps", "color_distractor"})
+
+# The paper's figures of dm_control count 2 frames an agent step, in which 4 control steps passed.
+AXES = {
+    "frames": "environment frames (control steps)",
+    "published": "frames as the paper counts them on dm_control (2 control steps each)",
+}
+DMC = ("dmc", "dmc2gym")
 
 VALUES = {"return": "evaluation return", "success": "success rate in evaluation"}
 
@@ -101,8 +109,25 @@ def _point(row: dict, policy: str, value: str) -> dict:
     return {"mean": mean, "std": std, "episodes": episodes}
 
 
-def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
-    """One line a run, its mean's 95% interval shaded, the random policy dashed."""
+def draw(runs: Sequence[dict], title: str | None = None, axis: str = "frames") -> plt.Figure:
+    """One line a run, its mean's 95% interval shaded, the random policy dashed.
+
+    Args:
+        runs: what :func:`read_run` returned, of each.
+        title: above the picture; default the tasks.
+        axis: a key of ``AXES``: what the horizontal axis counts.
+
+    Raises:
+        UserError: a task is none of dm_control's, so that the paper counts its frames as they are.
+    """
+    unit = 1
+    if axis == "published":
+        unit = 2
+        for task in (run["config"]["task"] for run in runs):
+            if parse_task(task).suite not in DMC:
+                raise UserError(
+                    f"--axis published is for dm_control's tasks: leave it out for {task}"
+                )
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     tasks = list(dict.fromkeys(run["config"]["task"] for run in runs))
     for index, run in enumerate(runs):
@@ -111,9 +136,10 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
         if len(tasks) > 1:
             label = f"{config['task']}, {label}"
         half = interval(run["std"], run["episodes"])
-        axes.plot(run["frames"], run["mean"], "o-", ms=3, color=colour, label=label)
+        frames = run["frames"] / unit
+        axes.plot(frames, run["mean"], "o-", ms=3, color=colour, label=label)
         axes.fill_between(
-            run["frames"], run["mean"] - half, run["mean"] + half, color=colour, alpha=0.2, lw=0
+            frames, run["mean"] - half, run["mean"] + half, color=colour, alpha=0.2, lw=0
         )
     config, random = runs[0]["config"], runs[0]["random"]
     if random is not None and len(tasks) == 1:
@@ -121,13 +147,13 @@ def draw(runs: Sequence[dict], title: str | None = None) -> plt.Figure:
         axes.axhline(random["mean"], ls="--", color="0.4", label="random policy")
         axes.axhspan(random["mean"] - half, random["mean"] + half, color="0.4", alpha=0.15, lw=0)
     if config["color_distractor"] and has_switch(config["task"], config):
-        switch = config.get("switch_at", config["steps"] / 2)
+        switch = config.get("switch_at", config["steps"] / 2) / unit
         axes.axvline(switch, ls=":", color="0.4")
         axes.annotate(
             "new look", (switch, 0.97), xycoords=("data", "axes fraction"),
             xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color="0.4",
         )  # fmt: skip
-    axes.set(xlabel="environment frames", ylabel=VALUES[runs[0]["value"]])
+    axes.set(xlabel=AXES[axis], ylabel=VALUES[runs[0]["value"]])
     if runs[0]["value"] == "success":
         axes.set_ylim(-0.03, 1.03)
     elif all((run["mean"] >= 0).all() for run in runs):
@@ -180,13 +206,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures.learning_curve", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--value", choices=VALUES, default="return")
+    parser.add_argument(
+        "--axis",
+        choices=AXES,
+        default="frames",
+        help="published: as the paper's dm_control figures",
+    )
     parser.add_argument("--output", type=Path, default=Path("learning_curve.png"))
     parser.add_argument("--csv", type=Path, help="write the numbers, too")
     parser.add_argument("--title")
     args = parser.parse_args(argv)
     try:
         runs = [read_run(folder, args.value) for folder in args.runs]
-        figure = draw(runs, args.title)
+        figure = draw(runs, args.title, args.axis)
     except (UserError, UnknownTask) as error:
         print(f"learning_curve: {error}", file=sys.stderr)
         return 2

@@ -95,7 +95,7 @@ def test_flags_that_are_named_exist(page):
     text = (ROOT / page).read_text()
     known = set(load_keys()) | {"configs", "help"}
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
-    known |= {"output", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
+    known |= {"output", "axis", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
     if page == "docs/departures.md":
         known |= {"camera_kwargs", "disag_"}  # refused, as it says
     assert set(re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)) - known == set()
@@ -130,6 +130,32 @@ def test_commands_of_the_paper_are_taken():
     assert len({folder_of(c) for c in parsed}) == len(parsed)
     pretrained, finetuned = parsed[4:6]
     assert Path(finetuned.pretrain_checkpoint_path) == folder_of(pretrained)
+
+
+def test_commands_of_the_published_curves_are_taken():
+    """They are in float32, without overlap, with 14 targets, at the published rate of steps."""
+    dmc, pusher = (
+        config.parse(words, methods=METHODS)
+        for words in commands("\n".join(blocks("docs/departures.md", "bash")))
+    )
+    metaworld = config.parse(
+        ["--configs", "defaults", "metaworld", "as_published"], methods=METHODS
+    )
+    for c in (dmc, pusher, metaworld):
+        assert (c.imag_horizon, c.precision, c.overlap, c.clip_actions) == (
+            14,
+            "32",
+            "False",
+            False,
+        )
+        assert (c.lambda_return, c.actor_target) == ("published", "published")
+        assert (c.actor_dist, c.teacher) == ("normal_published", "trainable")
+        assert (c.pretrain_latents, c.eta_schedule) == ("mode", "published")
+        assert c.first_action == "published"
+    assert (dmc.action_repeat, dmc.steps, dmc.eval_every, dmc.log_every) == (4, 2e6, 2e4, 2e4)
+    assert (pusher.action_repeat, pusher.steps) == (2, 1e6)
+    geometries = [c.drawer_geometry for c in (dmc, pusher, metaworld)]
+    assert geometries == ["package", "package", "published"]
 
 
 @pytest.mark.slow

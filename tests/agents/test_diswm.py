@@ -8,7 +8,7 @@ from accel.runtime import compute_dtype
 from agents.learner import loss_scales
 from tests.helpers.models import copied as copy
 from tests.helpers.models import equal as same
-from tests.helpers.models import make_agent, make_batch, make_config, make_model
+from tests.helpers.models import make_agent, make_batch, make_config, make_model, stored
 
 B, T = 2, 4
 
@@ -41,10 +41,35 @@ FALLING = {0: 0.1, 22_500: 0.055, 45_000: 0.01, 10**6: 0.01}
 WAITING = {0: 0.0, 49_999: 0.0, 50_000: 0.1, 72_500: 0.055, 95_000: 0.01, 10**6: 0.01}
 
 
-@pytest.mark.parametrize(("cross_domain", "curve"), [(False, FALLING), (True, WAITING)])
-def test_eta_by_the_agents_step(cross_domain, curve):
-    distill = loss_scales(make_config(cross_domain=cross_domain))["distill"]
+@pytest.mark.parametrize(
+    ("eta", "cross_domain", "curve"),
+    [
+        ("paper", False, FALLING),
+        ("paper", True, WAITING),
+        ("published", False, dict.fromkeys(FALLING, 0.095)),
+        ("published", True, dict.fromkeys(WAITING, 0.0)),
+    ],
+)
+def test_eta_by_the_agents_step(eta, cross_domain, curve):
+    distill = loss_scales(make_config(eta_schedule=eta, cross_domain=cross_domain))["distill"]
     assert [distill(step) for step in curve] == pytest.approx(list(curve.values()), rel=1e-6)
+
+
+def test_a_trainable_teacher_learns_is_saved_and_comes_back(tiny, capsys):
+    agent, other = (
+        make_agent(teacher=tiny.teacher, words=("--teacher", "trainable")) for _ in range(2)
+    )
+    before = copy(agent.world_model.teacher)
+    agent.learn(make_batch(), 0)
+    after = copy(agent.world_model.teacher)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith("encoder.")}
+    other.load_state(stored(agent.save_state()))
+    assert "holds another predictor" not in capsys.readouterr().err
+    for learner in (agent, other):
+        torch.manual_seed(4)
+        learner.learn(make_batch(1), 5)
+    assert same(copy(agent), copy(other))
 
 
 def test_every_weight_follows_the_schedule_of_its_key():

@@ -162,7 +162,11 @@ def test_every_block_has_known_keys_that_hold(blocks):
         assert isinstance(value, dict) or parsed[name] == parsed.schema[name].parse(value)
 
 
-@pytest.mark.parametrize("blocks", ["dmc2gym", "dmc2gym cpu", "dmc2gym cpu demo", "dmc2gym debug"])
+PRESETS = ["dmc2gym", "dmc2gym cpu", "dmc2gym cpu demo", "dmc2gym debug"]
+PRESETS += ["dmc2gym as_published", "metaworld as_published"]
+
+
+@pytest.mark.parametrize("blocks", PRESETS)
 def test_presets_pass_the_checks(blocks):
     words = ["--configs", "defaults", *blocks.split()]
     for more in (["--method_name", "dreamerv2"], ["collect"]):

@@ -203,6 +203,21 @@ def test_actions_are_scaled_to_the_true_bounds(make):
     np.testing.assert_allclose(env.dmc_env.physics.control(), middle)
 
 
+def test_clipping_is_what_the_simulator_does_with_actions_beyond_its_bounds(make):
+    env, plain = (
+        make("cartpole", "swingup", seed=4),
+        suite.load("cartpole", "swingup", {"random": 4}),
+    )
+    env.reset(seed=4)
+    plain.reset()
+    plain.physics.set_state(env.dmc_env.physics.get_state())
+    for wanted in (3.0, -1.5, 0.5):
+        _, reward, *_ = env.step(np.full(1, wanted, np.float32))
+        time_step = plain.step([wanted])
+        assert reward == time_step.reward
+        np.testing.assert_array_equal(env.dmc_env.physics.get_state(), plain.physics.get_state())
+
+
 def test_actuators_without_limits_take_the_action_as_it_is(make):
     env = make("lqr", "lqr_6_2")
     env.reset()

@@ -52,6 +52,11 @@ def test_settings_that_do_not_fit_together_are_refused_in_a_line():
         envs.check(Given(test_camera=True))
     envs.check(Given(test_camera=True, test_difficulty="easy"))
     envs.check(Given("dmc_walker_walk", test_camera=True))  # which has no distractions
+    said = "^--drawer_geometry published is for metaworld_drawer-open-v1 and metaworld_drawer-close"
+    for task in ("metaworld_drawer-open-v3", "metaworld_reach-v1"):
+        with pytest.raises(UserError, match=f"{said}-v1: leave it out for {task}$"):
+            envs.check(Given(task, drawer_geometry="published"))
+    envs.check(Given("metaworld_drawer-close-v1", drawer_geometry="published"))
     envs.check(Given(test_camera=True, beta_vae_pretrain=True))  # which plays nothing
 
 

@@ -127,6 +127,23 @@ def test_actions_beyond_the_box_are_clipped(pusher):
     np.testing.assert_array_equal(*ends)
 
 
+def test_actions_beyond_the_box_are_limited_by_the_simulator_alone_if_asked(make, plain):
+    """The motors do what they can; the cost of control counts what was wanted of them."""
+    env = make(PUSHER, action_repeat=1, clip_actions=False)
+    assert env.action_space == spaces.Box(-1, 1, (7,), np.float32)
+    wanted = 5.0 * np.array([1, -1, 1, 1, -1, 1, 1], np.float32)
+    reset(env, 3)
+    with unseen(env):
+        reward = env.step(wanted)[1]
+    rewards = []
+    for action in (2 * wanted, np.clip(2 * wanted, -2, 2)):
+        plain.reset(seed=3)
+        rewards.append(float(plain.step(action)[1]))
+        np.testing.assert_array_equal(state(simulator(env)), state(plain.unwrapped))
+    assert reward == rewards[0]
+    assert reward == pytest.approx(rewards[1] - 0.1 * 7 * (10**2 - 2**2))
+
+
 def test_colors_are_drawn_from_their_boxes(pusher, plain):
     original = plain.unwrapped.model.geom_rgba
     model = simulator(pusher).model

@@ -107,6 +107,21 @@ def test_lines_of_the_curve(run):
     assert [li.get_xdata()[0] for li in axes.get_lines()][-1] == 70
 
 
+def test_a_curve_says_which_axis_it_has(run, tmp_path, capsys):
+    [axes] = learning_curve.draw([learning_curve.read_run(run)]).axes
+    assert axes.get_xlabel() == "environment frames (control steps)"
+    [axes] = learning_curve.draw([learning_curve.read_run(run)], axis="published").axes
+    assert "the paper" in axes.get_xlabel()
+    lines = axes.get_lines()
+    np.testing.assert_array_equal(lines[0].get_xydata(), [[0, 30], [25, 80]])
+    assert lines[-1].get_xdata()[0] == 25  # where the colours switch
+    (run / "config.yaml").write_text(CONFIG.replace("dmc2gym_walker_walk", "gymnasium_Pusher-v5"))
+    words = [str(run), "--axis", "published", "--output", str(tmp_path / "no.png")]
+    assert learning_curve.main(words) == 2
+    said = "--axis published is for dm_control's tasks: leave it out for gymnasium_Pusher-v5\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_variants_have_their_labels_in_the_legend_and_the_table(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,17 @@ def make_model(teacher: VideoPredictor | None = None, **changes: Any) -> WorldMo
 
 
 def make_agent(
-    seed: int = 0, teacher: Path | None = None, runtime: Mapping[str, Any] = {}, **changes: Any
+    seed: int = 0,
+    teacher: Path | None = None,
+    runtime: Mapping[str, Any] = {},
+    words: Sequence[str] = (),
+    **changes: Any,
 ) -> DisWM:
-    """An agent; with a teacher's folder, it is distilled; ``runtime`` changes its `Runtime`."""
-    c = make_config(**changes)
+    """An agent; with a teacher's folder, it is distilled; ``runtime`` changes its `Runtime`.
+
+    ``words`` are those of a command line.
+    """
+    c = make_config(*words, **changes)
     if teacher is not None:
         c = c.replace(distillation=True, pretrain_checkpoint_path=str(teacher))
     torch.manual_seed(seed)

@@ -255,7 +255,9 @@ def test_entropy_bonuses_belong_to_the_actors_own_state():
 
 def test_future_entropy_is_reward():
     script = Script()
-    behavior = make_behavior(script, 1.0, future_entropy=True, actor_state_entropy="0.5")
+    flags = {"future_entropy": True, "actor_state_entropy": "0.5"}
+    flags["behavior_stop_grad"] = False  # so that the script is asked once a step
+    behavior = make_behavior(script, 1.0, **flags)
     dream, (target, *_), loss = run(behavior, actor_entropy=0.25, actor_state_entropy=0.5)
     z = dream.feat[..., 0].detach().double()
     entropy = 3 * script.means.detach()[..., 0]
@@ -264,15 +266,23 @@ def test_future_entropy_is_reward():
     expected = brute_force_return(reward, z.numpy(), np.full((H, N), GAMMA), LAMBDA)
     np.testing.assert_allclose(target.detach(), expected, rtol=1e-5)
     weight = GAMMA ** np.arange(H - 1)[:, None]
-    assert float(loss.detach()) == pytest.approx(-(weight * expected[1:]).mean(), rel=1e-5)
+    objective = weight * expected[1:]
+    objective[0] += 0.25 * entropy[0].numpy()  # the starts' own, which is in no target but theirs
+    assert float(loss.detach()) == pytest.approx(-objective.mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("kind", ["reinforce", "both"])
-def test_reinforce_gradient(kind):
+def test_reinforce_gradient(kind, slow):
     """−w·(a − mean)·(target − baseline) per action, where the log-density has unit variance."""
     script = Script(noise=1.0)
-    dream, (target, *_), loss = run(make_behavior(script, 1.0, imag_gradient=kind))
-    advantage = (target[1:] - (7 + 2 * dream.feat[:-2, :, 0])).detach().numpy()
+    flags = {"imag_gradient": kind, "slow_actor_target": slow}
+    behavior = make_behavior(script, 1.0, **flags)
+    if not slow:
+        behavior.value, behavior.slow_value = behavior.slow_value, behavior.value
+    dream, (target, *_), loss = run(behavior)
+    # The baseline is the critic that makes the targets: 1·z here.
+    advantage = (target[1:] - dream.feat[:-2, :, 0]).detach().numpy()
     noise = script.drawn[: H - 1, :, 0].numpy()
     weight = GAMMA ** np.arange(H - 1)[:, None]
     expected = np.zeros((H, N))

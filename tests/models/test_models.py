@@ -161,6 +161,53 @@ def test_distillation_compares_sampled_latents_and_trains_the_students_encoder_a
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
 
 
+def test_a_teacher_that_learns_is_moved_by_the_distillation_alone():
+    """d KL(p ‖ q)/d teacher = p·(ln p − ln q − KL), through its encoder; nothing else of it."""
+    sizes = world_model_config(make_config("--teacher", "trainable"))
+    model = WorldModel(sizes, A, make_predictor(seed=1))
+    batch, noise = make_batch(), model.draw_noise(B, T)
+    terms = model.terms(batch, SCALES, noise).terms
+    teacher = model.teacher.encoder
+    wanted = list(teacher.parameters())
+    grads = torch.autograd.grad(terms["distill"], wanted, retain_graph=True)
+    mine, its = model.encode(batch["image"], noise.embed), teacher(batch["image"], noise.teacher)
+    logits = [x.embed.detach().double().numpy() for x in (its, mine)]
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits)
+    ratio = np.log(p) - np.log(q)
+    of_latent = p * (ratio - (p * ratio).sum(-1, keepdims=True)) / B
+    expected = torch.autograd.grad(its.embed, wanted, torch.from_numpy(of_latent).float())
+    for grad, by_hand in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, by_hand, rtol=1e-4, atol=1e-6)
+    for name, term in terms.items():
+        assert (gradients(term, teacher) > 0) == (name == "distill")
+    rest = [*model.teacher.rssm.parameters(), *model.teacher.decoder.parameters()]
+    assert not any(p.requires_grad for p in rest)
+    with torch.no_grad():
+        assert not model.terms(batch, SCALES, noise).terms["distill"].requires_grad
+
+
+def test_pretraining_on_modes():
+    """The latents of the first stage alone are modes; its terms are those of the modes."""
+    c = make_config(pretrain_latents="mode")
+    learner = Predictor(c, Runtime.resolve(c))
+    model, batch = learner.model, make_batch()
+    noise = learner.draw_noise(B, T)
+    assert noise.latent is None
+    outputs = model.terms(batch, SCALES, noise)
+    assert torch.equal(outputs.post["stoch"], outputs.post["mean"])
+    embed = model.encode(batch["image"], noise.embed).embed
+    still = torch.zeros(B, T, S)  # mean + std·0
+    post, prior = model.rssm.observe(embed, None, batch["is_first"], noise=still)
+    torch.testing.assert_close(outputs.post, post)
+    nll = 0.5 * (model.decoder(model.rssm.get_feat(post)).mean - float_image(batch["image"])) ** 2
+    nll = nll.sum((-3, -2, -1)).mean() + 64 * 64 * 3 * 0.5 * np.log(2 * np.pi)
+    torch.testing.assert_close(outputs.terms["image"], nll)
+    value = (0.2 * kl(post, prior) + 0.8 * kl(post, prior)).mean()
+    torch.testing.assert_close(outputs.terms["kl"], value)
+    assert learner.learn(batch, 0).metrics["kl_loss"] > 0
+    assert make_model(pretrain_latents="mode").draw_noise(B, T).latent is not None
+
+
 @torch.no_grad()
 def test_noise_is_what_latents_are_drawn_with():
     model, batch = make_model(), make_batch()

@@ -112,6 +112,7 @@ CASES = [
     {"std_act": "sigmoid"},
     {"discrete": K},
     {"discrete": K, "temp_post": False, "cell": "gru"},
+    {"keep_first_action": True},
 ]
 
 
@@ -128,7 +129,8 @@ def test_observe_is_the_recursion_written_out(settings, sample):
     deter, stoch = np.zeros((B, D)), np.zeros(drawn.shape[::2])
     for t in range(T):
         kept = keep[:, t, None]
-        deter = reference.recur(stoch * kept, deter * kept, actions[:, t] * kept)
+        fed = actions[:, t] if settings.get("keep_first_action") else actions[:, t] * kept
+        deter = reference.recur(stoch * kept, deter * kept, fed)
         close(post["deter"][:, t], deter)
         for name, value in reference.posterior(deter, embeds[:, t]).items():
             close(post[name][:, t], value)
@@ -203,15 +205,20 @@ def test_no_action_equals_zero_actions():
     assert not torch.equal(none, some)
 
 
-@pytest.mark.parametrize("settings", [{}, {"discrete": K}, {"temp_post": False}], ids=str)
+KEPT = {"keep_first_action": True}
+
+
+@pytest.mark.parametrize("settings", [{}, {"discrete": K}, {"temp_post": False}, KEPT], ids=str)
 @torch.no_grad()
 def test_obs_step_by_step_is_observe(settings):
+    """Who acts has taken no action before an episode's first row, whatever training is fed."""
     rssm = make_rssm(**settings)
     embed, action, first = make_inputs()
+    given, action = action, action * ~first[..., None]
     whole, _ = rssm.observe(embed, action, first, sample=False)
     state = rssm.initial(B)
     for t in range(T):
-        state = rssm.obs_step(state, action[:, t], embed[:, t], first[:, t], sample=False)
+        state = rssm.obs_step(state, given[:, t], embed[:, t], first[:, t], sample=False)
         for name in whole:
             torch.testing.assert_close(state[name], whole[name][:, t])
 
@@ -337,9 +344,12 @@ def test_action_heads():
         assert policy.rsample().shape == policy.mode().shape == (50, 2)
         assert policy.entropy().shape == policy.log_prob(policy.rsample().detach()).shape == (50,)
         softplus = np.logaddexp(0, x[:, -2:] + 0.7) + 0.2
-        if dist == "trunc_normal":
-            close(policy.loc, np.tanh(x[:, :2]))
+        if dist in ("trunc_normal", "normal_published"):
+            close(policy.mode(), np.tanh(x[:, :2]))
             close(policy.std, 2 / (1 + np.exp(-x[:, 2:] / 2)) + 0.2)
+            noise = torch.full((50, 2), 0.999 if dist == "trunc_normal" else 2.5)
+            beyond = (policy.rsample(noise) > 1).any()
+            assert beyond == (dist == "normal_published")
         elif dist == "tanh_normal":
             close(policy.mean, np.tanh(x[:, :2]))
             close(policy.std, softplus)
@@ -358,9 +368,32 @@ def test_action_heads():
         "tanh_normal_5": TanhNormal,
         "normal": Normal,
         "normal_1": Normal,
+        "normal_published": Normal,
         "onehot": OneHot,
         "onehot_gumble": OneHot,
     }
+
+
+@pytest.mark.parametrize("kind", ["value", "actor"])
+def test_what_a_head_says_is_not_rounded_to_bfloat16(kind):
+    """At 200 bfloat16 counts in ones; the last layer's own arithmetic is float32's."""
+    torch.manual_seed(3)
+    value = kind == "value"
+    config = HeadConfig(1, 8) if value else ActorConfig(1, 8, dist="normal_1")
+    head = DenseHead(4, config) if value else ActionHead(4, 2, config)
+    last = head.mean if value else head.out
+    with torch.no_grad():
+        last.bias.add_(200)
+    feat = torch.randn(64, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = head.layers(feat)
+        said = head(feat).mode()
+    assert (hidden.dtype, said.dtype) == (torch.bfloat16, torch.float32)
+    weight, bias = (p.detach().double().numpy() for p in last.parameters())
+    expected = hidden.detach().double().numpy() @ weight.T + bias
+    np.testing.assert_allclose(said.detach(), expected, rtol=1e-6)
+    (grad,) = torch.autograd.grad(said.sum(), last.weight)
+    np.testing.assert_allclose(grad[0], hidden.detach().double().sum(0), rtol=1e-5, atol=1e-5)
 
 
 def test_heads_small_things():
