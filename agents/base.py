@@ -145,6 +145,11 @@ class Learner(nn.Module, ABC):
         fresh = [name for name in own if name not in fits]
         return Taken(len(fits), fresh, [name for name in given if name not in own])
 
+    @classmethod
+    def second_stage(cls, config: Config) -> list[str]:
+        """What a command line says of the second stage of what it trains; default nothing."""
+        return []
+
     def export(self, folder: Path, batch: Batch) -> None:
         """Writes what a second stage starts from, each file whole or not at all; default nothing.
 

@@ -68,6 +68,16 @@ class Predictor(GradientLearner):
         if not config.beta_vae:
             print_safe("note: without --beta_vae True the predictor has DreamerV2's CNN")
 
+    @classmethod
+    def second_stage(cls, config: Config) -> list[str]:
+        """DisWM, distilled from it."""
+        beta_vae = config.beta_vae
+        return [
+            "--method_name diswm --distillation True",
+            f"--beta_vae {beta_vae} --traverse {beta_vae}",
+            f"--source_action_num {config.pretrain_action_num}",
+        ]
+
     def draw_noise(self, batch: int, length: int) -> FilterNoise:
         return self.model.draw_noise(batch, length)
 

@@ -150,10 +150,9 @@ class PretrainTrainer(Trainer):
         c = run.config
         words = [
             f"python dreamer.py --configs {shlex.join(c.blocks)} --device {shlex.quote(c.device)}",
-            "--task dmc2gym_walker_walk --method_name diswm --distillation True",
-            f"--beta_vae {c.beta_vae} --color_distractor {c.distractors != 'none'} "
-            f"--traverse {c.beta_vae}",
-            f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
+            "--task dmc2gym_walker_walk "
+            f"--color_distractor {c.distractors != 'none'} --seed {c.seed}",
+            *pretrainer_class(c).second_stage(c),
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]
         if "distractors" in c.overrides:
