@@ -19,7 +19,9 @@ class Optimizer:
     """Adam (or another) over named parameters, with the gradient's norm clipped.
 
     Those of ``apart`` are clipped by their own norm and the others by theirs, as two optimisers
-    with the same settings would. A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
+    with the same settings would.
+
+    A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
     are. That is decided on the device, and nothing waits for it.
     """
 
@@ -60,7 +62,8 @@ class Optimizer:
             skip: 0-d, above 0 if an earlier step of the same update was skipped: so is this one.
 
         Returns:
-            The loss, the norm of the whole gradient before the clip, and whether the step was skipped (1 or 0).
+            The loss, the norm of the whole gradient before the clip, and whether the step was
+            skipped (1 or 0).
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

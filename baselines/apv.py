@@ -48,7 +48,9 @@ class Keys:
         "the latents of the action-free RSSM, pretraining included",
         choices=("mode", "sample"),
     )
-    af_kl_scale: str = key("1.0", "weight of the action-free RSSM's KL in finetuning", schedule=True)
+    af_kl_scale: str = key(
+        "1.0", "weight of the action-free RSSM's KL in finetuning", schedule=True
+    )
     concat_embed: bool = key(False, "the RSSM above sees the image's embedding, too")
     clip_apart: bool = key(
         False, "the gradient of encoder and action-free RSSM is clipped apart from the others'"

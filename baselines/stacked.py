@@ -120,6 +120,7 @@ class StackedPolicy(RecurrentPolicy):
     """A recurrent policy that carries the state of the RSSM below beside the other's."""
 
     carried = (*RecurrentPolicy.carried, "af_stoch", "af_deter")
+
     def parts(self, world_model: Any, behavior: ActorCritic) -> tuple[nn.Module, ...]:
         self._see, self._sampled = world_model.see, world_model.lower_sample
         return (*super().parts(world_model, behavior), world_model.af_rssm)

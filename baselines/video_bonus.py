@@ -113,7 +113,7 @@ class VideoBonus(nn.Module):
         return reward[:, : bonus.shape[1]] + bonus, memory, metrics
 
     def novelty(self, new: Tensor, queue: Tensor, filled: Tensor) -> Tensor:
-        """Mean distance of each row [N, P] to its k nearest in the filled part of the queue: [N]."""
+        """Mean distance of rows [N, P] to their k nearest in the filled part of the queue: [N]."""
         distance = torch.cdist(new.double(), queue.double())  # [N, Q]
         empty = torch.arange(len(queue), device=queue.device) >= filled
         distance = distance.masked_fill(empty, torch.inf)

@@ -97,13 +97,15 @@ def compare(kind: str, args: argparse.Namespace) -> int:
     best = max(here["ceiling_tflops"].values())
     rows = summarise(settings.results, flops, best)
     shown = {k: v for k, v in sizes.items() if kind == "update" or k != "imag_horizon"}
-    print(f"{kind} of {args.method}: {shown}, {flops / 1e12:.3f} TFLOP a batch; ceiling {best:.3g} TFLOP/s")
+    work = f"{flops / 1e12:.3f} TFLOP a batch; ceiling {best:.3g} TFLOP/s"
+    print(f"{kind} of {args.method}: {shown}, {work}")
     print(f"{here['machine'].get('gpu', here['machine']['cpu'])}, {device}")
     print(show(rows, settings.failed))
     for name, why in settings.failed.items():
         print(f"{name} failed: {why}")
     if args.json:
-        report = {"benchmark": kind, "method": args.method, **here, "sizes": sizes, "flops": flops, "rows": rows}
+        report = {"benchmark": kind, "method": args.method, **here, "sizes": sizes, "rows": rows}
+        report["flops"] = flops
         write(args.json, {**report, "settings": settings.results, "failed": settings.failed})
     return 1 if settings.failed else 0
 

@@ -1,6 +1,7 @@
 """One full update (world model, actor, critic) at the paper's size, setting against setting.
 
-python -m benchmarks.update [--method M] [--reference PATH] [--json OUT] [--device cuda:0] [--rounds N]
+python -m benchmarks.update [--method M] [--reference PATH] [--json OUT] [--device cuda:0]
+    [--rounds N]
 
 Settings: ``reference`` and ``reference16`` (the authors', in float32 and in their mixed
 precision), ``exact`` (ours with ``--compile False --precision 32``), ``bf16`` (eager in bfloat16),

@@ -1,4 +1,4 @@
-"""APV's world model written out in float64, from an agent's weights alone; gradients by autograd."""
+"""APV's world model in float64, from an agent's weights alone; its gradients by autograd."""
 
 import math
 

@@ -10,7 +10,7 @@ from accel.runtime import Runtime
 from agents.optimizer import Optimizer
 from baselines.apv import APV, APVPredictor, decayed
 from tests.baselines.by_hand import World
-from tests.helpers.models import A, SPACES, copied, make_batch, make_config, make_inputs
+from tests.helpers.models import SPACES, A, copied, make_batch, make_config, make_inputs
 from tests.helpers.models import equal as same
 from tests.helpers.runs import refusal
 
@@ -26,10 +26,10 @@ def configure(**changes):
     return make_config("--method_name", "apv", **given)
 
 
-def make_apv(seed=0, runtime={}, **changes):
+def make_apv(graphs=False, **changes):
     c = configure(**changes)
-    torch.manual_seed(seed)
-    agent = APV(c, dataclasses.replace(Runtime.resolve(c), **runtime), SPACES)
+    torch.manual_seed(0)
+    agent = APV(c, dataclasses.replace(Runtime.resolve(c), graphs=graphs), SPACES)
     with torch.no_grad():  # fresh biases and norms hide what is left out
         for name, parameter in agent.named_parameters():
             if name.endswith("bias") or "norm" in name:
@@ -55,8 +55,8 @@ def test_terms_and_gradients_of_updates_in_a_row(changes):
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         metrics = agent.learn(batch, 0).metrics
         for name, term in terms.items():
-            assert float(metrics[f"{name}_loss"]) == pytest.approx(float(term), rel=1e-5), name
-        assert float(metrics["model_loss"]) == pytest.approx(float(loss), rel=1e-5)
+            assert float(metrics[f"{name}_loss"]) == pytest.approx(term.item(), rel=1e-5), name
+        assert float(metrics["model_loss"]) == pytest.approx(loss.item(), rel=1e-5)
         for (name, own), grad in zip(agent.world_model.named_parameters(), grads, strict=True):
             wanted = torch.zeros_like(own) if grad is None else grad.float()
             torch.testing.assert_close(own.grad, wanted, rtol=1e-3, atol=2e-5, msg=name)
@@ -65,14 +65,22 @@ def test_terms_and_gradients_of_updates_in_a_row(changes):
         assert not agent.world_model.af_rssm.prior_stats.weight.grad.any()
 
 
-def test_imagination_and_critic_learn_from_the_reward_with_its_bonus():
-    """The head that imagination asks is fit to reward + bonus, on the windowed rows alone."""
-    plain, curious = make_apv(intr_beta=0.0), make_apv(intr_beta=50.0)
-    assert plain.bonus is None
-    for agent in (plain, curious):
-        agent.learn(make_batch(0, B, T), 0)
-    one, other = (agent.world_model.reward.mean.bias.grad for agent in (plain, curious))
-    assert float(other) < float(one) - 10  # a gradient that raises the predicted reward
+def test_the_reward_that_imagination_asks_for_has_the_bonus_in_it():
+    """Its head is fit to reward + bonus, so the bonus moves its last bias's gradient."""
+    grads, bonuses = [], []
+    for beta in (1e-6, 50.0):
+        agent = make_apv(intr_beta=beta, reward_scale="3.0")
+        bonuses.append(float(agent.learn(make_batch(0, B, T), 0).metrics["intr_reward"]))
+        grads.append(float(agent.world_model.reward.mean.bias.grad))
+    assert bonuses[1] > 0.1
+    assert grads[0] - grads[1] == pytest.approx(3 * (bonuses[1] - bonuses[0]), rel=1e-3)
+
+
+def test_without_a_weight_there_is_no_bonus():
+    agent = make_apv(intr_beta=0.0)
+    metrics = agent.learn(make_batch(0, B, T), 0).metrics
+    assert agent.bonus is None
+    assert "intr_reward" not in metrics
 
 
 def test_acting_carries_both_states_as_training_unrolls_them():
@@ -102,7 +110,7 @@ def test_a_recorded_update_moves_the_queue_as_an_eager_one():
     """Warming up for a recording moves the queue, too; what counts is one update each."""
     results = []
     for graphs in (False, True):
-        agent = make_apv(runtime={"graphs": graphs})
+        agent = make_apv(graphs)
         torch.manual_seed(1)
         for seed in range(3):
             agent.learn(make_batch(seed, B, T), 0)
