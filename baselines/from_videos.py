@@ -88,8 +88,8 @@ def fill_rssm(rssm: RSSM, given: RSSM) -> None:
     columns that are too many are left out, which changes nothing while zeros are fed; where it has
     more, those that are missing keep the start that they have, as all of them did so far.
     """
-    weight, theirs = rssm.inputs[0].weight, given.inputs[0].weight
+    name, theirs = "inputs.0.weight", given.state_dict()
     width = rssm.flat_stoch + min(rssm.action_size, given.action_size)
-    filled = weight.clone()
-    filled[:, :width] = theirs[:, :width]
-    rssm.load_state_dict({**given.state_dict(), "inputs.0.weight": filled})
+    filled = rssm.state_dict()[name].clone()
+    filled[:, :width] = theirs[name][:, :width]
+    rssm.load_state_dict({**theirs, name: filled})
