@@ -22,7 +22,7 @@ def batch(seed):
 
 @pytest.mark.parametrize("changes", [{}, {"relative": True, "scale": 2.0}, {"k": 15}])
 def test_rewards_of_batches_in_a_row_and_what_is_remembered(changes):
-    """12 windows a batch: the queue of 20 is part empty, then full; at first it has less than 15."""
+    """12 windows a batch: the queue of 20 is part empty, then full; at first it has under 15."""
     config = BonusConfig(**{**SMALL, **changes})
     torch.manual_seed(0)
     bonus = VideoBonus(F, config)
