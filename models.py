@@ -80,11 +80,14 @@ class FilterNoise(NamedTuple):
         latent: of the posterior, as `RSSM.draw_noise` makes it, [B, T, S, …]; None for its mode.
         embed: of the encoder, [B, T, Z]; None where it draws nothing.
         teacher: of the teacher's encoder likewise.
+        lower: of the posterior of an RSSM below, as `latent`; None where there is none, or its
+            mode is taken.
     """
 
     latent: Tensor | None
     embed: Tensor | None = None
     teacher: Tensor | None = None
+    lower: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -207,12 +210,13 @@ class VideoPredictor(nn.Module):
             β-VAE, ``beta_vae``: means over batch and time, in nats.
         """
         encoding = self.encode(batch["image"], noise.embed)
-        return self._terms(batch, scales, encoding, noise)[0]
+        states = self.observe(batch, encoding, noise.latent)
+        return self._terms(batch, scales, encoding, states)[0]
 
     def _terms(
-        self, batch: Batch, scales: LossScales, encoding: Encoding, noise: FilterNoise
+        self, batch: Batch, scales: LossScales, encoding: Encoding, states: tuple[State, State]
     ) -> tuple[Outputs, Tensor]:
-        post, prior = self.observe(batch, encoding, noise.latent)
+        post, prior = states
         feat = self.rssm.get_feat(post)  # [B, T, F]
         image_feat = feat if "image" in self.config.grad_heads else feat.detach()
         terms = {"image": self.image_term(image_feat, batch["image"])}
@@ -322,16 +326,24 @@ class WorldModel(VideoPredictor):
             noise: likewise.
         """
         encoding = self.encode(batch["image"], noise.embed)
-        outputs, feat = self._terms(batch, scales, encoding, noise)
-        for name in ("reward", "discount"):
-            if getattr(self, name) is not None:
-                head_feat = feat if name in self.config.grad_heads else feat.detach()
-                outputs.terms[name] = self.head_term(name, head_feat, batch[name])
+        states = self.observe(batch, encoding, noise.latent)
+        outputs, feat = self._terms(batch, scales, encoding, states)
+        outputs.terms.update(self._head_terms(feat, batch))
         if self.teacher is not None:
             with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
                 target = self.teacher.encode(batch["image"], noise.teacher).embed
             outputs.terms["distill"] = distillation(target, encoding.embed)
         return outputs
+
+    def _head_terms(self, feat: Tensor, batch: Batch) -> Terms:
+        """The terms of the heads, each over as many rows as its target has."""
+        terms = {}
+        for name in ("reward", "discount"):
+            if getattr(self, name) is not None:
+                head_feat = feat if name in self.config.grad_heads else feat.detach()
+                rows = batch[name].shape[1]
+                terms[name] = self.head_term(name, head_feat[:, :rows], batch[name])
+        return terms
 
     def draw_noise(self, *lead: int) -> FilterNoise:
         noise = super().draw_noise(*lead)

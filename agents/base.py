@@ -146,6 +146,11 @@ class Learner(nn.Module, ABC):
         fresh = [name for name in own if name not in fits]
         return Taken(len(fits), fresh, [name for name in given if name not in own])
 
+    @classmethod
+    def second_stage(cls, config: Config) -> dict[str, Any]:
+        """The flags of the second stage of what it trains, by their keys; default none."""
+        return {}
+
     def export(self, folder: Path, batch: Batch) -> None:
         """Writes what a second stage starts from, each file whole or not at all; default nothing.
 

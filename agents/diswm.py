@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
-from agents.base import Agent, Batch, Metrics, Obs, Spaces, State, Taken
+from agents.base import Agent, Batch, Learner, Metrics, Obs, Spaces, State, Taken
 from agents.learner import GradientLearner
 from agents.model_configs import behavior_config, check_networks, world_model_config
 from agents.optimizer import Optimizer
@@ -44,7 +44,8 @@ class DisWM(GradientLearner, Agent):
     """
 
     name = "diswm"
-    pretrainer = Predictor
+    pretrainer: ClassVar[type[Learner] | None] = Predictor
+    policy_class: ClassVar[type[RecurrentPolicy]] = RecurrentPolicy
 
     def __init__(
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
@@ -53,8 +54,7 @@ class DisWM(GradientLearner, Agent):
         super().__init__(config, runtime)
         size, chunk_size = spaces.action_size, runtime.image_chunk
         teacher = None if source is None else load_predictor(config, chunk_size)
-        sizes = world_model_config(config, chunk_size)
-        self.world_model = WorldModel(sizes, size, teacher).to(self.device)
+        self.world_model = self.make_world_model(size, teacher).to(self.device)
         feat_size = self.world_model.rssm.feat_size
         self.behavior = ActorCritic(behavior_config(config), feat_size, size).to(self.device)
         c, b = config, self.behavior
@@ -63,10 +63,14 @@ class DisWM(GradientLearner, Agent):
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
-        self.policy = RecurrentPolicy(config, runtime, self.world_model, self.behavior)
+        self.policy = self.policy_class(config, runtime, self.world_model, self.behavior)
         if runtime.compile:
             compile_model(self.world_model)
             compile_methods(b, "imagine_steps", "targets", "actor_loss", "value_loss")
+
+    def make_world_model(self, size: int, teacher: VideoPredictor | None) -> WorldModel:
+        """The world model for actions of that size."""
+        return WorldModel(world_model_config(self.config, self.runtime.image_chunk), size, teacher)
 
     @classmethod
     def check(cls, config: Config) -> None:

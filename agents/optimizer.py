@@ -18,6 +18,9 @@ SKIPPED = "skipped_"  # and the optimiser's name: the metric that says whether i
 class Optimizer:
     """Adam (or another) over named parameters, with the gradient's norm clipped.
 
+    Those of ``apart`` are clipped by their own norm and the others by theirs, as two optimisers
+    with the same settings would.
+
     A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
     are. That is decided on the device, and nothing waits for it.
     """
@@ -29,9 +32,13 @@ class Optimizer:
         config: Config,
         lr: float,
         clip: float,
+        apart: Iterable[nn.Parameter] = (),
     ):
         self.name, self.clip = name, clip
         self.parameters = [p for p in parameters if p.requires_grad]
+        own = {id(p) for p in apart}
+        parts = [[p for p in self.parameters if (id(p) in own) == which] for which in (True, False)]
+        self._parts = [part for part in parts if part]
         eps, decay = config.opt_eps, config.weight_decay
         # A CUDA graph records what lies on the device, so the count of steps has to.
         self.where = {"capturable": self.parameters[0].is_cuda}
@@ -55,11 +62,13 @@ class Optimizer:
             skip: 0-d, above 0 if an earlier step of the same update was skipped: so is this one.
 
         Returns:
-            The loss, the norm before the clip, and whether the step was skipped (1 or 0).
+            The loss, the norm of the whole gradient before the clip, and whether the step was
+            skipped (1 or 0).
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norms = [nn.utils.clip_grad_norm_(part, self.clip) for part in self._parts]
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         skipped = (~(torch.isfinite(loss.detach()) & torch.isfinite(norm))).float()
         if skip is not None:
             skipped = torch.maximum(skipped, skip)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,7 +36,12 @@ class RecurrentPolicy:
     With ``--overlap`` the actions of training come from a copy of the weights that
     :meth:`sync` takes, so that the environments need not wait for an update; on a GPU they are
     then computed on a stream of their own. Evaluation always acts with the learner's weights.
+
+    Attributes:
+        carried: what of a step's state the next step reads.
     """
+
+    carried: ClassVar[tuple[str, ...]] = ("stoch", "deter", "action")
 
     def __init__(
         self, config: Config, runtime: Runtime, world_model: WorldModel, behavior: ActorCritic
@@ -44,7 +49,7 @@ class RecurrentPolicy:
         self.config = config
         self.device = runtime.device
         self.actions = behavior.actor.actions
-        self._live = (world_model.encoder, world_model.rssm, behavior.actor)
+        self._live = self.parts(world_model, behavior)
         self._pad, self._copy, self._stream = world_model.pad_action, None, None
         if runtime.overlap:
             self._copy = nn.ModuleList(copy.deepcopy(part) for part in self._live)
@@ -57,6 +62,10 @@ class RecurrentPolicy:
             mode: Accelerated(self._step(mode), runtime, "a policy's step")
             for mode in ("train", "eval")
         }
+
+    def parts(self, world_model: Any, behavior: ActorCritic) -> tuple[Any, ...]:
+        """The modules that act: encoder, RSSM, actor, and what a subclass has beside them."""
+        return world_model.encoder, world_model.rssm, behavior.actor
 
     @torch.no_grad()
     def sync(self) -> None:
@@ -97,15 +106,15 @@ class RecurrentPolicy:
             state = self.initial(len(obs["image"])) if state is None else state
             inputs = {name: torch.from_numpy(np.ascontiguousarray(obs[name])) for name in obs}
             inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
-            inputs |= {name: state[name] for name in ("stoch", "deter", "action")}
-            inputs |= self._draw_noise(len(obs["image"]), mode)
+            inputs |= {name: state[name] for name in self.carried}
+            inputs |= self.draw_noise(len(obs["image"]), mode)
             latent = self._steps[mode](inputs)
             action = self._explore(latent.pop("action"), mode)
             return action.float().cpu().numpy(), {**latent, "action": action}
 
-    def _draw_noise(self, n: int, mode: str) -> State:
+    def draw_noise(self, n: int, mode: str) -> State:
         """What the step draws with, made here: a recorded step draws nothing by itself."""
-        c, (encoder, rssm, actor) = self.config, self._live
+        c, (encoder, rssm, actor) = self.config, self._live[:3]
         noise = {}
         if not c.eval_state_mean:
             noise["embed_noise"] = encoder.draw_noise(n, 1)
@@ -115,21 +124,34 @@ class RecurrentPolicy:
             noise["action_noise"] = actor.draw_noise(n)
         return {name: value for name, value in noise.items() if value is not None}
 
+    def see(self, parts: Any, inputs: State) -> tuple[Tensor, State]:
+        """What the RSSM is shown of an observation, and what else of the step is remembered.
+
+        Args:
+            parts: the modules that act.
+            inputs: observation, state and noise, as the step has them.
+
+        Returns:
+            [N, E], and tensors [N, …] by their names.
+        """
+        encoding = parts[0](inputs["image"][:, None], inputs.get("embed_noise"))
+        return encoding.embed[:, 0], {}
+
     def _step(self, mode: str) -> Callable[[State], State]:
         copied = mode == "train" and self._copy is not None
         parts: Any = self._copy if copied else self._live
-        encoder, rssm, actor = parts
+        rssm, actor = parts[1], parts[2]
 
         @torch.no_grad()
         def step(inputs: State) -> State:
             """Observation, state and noise → the posterior and the actor's action."""
-            embed = encoder(inputs["image"][:, None], inputs.get("embed_noise")).embed
+            embed, beside = self.see(parts, inputs)
             noise = inputs.get("latent_noise")
             previous = {name: inputs[name] for name in ("stoch", "deter")}
             latent = rssm.obs_step(
                 previous,
                 self._pad(inputs["action"]),
-                embed[:, 0],
+                embed,
                 inputs["is_first"],
                 sample=noise is not None,
                 noise=noise,
@@ -137,7 +159,7 @@ class RecurrentPolicy:
             policy = actor(rssm.get_feat(latent))
             drawn = inputs.get("action_noise")
             action = policy.mode() if drawn is None else policy.rsample(drawn)
-            return {**latent, "action": action}
+            return {**latent, **beside, "action": action}
 
         return step
 

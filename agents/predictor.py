@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,17 @@ class Predictor(GradientLearner):
         check_networks(config)
         if not config.beta_vae:
             print_safe("note: without --beta_vae True the predictor has DreamerV2's CNN")
+
+    @classmethod
+    def second_stage(cls, config: Config) -> dict[str, Any]:
+        """DisWM, distilled from it."""
+        return {
+            "method_name": "diswm",
+            "distillation": True,
+            "beta_vae": config.beta_vae,
+            "traverse": config.beta_vae,
+            "source_action_num": config.pretrain_action_num,
+        }
 
     def draw_noise(self, batch: int, length: int) -> FilterNoise:
         return self.model.draw_noise(batch, length)

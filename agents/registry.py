@@ -20,6 +20,8 @@ AGENTS = {
     "diswm": "agents.diswm:DisWM",
     "dreamerv2": "agents.diswm:DreamerV2",
     "random": "agents.random:Random",
+    "dv2_finetune": "baselines.dv2_finetune:DV2Finetune",
+    "apv": "baselines.apv:APV",
 }
 
 

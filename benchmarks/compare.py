@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.settings import ACTIONS, PAPER, check, chosen, look
+from benchmarks.settings import ACTIONS, METHODS, PAPER, check, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Settings, count_flops
 from tools import UserError
@@ -82,7 +82,8 @@ def compare(kind: str, args: argparse.Namespace) -> int:
     device, sizes = here["device"], {name: getattr(args, name) for name in PAPER}
     cuda = device.startswith("cuda")
     common = {"kind": kind, "device": device, "threads": args.threads}
-    common |= {"actions": ACTIONS, "sizes": sizes}
+    common |= {"actions": ACTIONS, "sizes": sizes, "method": args.method}
+    common["keys"] = METHODS.get(args.method, {}).get("reference", {})
     common |= {"checkout": str((args.reference or ROOT).resolve())}
     specs = {name: {**common, **what} for name, what in chosen(args, device).items()}
     flops = count_flops(common, [sizes])[0]
@@ -96,13 +97,15 @@ def compare(kind: str, args: argparse.Namespace) -> int:
     best = max(here["ceiling_tflops"].values())
     rows = summarise(settings.results, flops, best)
     shown = {k: v for k, v in sizes.items() if kind == "update" or k != "imag_horizon"}
-    print(f"{kind}: {shown}, {flops / 1e12:.3f} TFLOP a batch; ceiling {best:.3g} TFLOP/s")
+    work = f"{flops / 1e12:.3f} TFLOP a batch; ceiling {best:.3g} TFLOP/s"
+    print(f"{kind} of {args.method}: {shown}, {work}")
     print(f"{here['machine'].get('gpu', here['machine']['cpu'])}, {device}")
     print(show(rows, settings.failed))
     for name, why in settings.failed.items():
         print(f"{name} failed: {why}")
     if args.json:
-        report = {"benchmark": kind, **here, "sizes": sizes, "flops": flops, "rows": rows}
+        report = {"benchmark": kind, "method": args.method, **here, "sizes": sizes, "rows": rows}
+        report["flops"] = flops
         write(args.json, {**report, "settings": settings.results, "failed": settings.failed})
     return 1 if settings.failed else 0
 

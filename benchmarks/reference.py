@@ -137,7 +137,7 @@ class Reference:
         actions: size of the action vector.
         device: ``cpu`` or ``cuda:0``.
         precision: 32, or 16 for their mixed precision, which exists on CUDA alone.
-        overrides: more keys of their configuration, such as ``batch_size``.
+        overrides: more keys of their configuration: those of the method, ``batch_size``, ….
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class Reference:
     ):
         module = load(checkout, kind)
         with tempfile.TemporaryDirectory() as empty:  # they count the steps of its episodes
-            flags = {"beta_vae": True, "num_actions": actions, "traindir": Path(empty)}
-            flags |= {"device": device, "precision": precision}
-            if kind == "update":
-                flags["distillation"] = True
-            self.config = read_config(checkout, {**flags, **(overrides or {})})
+            flags = {"num_actions": actions, "traindir": Path(empty)}
+            flags |= {"device": device, "precision": precision, **(overrides or {})}
+            if kind == "pretrain":
+                flags["distillation"] = False
+            self.config = read_config(checkout, flags)
             logging.getLogger("torch").setLevel(logging.ERROR)
             self.agent = module.Dreamer(self.config, None, None).to(device)
         self.agent.requires_grad_(requires_grad=False)

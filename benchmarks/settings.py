@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.registry import AGENTS
 from benchmarks.turns import Failed, ask_once
 from tools import UserError, nearest
 
@@ -32,6 +33,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "compiled32": _ours(True, False, "32"),
     "compiled": _ours(True, False, "bf16"),
     "default": {"source": "ours", "flags": ["--precision", "auto"]},
+}
+# What is measured of a method beside its name: words of our command line, and keys of the authors'
+# configuration, where their code has the method.
+METHODS: dict[str, dict[str, Any]] = {
+    "diswm": {
+        "flags": ["--beta_vae", "True", "--distillation", "True"],
+        "reference": {"beta_vae": True, "distillation": True},
+    },
+    "dreamerv2": {"reference": {}},
+    "dv2_finetune": {"reference": {"naive_fine_tune": True, "source_action_num": ACTIONS}},
+    "apv": {"reference": {"fine_tune": True, "source_action_num": ACTIONS}},
 }
 ON_CPU = ("reference", "exact", "default", "compiled")
 ON_CUDA = tuple(SETTINGS)
@@ -59,6 +71,7 @@ def split(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The flags that the benchmarks of updates share."""
     made = base(name, description)
+    made.add_argument("--method", default="diswm", help="whose update: a --method_name")
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
     made.add_argument("--warmup", type=int, help="updates before the first round; CUDA 5, CPU 1")
     for size, value in PAPER.items():
@@ -94,6 +107,10 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
     names += [text.partition("=")[0] for text in args.also]
     if args.reference is None and not args.settings:
         names = [name for name in names if table[name]["source"] != "reference"]
+    method = getattr(args, "method", "diswm")
+    their_own = METHODS.get(method, {}).get("reference")
+    if args.settings is None and their_own is None:
+        names = [name for name in names if table[name]["source"] != "reference"]
     for name in names:
         if name not in table:
             raise UserError(f"no setting is called '{name}'{nearest(name, table)}")
@@ -101,6 +118,8 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"the setting '{name}' needs --reference, a checkout of qiwang067/DisWM"
             )
+        if table[name]["source"] == "reference" and their_own is None:
+            raise UserError(f"the setting '{name}' has no {method}: leave it out")
         if table[name].get("precision") == 16 and not device.startswith("cuda"):
             raise UserError(f"the setting '{name}' needs --device cuda:0: theirs is 32 on a CPU")
     return {name: table[name] for name in dict.fromkeys(names)}
@@ -116,6 +135,12 @@ def check(args: argparse.Namespace) -> None:
         value, least = getattr(args, name, None), 2 if name == "imag_horizon" else 1
         if value is not None and value < least:
             raise UserError(f"--{name} takes a whole number from {least}, not {value}")
+    learning = [name for name in AGENTS if name != "random"]
+    if args.method not in learning:
+        raise UserError(
+            f"--method takes {', '.join(learning)}, not '{args.method}'"
+            f"{nearest(args.method, learning)}"
+        )
     if args.threads < 0:
         raise UserError(f"--threads takes 0 or more, not {args.threads}")
     folder = getattr(args, "reference", None)

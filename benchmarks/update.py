@@ -1,11 +1,14 @@
 """One full update (world model, actor, critic) at the paper's size, setting against setting.
 
-python -m benchmarks.update [--reference PATH] [--json OUT] [--device cuda:0] [--rounds N]
+python -m benchmarks.update [--method M] [--reference PATH] [--json OUT] [--device cuda:0]
+    [--rounds N]
 
 Settings: ``reference`` and ``reference16`` (the authors', in float32 and in their mixed
 precision), ``exact`` (ours with ``--compile False --precision 32``), ``bf16`` (eager in bfloat16),
 ``graphs`` and ``compiled`` (each alone; in float32 with a 32 behind the name), ``default`` (what a
 run does without flags, at ``--precision auto``). ``--also 'name=--flag value'`` adds more.
+
+``--method M`` measures another method than DisWM, against the authors' code where that has it.
 
 Each setting has a process of its own; they take turns, one turn each a round. ``× reference`` is
 the median over rounds of the reference's time over the setting's in the same round. ``before`` is

@@ -4,10 +4,11 @@ It reads one JSON object a line: first what to hold, then ``{"do": …}`` reques
 with one JSON line. It ends when its input does. :mod:`benchmarks.turns` is the other side.
 
 What to hold: ``source`` (``ours``, ``reference``, ``flops``, ``machine``), ``kind`` (``update``,
-``pretrain``, ``act``), ``flags`` (words of our command line), ``precision`` (of the reference),
-``checkout`` (of the reference), ``device``, ``threads`` (0 leaves the choice), ``actions`` and
-``sizes`` (``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes
-to count the arithmetic of.
+``pretrain``, ``act``), ``method`` (``diswm`` by default), ``flags`` (words of our command line),
+``precision`` (of the reference), ``checkout`` (of the reference), ``keys`` (of its configuration:
+the method's), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
+(``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes to count
+the arithmetic of.
 """
 
 from __future__ import annotations
@@ -62,29 +63,31 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     import config  # not above: a process with the reference has modules of theirs by these names
     from accel.runtime import Runtime
     from agents.base import Spaces
-    from agents.diswm import DisWM
     from agents.model_configs import predictor_config
-    from agents.predictor import Predictor
     from agents.pretrained import save_predictor
+    from agents.registry import METHODS, agent_class
     from models import VideoPredictor
     from replay.batch import to_tensors
 
-    flags = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True", "--device", spec["device"]]
+    method, kind = spec.get("method", "diswm"), agent_class(spec.get("method", "diswm"))
+    flags = ["--configs", "defaults", "dmc2gym", "--method_name", method]
+    flags += [*_flags_of(method, spec["kind"]), "--device", spec["device"]]
     flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
     flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
     with tempfile.TemporaryDirectory() as folder:
         flags += ["--pretrain_checkpoint_path", folder]
-        parsed = config.parse([*flags, *_OF_KIND[spec["kind"]]])
+        parsed = config.parse(flags, methods=METHODS)
         runtime = Runtime.resolve(parsed)
         runtime.prepare()
         torch.manual_seed(parsed.seed)
         if spec["kind"] == "pretrain":
-            learner = Predictor(parsed, runtime)
+            learner = kind.pretrainer(parsed, runtime)
         else:
+            source = None  # what begins as a predictor computes the same from any weights
             if parsed.distillation:  # a teacher of random weights
                 save_predictor(Path(folder), VideoPredictor(predictor_config(parsed), 0))
-            spaces = Spaces((64, 64, 3), spec["actions"], False)
-            learner = DisWM(parsed, runtime, spaces, DisWM.find_source(parsed))
+                source = kind.find_source(parsed)
+            learner = kind(parsed, runtime, Spaces((64, 64, 3), spec["actions"], False), source)
     keys = ("precision", "compile", "cuda_graphs", "image_chunk")
     facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(runtime.dtype)}
 
@@ -97,11 +100,15 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     return policy if spec["kind"] == "act" else update, facts
 
 
-_OF_KIND = {
-    "update": ["--distillation", "True"],
-    "pretrain": ["--beta_vae_pretrain", "True"],
-    "act": [],
-}
+def _flags_of(method: str, kind: str) -> list[str]:
+    """The words that a method is measured with; a teacher is for updates alone."""
+    from benchmarks.settings import METHODS
+
+    flags = list(METHODS.get(method, {}).get("flags", ()))
+    if kind != "update" and "--distillation" in flags:
+        at = flags.index("--distillation")
+        del flags[at : at + 2]
+    return [*flags, "--beta_vae_pretrain", "True"] if kind == "pretrain" else flags
 
 
 def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
@@ -119,7 +126,7 @@ def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]
         spec["actions"],
         spec["device"],
         spec["precision"],
-        spec["sizes"],
+        {**spec.get("keys", {"beta_vae": True, "distillation": True}), **spec["sizes"]},
     )
 
     @torch.no_grad()  # as their loop has it

@@ -11,7 +11,7 @@ from pathlib import Path
 from config.blocks import check_label, known_block, layers, method_of, parse_layer, with_files
 from config.distractors import settled
 from config.help import show_help
-from config.hints import near_key, why_not
+from config.hints import near_key, other_names, why_not
 from config.schema import CONFIGS, Key, Methods, load_keys, schema_for
 from config.values import Config
 from fileio import yaml_files
@@ -19,13 +19,18 @@ from fileio.yaml_files import printable
 from tools import UserError
 
 
-class _Parser(argparse.ArgumentParser):
+class _Words(argparse.ArgumentParser):
     def __init__(self) -> None:
         super().__init__(prog="dreamer.py", add_help=False, allow_abbrev=False)
-        self.add_argument("--configs", nargs="+", default=["defaults"])
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(message)
+
+
+class _Parser(_Words):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_argument("--configs", nargs="+", default=["defaults"])
 
 
 def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = None) -> Config:
@@ -43,6 +48,7 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
     """
     if show_help(argv, methods or {}, path):
         sys.exit(0)
+    argv = _with_method_name(argv, methods or {})
     keys, document = load_keys(path), yaml_files.load(path)
     first = _Parser()
     first.add_argument("--method_name")
@@ -66,6 +72,39 @@ def parse(argv: Sequence[str], path: Path = CONFIGS, methods: Methods | None = N
     for where, layer in stacked.items():
         check_label(values, layer, where)
     return Config(values, presets, blocks, flags, schema)
+
+
+def _with_method_name(argv: Sequence[str], methods: Methods) -> list[str]:
+    """A command line whose method is named by ``--method_name`` alone.
+
+    In published ones, some methods have a flag of their own: ``--fine_tune True``.
+
+    Raises:
+        UserError: such a flag is neither True nor False, or several flags name different methods.
+    """
+    flags = {flag: name for flag, name in other_names("methods").items() if name in methods}
+    if not any(word.split("=")[0].removeprefix("--") in flags for word in argv):
+        return list(argv)
+    parser = _Words()
+    for flag in ("method_name", *flags):
+        parser.add_argument(f"--{flag}")
+    words, rest = parser.parse_known_args(list(argv))
+    given = {flag: value for flag, value in vars(words).items() if value is not None}
+    named = {}
+    for flag, value in given.items():
+        if flag == "method_name":
+            named[f"--method_name {value}"] = value
+        elif value.lower() not in ("true", "false"):
+            raise UserError(f"--{flag} takes True or False, not '{printable(value)}'")
+        elif value.lower() == "true":
+            named[f"--{flag} True"] = flags[flag]
+    if len(set(named.values())) > 1:
+        raise UserError(
+            f"{printable(' and '.join(named))} name different methods, as "
+            f"{' and '.join(f'--{flag} True is {flags[flag]}' for flag in given if flag in flags)}"
+            ": give one of them"
+        )
+    return [*rest, *(word for name in {*named.values()} for word in ("--method_name", name))]
 
 
 def _flags(

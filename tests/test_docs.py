@@ -11,7 +11,8 @@ import pytest
 
 import config
 from agents.registry import METHODS
-from config.schema import load_keys
+from config.hints import other_names
+from config.schema import keys_of, load_keys
 from tests.data.samples import encode
 from tests.helpers.docs import ROOT, add_keys, bash, blocks, copy_code, edit
 from tests.helpers.runs import events, metrics
@@ -93,7 +94,8 @@ def test_files_that_are_named_are_there(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_that_are_named_exist(page):
     text = (ROOT / page).read_text()
-    known = set(load_keys()) | {"configs", "help"}
+    known = set(load_keys()) | {"configs", "help"} | set(other_names("methods"))
+    known |= {name for method, keys in METHODS.items() for name in keys_of(keys, method)}
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
     known |= {"output", "axis", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
     if page == "docs/departures.md":
@@ -126,10 +128,10 @@ def test_commands_of_the_paper_are_taken():
         assert c.source_action_num == 2
         assert c.pretrain_checkpoint_path == "runs/dmc2gym_reacher_easy/pretrain/seed_0"
     labels = ["no_distillation", "no_disentanglement", "no_disentanglement", "no_switch", ""]
-    assert [c.label for c in parsed[3:]] == labels
+    assert [c.label for c in parsed[3:8]] == labels
     assert len({folder_of(c) for c in parsed}) == len(parsed)
-    pretrained, finetuned = parsed[4:6]
-    assert Path(finetuned.pretrain_checkpoint_path) == folder_of(pretrained)
+    for pretrained, finetuned in (parsed[4:6], parsed[8:10]):
+        assert Path(finetuned.pretrain_checkpoint_path) == folder_of(pretrained)
 
 
 def test_commands_of_the_published_curves_are_taken():

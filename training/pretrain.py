@@ -149,14 +149,13 @@ class PretrainTrainer(Trainer):
     def next_step(run: RunFolder) -> str:
         """The finetuning that this pretraining is for."""
         c = run.config
-        transfer = {"distillation": True, "beta_vae": c.beta_vae, "traverse": c.beta_vae}
-        transfer["color_distractor"] = c.distractors != "none"
+        flags = pretrainer_class(c).second_stage(c)
+        flags |= {"color_distractor": c.distractors != "none", "seed": c.seed}
         settled = labelled_keys(c.blocks)
         words = [
             dreamer("--configs", *c.blocks, "--device", c.device),
-            "--task dmc2gym_walker_walk --method_name diswm",
-            " ".join(f"--{n} {v}" for n, v in transfer.items() if n not in settled),
-            f"--source_action_num {c.pretrain_action_num} --seed {c.seed}",
+            "--task dmc2gym_walker_walk",
+            " ".join(f"--{name} {value}" for name, value in flags.items() if name not in settled),
             f"--pretrain_checkpoint_path {shlex.quote(str(run.folder))}",
         ]
         if "distractors" in c.overrides:

@@ -17,14 +17,19 @@ from tests.helpers.models import SPACES, make_batch, make_config
 
 META = torch.device("meta")
 # What a method needs beside its defaults; and others of its settings, each with changes of its own.
-NEEDS = {"dreamerv2": {"beta_vae": False}}
+NEEDS = {name: {"beta_vae": False} for name in ("dreamerv2", "dv2_finetune", "apv")}
+BONUS = {"queue_size": 20, "intr_seq_length": 2, "k": 3}
+NEEDS["apv"] |= BONUS
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
+AUTHORS = {"af_latents": "sample", "concat_embed": True, "clip_apart": True, "beta_type": "rel"}
+OTHERS += [("apv", DISCRETE | BONUS | AUTHORS)]
 OTHERS += [("diswm", {"opt": "momentum", "actor_dist": "tanh_normal"})]
 CLASSES = {name: agent_class(name) for name in sorted(AGENTS)}
-STAGES = {kept.pretrainer for kept in CLASSES.values()} - {None}
+# Each first stage, and the method that it is of.
+STAGES = {kept.pretrainer: name for name, kept in reversed(CLASSES.items()) if kept.pretrainer}
 CASES = [(kept, NEEDS.get(name, {})) for name, kept in CLASSES.items()]
-CASES += [(kept, {}) for kept in sorted(STAGES, key=lambda kept: kept.name)]
+CASES += [(kept, NEEDS.get(name, {})) for kept, name in STAGES.items()]
 CASES += [(CLASSES[name], changes) for name, changes in OTHERS]
 LEARN = [case for case in CASES if issubclass(case[0], GradientLearner)]
 
@@ -33,14 +38,15 @@ def build(kind, changes, teacher=None, device=None):
     """A learner of that class; one that can have a teacher has one."""
     if changes.get("beta_vae", True) and hasattr(kind, "find_source"):
         changes = {**changes, "distillation": True, "pretrain_checkpoint_path": str(teacher)}
-    c = make_config(**changes)
+    c = make_config("--method_name", STAGES.get(kind, kind.name), **changes)
     runtime = Runtime.resolve(c)
     runtime = dataclasses.replace(runtime, device=device or runtime.device)
     torch.manual_seed(0)
     if kind in STAGES:
         return kind(c, runtime)
     spaces = SPACES._replace(discrete=c.actor_dist.startswith("onehot"))
-    return kind(c, runtime, spaces, kind.find_source(c))
+    # What begins as a predictor computes the same from any weights.
+    return kind(c, runtime, spaces, kind.find_source(c) if c.distillation else None)
 
 
 def batch_of(changes, seed=0):

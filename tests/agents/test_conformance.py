@@ -25,7 +25,9 @@ from training.stop import Stopped
 ROOT = Path(__file__).parents[2]
 FLAGS: dict[str, dict[str, Any]] = {
     "diswm": {"beta_vae": True, "distillation": True, "color_distractor": True},
+    "apv": {"k": 3, "intr_seq_length": 2, "queue_size": 20, "queue_dim": 4},
 }
+FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "reinforce"}
 SPACES = {
     "continuous": Spaces((64, 64, 3), 2, False),
@@ -37,7 +39,8 @@ CASES = [(m, kind) for m in sorted(AGENTS) for kind in sorted(agent_class(m).kin
 
 def words(tiny: Tiny, runs: Path, method: str, **more: Any) -> list[str]:
     """A command line of a tiny run of that method."""
-    flags = {"method_name": method, "pretrain_checkpoint_path": tiny.teacher}
+    predictor = tiny.plain if method in FROM_VIDEOS else tiny.teacher
+    flags = {"method_name": method, "pretrain_checkpoint_path": predictor}
     return tiny.episodes(runs, **flags, **FLAGS.get(method, {}), **more)
 
 
@@ -112,7 +115,8 @@ def test_a_saved_state_is_data_and_everything_there_is(tiny, method, kind, same)
     same.values(trace(other, spaces), trace(agent, spaces))
     if any(value.ndim for value in other.parameters()):
         wider = spaces._replace(action_size=spaces.action_size + 1)
-        parsed = config.parse(words(tiny, Path("runs"), method, **(DISCRETE if wider[2] else {})))
+        more = DISCRETE if wider[2] else {}
+        parsed = config.parse(words(tiny, Path("runs"), method, **more), methods=METHODS)
         other = type(agent)(parsed, Runtime.resolve(parsed), wider)
         with pytest.raises(ValueError, match="shape"):
             other.load_state(agent.save_state())

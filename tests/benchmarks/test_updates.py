@@ -135,6 +135,19 @@ def test_pretraining_has_its_own_update(here, tmp_path):
     assert "faster" not in report["rows"]["bf16"]
 
 
+def test_another_method_has_its_own_update_and_its_own_place_in_the_reference(
+    here, tmp_path, monkeypatch
+):
+    out, asked = tmp_path / "update.json", []
+    monkeypatch.setattr(compare, "count_flops", lambda spec, points: asked.append(spec) or [10**9])
+    words = ["--method", "apv", "--settings", "exact", "--rounds", "1", "--json", str(out)]
+    assert update.main([*TINY, *SMALL, "--batch_length", "6", *words]) == 0
+    report = json.loads(out.read_text())
+    assert report["method"] == asked[0]["method"] == "apv"
+    assert asked[0]["keys"] == {"fine_tune": True, "source_action_num": 6}
+    assert report["rows"]["exact"]["ms"] > 0
+
+
 def test_reference_pretrains_too(checkout):
     spec = {"source": "reference", "kind": "pretrain", "device": "cpu", "threads": 1}
     spec |= {"actions": 6, "precision": 32, "checkout": str(checkout)}
@@ -204,6 +217,7 @@ def test_tables_align_their_columns():
     [
         (["--settings", "exat"], "did you mean 'exact'"),
         (["--settings", "reference"], "--reference"),
+        (["--method", "avp"], "--method takes diswm, dreamerv2, dv2_finetune, apv, not 'avp' (did"),
         (["--reference", "nowhere"], "no checkout"),
         (["--batch_size", "0"], "--batch_size"),
         (["--rounds", "0"], "--rounds"),

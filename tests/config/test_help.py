@@ -50,9 +50,10 @@ def test_help_all_has_every_key_once_under_its_group(capsys, words):
     blocks = " ".join(lines[2 : lines.index("", 3)]).partition("They stack")[0]
     assert blocks.split()[3:] == list(yaml_files.load(CONFIGS))
     found = flags(lines)
-    assert list(found) == [*KEYS, "queue_size"]
+    own = [name for method, keys in METHODS.items() for name in keys_of(keys, method)]
+    assert list(found) == list(dict.fromkeys([*KEYS, *own, "queue_size"]))
     for name, described in KEYS.items():
-        values = "diswm|dreamerv2|random|invented" if name == "method_name" else described.values
+        values = "|".join([*AGENTS, "invented"]) if name == "method_name" else described.values
         said = f"{{{values}}} " * bool(values) + f"{described.help} [{written(described.default)}]"
         assert found[name] == (described.group, said)
     assert found["queue_size"] == ("Method invented", "{>0} frames to look back on [4096]")

@@ -20,6 +20,7 @@ from agents.diswm import DisWM
 from agents.learner import GradientLearner, flatten
 from agents.model_configs import predictor_config, world_model_config
 from agents.predictor import Predictor
+from agents.registry import METHODS
 from config import Config
 from models import VideoPredictor, WorldModel
 from tests.helpers.runs import NETWORKS
@@ -35,7 +36,7 @@ def parse(*words: str) -> Config:
     """A tiny configuration with a β-VAE, and more words of a command line."""
     small = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     blocks = ["--configs", "defaults", "dmc2gym", "--beta_vae", "True"]
-    return config.parse([*blocks, *small, *words])
+    return config.parse([*blocks, *small, *words], methods=METHODS)
 
 
 def make_config(*words: Any, **changes: Any) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,6 +60,13 @@ class Tiny:
     def __init__(self, teacher: Path):
         self.teacher = teacher
 
+    @functools.cached_property
+    def plain(self) -> Path:
+        """A folder with a predictor that has DreamerV2's CNN, and no action input."""
+        folder = self.teacher.with_name(f"{self.teacher.name}_plain")
+        _save_predictor(folder, self.pretrain(folder, folder, beta_vae=False), 0)
+        return folder
+
     def command(self, runs: Path, /, *flags: Mapping[str, Any], **more: Any) -> list[str]:
         """The words of a command line; later flags win."""
         chosen = {"task": TASK, "logdir": runs, **NETWORKS, **PROCESS}
@@ -102,9 +110,10 @@ class Tiny:
     def folder(self, argv: list[str]) -> Path:
         """The run's folder of a command line."""
         import config
+        from agents.registry import METHODS
         from training.run_folder import folder_of
 
-        return folder_of(config.parse(argv))
+        return folder_of(config.parse(argv, methods=METHODS))
 
 
 @contextlib.contextmanager
@@ -232,16 +241,20 @@ class Same(NamedTuple):
 
 def make_runs(teacher: Path) -> Tiny:
     """Tiny runs, and a teacher for them in an empty folder."""
+    runs = Tiny(teacher)
+    _save_predictor(teacher, runs.pretrain(teacher, teacher), 2)
+    return runs
+
+
+def _save_predictor(folder: Path, argv: list[str], actions: int) -> None:
+    """Writes a predictor of a pretraining's sizes, which has learned nothing."""
     from agents.model_configs import predictor_config
     from agents.pretrained import save_predictor
     from config import parse
     from models import VideoPredictor
 
-    runs = Tiny(teacher)
     torch.manual_seed(1)
-    sizes = predictor_config(parse(runs.pretrain(teacher, teacher)))
-    save_predictor(teacher, VideoPredictor(sizes, 2))
-    return runs
+    save_predictor(folder, VideoPredictor(predictor_config(parse(argv)), actions))
 
 
 def make_videos(folder: Path) -> Path:
