@@ -20,6 +20,10 @@ AGENTS = {
     "diswm": "agents.diswm:DisWM",
     "dreamerv2": "agents.diswm:DreamerV2",
     "random": "agents.random:Random",
+    "sac": "baselines.sac:SAC",
+    "rad": "baselines.rad:RAD",
+    "curl": "baselines.curl:CURL",
+    "ted": "baselines.ted:TED",
 }
 
 
