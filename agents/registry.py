@@ -24,6 +24,8 @@ AGENTS = {
     "rad": "baselines.rad:RAD",
     "curl": "baselines.curl:CURL",
     "ted": "baselines.ted:TED",
+    "drqv2": "baselines.drqv2:DrQV2",
+    "svea": "baselines.svea:SVEA",
 }
 
 

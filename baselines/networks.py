@@ -54,7 +54,7 @@ class Convs(nn.Module):
 
 
 def sides(side: int, layers: int) -> list[int]:
-    """What each of the convolutions leaves of an image's side; not above 0 where it is too small."""
+    """What each of the convolutions leaves of a side; not above 0 where that is too small."""
     found = [(side - KERNEL) // 2 + 1]
     for _ in range(layers - 1):
         found.append(found[-1] - KERNEL + 1)

@@ -33,7 +33,7 @@ def observations(shown: Mapping[str, Tensor], channels: int, saliency: Tensor) -
             if number == 0 or age == 0:
                 names.append(f"{name}\nt − {age}" if age else f"{name}\nt")
                 tiles.append(frame)
-    first = [*shown.values()][0]
+    first = next(iter(shown.values()))
     last = first.unflatten(1, (-1, channels))[:, -1].permute(0, 2, 3, 1)
     names.append("what moves\nits value")
     tiles.append(last * (SHARE + (1 - SHARE) * _scaled(saliency)[..., None]))

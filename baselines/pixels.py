@@ -22,9 +22,9 @@ from accel.runtime import Runtime
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
 from baselines import pictures
-from baselines.augment import Crops, join
-from baselines.networks import sides
-from baselines.stacking import push
+from baselines.augment import Crops, join, stacked
+from baselines.networks import Critic, sides
+from baselines.stacking import push, transition
 from config import Config, key
 from replay.sampler import Windows
 from tools import UserError
@@ -49,7 +49,9 @@ class CropKeys:
     """Keys of agents that learn from random crops."""
 
     crop_pad: int = key(
-        4, "pixels by which images are padded before a random crop; not with render_size", at_least=0
+        4,
+        "pixels by which images are padded before a random crop; not with render_size",
+        at_least=0,
     )
     render_size: int | None = key(
         None, "side of the images that environments draw, which crops of --size come from", above=0
@@ -59,10 +61,10 @@ class CropKeys:
 class PixelAgent(GradientLearner, Agent):
     """An agent of stacked frames; the arguments are those of every agent (`agents/base.py`).
 
-    A subclass makes its networks and optimisers, and says in ``act_step`` how it acts and in
-    ``compute`` what an update is. What happens at every n-th update alone it names in ``rhythm``;
-    ``self.due`` says which of it the update at hand has. So an update that is recorded has no
-    branches: each combination is recorded by itself.
+    A subclass makes its networks, a ``critic`` among them, and optimisers, and says in ``act_step``
+    how it acts and in ``compute`` what an update is. What happens at every n-th update alone it
+    names in ``rhythm``; ``self.due`` says which of it the update at hand has. So an update that is
+    recorded has no branches: each combination is recorded by itself.
 
     Attributes:
         crops: where crops lie; None for an agent that learns from whole images.
@@ -70,6 +72,7 @@ class PixelAgent(GradientLearner, Agent):
     """
 
     kinds = frozenset({"continuous"})
+    critic: Critic
     min_batch: ClassVar[int] = 1
 
     def __init__(
@@ -189,9 +192,33 @@ class PixelAgent(GradientLearner, Agent):
     def act_step(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Actions [N, A] for observations [N, S·C, H, W]; without noise, the best."""
 
+    # Seeing
+
     def to_input(self, obs: Tensor) -> Tensor:
         """uint8 observations as the convolutions see them."""
         return obs.float() / 255
+
+    def to_picture(self, obs: Tensor) -> Tensor:
+        """What `to_input` returned, in 0..1."""
+        return obs
+
+    def convs(self, net: Critic, obs: Tensor) -> Tensor:
+        """What a critic's convolutions make of observations, float32 [B, R].
+
+        They compute in the run's precision, all else in float32: returns need its digits.
+        """
+        with self.autocast():
+            seen = net.convs(obs)
+        return seen.float()
+
+    def look(self, batch: Batch, frames: Tensor, crop: Tensor | None) -> Tensor:
+        """Observations as the convolutions see them, [B, S·C, H, W]; without a crop, the middle."""
+        images = batch["image"]
+        if self.crops is None:
+            return self.to_input(stacked(images, frames))
+        if crop is None:
+            return self.to_input(stacked(self.crops.center(images), frames))
+        return self.to_input(self.crops.take(images, frames, crop))
 
     # Updates
 
@@ -231,13 +258,24 @@ class PixelAgent(GradientLearner, Agent):
         channels = self.spaces.image[2]
         return {"observations": pictures.observations(shown, channels, self.saliency(few))}
 
-    @abstractmethod
     def shown(self, batch: Batch, noise: Any) -> dict[str, Tensor]:
         """By their names, what the networks see of a batch: [B, S·C, H, W] in 0..1 each.
 
-        The first is the observation that actions are chosen for.
+        The first is the observation as actions are chosen for it, all its frames are drawn.
         """
+        step = transition(batch, self.stack, self.steps(self.config))
+        if self.crops is None:
+            seen = {"seen": (step.obs, None), "next": (step.next_obs, None)}
+        else:
+            seen = {"middle": (step.obs, None), "crop": (step.obs, noise.crop)}
+            seen["next, crop"] = (step.next_obs, noise.next_crop)
+        return {name: self.to_picture(self.look(batch, *what)) for name, what in seen.items()}
 
-    @abstractmethod
     def saliency(self, batch: Batch) -> Tensor:
         """How much the smaller action value depends on each pixel, [B, H, W], of whole images."""
+        step, critic = transition(batch, self.stack, self.steps(self.config)), self.critic
+
+        def value(obs: Tensor) -> Tensor:
+            return torch.minimum(*critic.q(critic.head(critic.convs(obs)), step.action))
+
+        return pictures.gradient(value, self.look(batch, step.obs, None))

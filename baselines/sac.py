@@ -23,8 +23,6 @@ from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents.base import Batch, Metrics, Spaces
 from agents.optimizer import Optimizer
-from baselines import pictures
-from baselines.augment import stacked
 from baselines.networks import (
     Convs,
     Critic,
@@ -140,12 +138,6 @@ class SAC(PixelAgent):
 
     # What is seen
 
-    def convs(self, net: Critic, obs: Tensor) -> Tensor:
-        """What a critic's convolutions make of observations, float32 [B, R]."""
-        with self.autocast():
-            seen = net.convs(obs)
-        return seen.float()
-
     def actor_input(self, obs: Tensor) -> Tensor:
         """What the actor sees: the convolutions' [B, R], or a feature [B, F] if it shares that."""
         seen = self.convs(self.critic, obs)
@@ -159,15 +151,6 @@ class SAC(PixelAgent):
     def following(self, next_obs: Tensor) -> Tensor:
         """The target's feature of the next observation, [B, F]."""
         return self.target.head(self.convs(self.target, next_obs))
-
-    def look(self, batch: Batch, frames: Tensor, crop: Tensor | None) -> Tensor:
-        """Observations as the convolutions see them, [B, S·C, H, W]; without a crop, the middle."""
-        images = batch["image"]
-        if self.crops is None:
-            return self.to_input(stacked(images, frames))
-        if crop is None:
-            return self.to_input(stacked(self.crops.center(images), frames))
-        return self.to_input(self.crops.take(images, frames, crop))
 
     # An update
 
@@ -207,9 +190,7 @@ class SAC(PixelAgent):
         """The actor's action [B, A] and its log density [B]."""
         return squashed(*self.actor(seen), noise, self.exact_log_prob)
 
-    def critic_loss(
-        self, obs: Tensor, step: Transition, target: Tensor, noise: SACNoise
-    ) -> Tensor:
+    def critic_loss(self, obs: Tensor, step: Transition, target: Tensor, noise: SACNoise) -> Tensor:
         """The squared errors of both action values."""
         values = self.critic.q(self.feature(self.actor_input(obs)), step.action)
         return sum_of_errors(values, target, step.weight)
@@ -239,7 +220,7 @@ class SAC(PixelAgent):
         move(self.target.head, self.critic.head, c.encoder_tau)
         move(self.target.convs, self.critic.convs, c.encoder_tau)
 
-    # Acting, and pictures
+    # Acting
 
     def act_step(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         seen = self.critic.convs(obs)
@@ -248,25 +229,9 @@ class SAC(PixelAgent):
         average, log_std = self.actor(seen)
         return torch.tanh(average if noise is None else average + noise * log_std.exp())
 
-    def shown(self, batch: Batch, noise: SACNoise) -> dict[str, Tensor]:
-        step = transition(batch, self.stack)
-        shown = {"whole" if self.crops is None else "middle": self.look(batch, step.obs, None)}
-        if self.crops is None:
-            return shown | {"next": self.look(batch, step.next_obs, None)}
-        shown["crop"] = self.look(batch, step.obs, noise.crop)
-        return shown | {"next, crop": self.look(batch, step.next_obs, noise.next_crop)}
-
-    def saliency(self, batch: Batch) -> Tensor:
-        step, critic = transition(batch, self.stack), self.critic
-
-        def value(obs: Tensor) -> Tensor:
-            return torch.minimum(*critic.q(critic.head(critic.convs(obs)), step.action))
-
-        return pictures.gradient(value, self.look(batch, step.obs, None))
-
 
 def sum_of_errors(values: tuple[Tensor, Tensor], target: Tensor, weight: Tensor) -> Tensor:
-    """The squared errors of two action values [B], each one's mean over the transitions there are."""
+    """The squared errors of two action values [B], means over the transitions that there are."""
     return sum(
         (mean(F.mse_loss(value, target, reduction="none"), weight) for value in values),
         start=target.new_zeros(()),

@@ -21,7 +21,7 @@ from baselines import rad
 from baselines.augment import Crops
 from baselines.rad import RAD
 from baselines.sac import SACNoise, sum_of_errors
-from baselines.stacking import Transition, frames_at, mean, transition
+from baselines.stacking import frames_at, mean, transition
 from config import Config, key
 from models import LossScales
 from replay.sampler import Windows

@@ -5,7 +5,7 @@ Symbols: B batch, T time (rows).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +87,7 @@ class TransitionSampler:
     Row ``stack`` − 1 of a window is any row that has a next one in its episode, which follows it.
     Before an episode's first row that one is repeated, each repetition a slice of its own; behind
     the last one stands the beginning of another episode. So every row has ``stack`` frames that end
-    with it, the first rows of an episode too, and seams are where they always are: where ``is_first``
-    tells of them.
+    with it, the first rows of an episode too, and seams are where ``is_first`` tells of them.
 
     The last ``elsewhere`` rows of a window, if any, end with another row of the same episode, at
     least two away from the one that follows the transition; of another episode where there is none.
