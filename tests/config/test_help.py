@@ -50,9 +50,13 @@ def test_help_all_has_every_key_once_under_its_group(capsys, words):
     blocks = " ".join(lines[2 : lines.index("", 3)]).partition("They stack")[0]
     assert blocks.split()[3:] == list(yaml_files.load(CONFIGS))
     found = flags(lines)
-    assert list(found) == [*KEYS, "queue_size"]
+    own = {name for owner in METHODS for name in keys_of(METHODS[owner], owner)}
+    assert list(found)[: len(KEYS)] == [*KEYS]
+    assert set(found) == {*KEYS, *own, "queue_size"}
+    assert len([line for line in lines if line.startswith("  --")]) == len(found)  # each once
     for name, described in KEYS.items():
-        values = "diswm|dreamerv2|random|invented" if name == "method_name" else described.values
+        chosen = "|".join([*AGENTS, "invented"])
+        values = chosen if name == "method_name" else described.values
         said = f"{{{values}}} " * bool(values) + f"{described.help} [{written(described.default)}]"
         assert found[name] == (described.group, said)
     assert found["queue_size"] == ("Method invented", "{>0} frames to look back on [4096]")
