@@ -119,7 +119,7 @@ class PixelAgent(GradientLearner, Agent):
                 f"each other: give {cls.min_batch} or more"
             )
         if min(side for n in config.size for side in sides(n, config.num_layers)) < 1:
-            least = 2 * config.num_layers + 1
+            least = 4 * config.num_layers - 1
             raise UserError(
                 f"--size {' '.join(map(str, config.size))}: {config.num_layers} convolutions "
                 f"(--num_layers) leave nothing of it: give {least} {least} or more"

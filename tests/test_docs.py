@@ -11,7 +11,7 @@ import pytest
 
 import config
 from agents.registry import METHODS
-from config.schema import load_keys
+from config.schema import keys_of, load_keys
 from tests.data.samples import encode
 from tests.helpers.docs import ROOT, add_keys, bash, blocks, copy_code, edit
 from tests.helpers.runs import events, metrics
@@ -94,6 +94,7 @@ def test_files_that_are_named_are_there(page):
 def test_flags_that_are_named_exist(page):
     text = (ROOT / page).read_text()
     known = set(load_keys()) | {"configs", "help"}
+    known |= {key for name in METHODS for key in keys_of(METHODS[name], name)}
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
     known |= {"output", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
     if page == "docs/departures.md":

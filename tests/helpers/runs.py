@@ -102,9 +102,10 @@ class Tiny:
     def folder(self, argv: list[str]) -> Path:
         """The run's folder of a command line."""
         import config
+        from agents.registry import METHODS
         from training.run_folder import folder_of
 
-        return folder_of(config.parse(argv))
+        return folder_of(config.parse(argv, methods=METHODS))
 
 
 @contextlib.contextmanager
