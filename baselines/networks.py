@@ -168,16 +168,16 @@ def orthogonal(module: nn.Module, delta: bool) -> None:
         delta: convolutions begin as their centre tap alone (arXiv 1806.05393).
     """
     for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Conv2d):
             weight = layer.weight
             if delta:
                 nn.init.zeros_(weight)
                 weight = weight[:, :, KERNEL // 2, KERNEL // 2]
             nn.init.orthogonal_(weight, math.sqrt(2))
-            nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

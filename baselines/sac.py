@@ -76,7 +76,7 @@ class SAC(PixelAgent):
     """SAC on whole images; the arguments are those of every agent."""
 
     name = "sac"
-    Keys = Keys
+    Keys: ClassVar[type | None] = Keys
     delta_orthogonal: ClassVar[bool] = True
     exact_log_prob: ClassVar[bool] = False
     last_relu: ClassVar[bool] = True
@@ -188,7 +188,8 @@ class SAC(PixelAgent):
 
     def sample(self, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's action [B, A] and its log density [B]."""
-        return squashed(*self.actor(seen), noise, self.exact_log_prob)
+        average, log_std = self.actor(seen)
+        return squashed(average, log_std, noise, self.exact_log_prob)
 
     def critic_loss(self, obs: Tensor, step: Transition, target: Tensor, noise: SACNoise) -> Tensor:
         """The squared errors of both action values."""

@@ -109,7 +109,8 @@ class TransitionSampler:
 
     def plan(self, size: int, rng: np.random.Generator) -> list[Slice]:
         """The slices that make up a batch of `size` windows, in the order of its rows."""
-        slices, length = [], self.length - self.windows.elsewhere
+        slices: list[Slice] = []
+        length = self.length - self.windows.elsewhere
         for b, (episode, row) in enumerate(zip(*self._draw(size, rng), strict=True)):
             slices += self._stacked(int(episode), int(row), length, b, 0, rng)
             if self.windows.elsewhere:
