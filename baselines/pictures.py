@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from logger.pictures import grid, to_rgb
@@ -31,7 +32,7 @@ def observations(shown: Mapping[str, Tensor], channels: int, saliency: Tensor) -
         frames = stack.unflatten(1, (-1, channels)).permute(1, 0, 3, 4, 2)  # [S, B, H, W, C]
         for age, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
             if number == 0 or age == 0:
-                names.append(f"{name}\nt − {age}" if age else f"{name}\nt")
+                names.append(f"{name}\nt-{age}" if age else f"{name}\nt")
                 tiles.append(frame)
     first = next(iter(shown.values()))
     last = first.unflatten(1, (-1, channels))[:, -1].permute(0, 2, 3, 1)
@@ -50,7 +51,7 @@ def _scaled(saliency: Tensor) -> Tensor:
 
 
 def gradient(value: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
-    """|∂ value / ∂ pixel|, the largest over an observation's channels, [B, H, W].
+    """|∂ value / ∂ pixel|, the largest over an observation's channels, smoothed, [B, H, W].
 
     Args:
         value: [B, S·C, H, W] → [B].
@@ -59,4 +60,5 @@ def gradient(value: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
     with torch.enable_grad():
         obs = obs.detach().requires_grad_(True)
         found = torch.autograd.grad(value(obs).sum(), obs)[0]
-    return found.abs().amax(1)
+    # Strides let every other pixel count for nothing: means of a few show where, not how.
+    return F.avg_pool2d(found.abs().amax(1), 5, stride=1, padding=2)

@@ -86,7 +86,7 @@ class PixelAgent(GradientLearner, Agent):
         super().__init__(config, runtime)
         self.spaces, self.stack = spaces, config.frame_stack
         self.crops = self.crops_of(config, spaces.image[:2])
-        self.due: dict[str, bool] = {}
+        self.due = dict.fromkeys(self.rhythm(), True)
         self._phases: dict[tuple[bool, ...], Accelerated] = {}
         still = dataclasses.replace(runtime, compile=False)
         self._steps = {

@@ -68,7 +68,7 @@ def transition(batch: Batch, stack: int, steps: int = 1) -> Transition:
     reward = torch.zeros_like(batch["reward"][:, 0])
     discount, weight = torch.ones_like(reward), torch.ones_like(reward)
     for row in range(stack, stack + steps):
-        weight = torch.where(first[:, row] & (discount > 0), 0.0, weight)
+        weight = weight * ~(first[:, row] & (discount > 0))
         reward = reward + discount * batch["reward"][:, row]
         discount = discount * batch["discount"][:, row]
     return Transition(

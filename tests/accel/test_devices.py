@@ -8,19 +8,25 @@ import dataclasses
 import pytest
 import torch
 
+import config
 from accel.runtime import Runtime
 from agents.learner import GradientLearner
 from agents.optimizer import Optimizer
-from agents.registry import AGENTS, agent_class
+from agents.registry import AGENTS, METHODS, agent_class
 from tests.helpers.dispatch import DeviceMix, HostSync, NoHostSyncs, OneDevice, meta_update
 from tests.helpers.models import SPACES, make_batch, make_config
 
 META = torch.device("meta")
 # What a method needs beside its defaults; and others of its settings, each with changes of its own.
 NEEDS = {"dreamerv2": {"beta_vae": False}}
+SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8}
+NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
+NEEDS["svea"] = {**SMALL, "svea_augment": "overlay"}
+LENGTHS = {"drqv2": 6, "ted": 7}  # rows of the batches that they take; else 4 will do
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 OTHERS += [("diswm", {"opt": "momentum", "actor_dist": "tanh_normal"})]
+KEYED = ["--device", "cpu", "--precision", "32", "--method_name"]
 CLASSES = {name: agent_class(name) for name in sorted(AGENTS)}
 STAGES = {kept.pretrainer for kept in CLASSES.values()} - {None}
 CASES = [(kept, NEEDS.get(name, {})) for name, kept in CLASSES.items()]
@@ -33,7 +39,8 @@ def build(kind, changes, teacher=None, device=None):
     """A learner of that class; one that can have a teacher has one."""
     if changes.get("beta_vae", True) and hasattr(kind, "find_source"):
         changes = {**changes, "distillation": True, "pretrain_checkpoint_path": str(teacher)}
-    c = make_config(**changes)
+    c = make_config() if kind.Keys is None else config.parse([*KEYED, kind.name], methods=METHODS)
+    c = c.replace(**changes)
     runtime = Runtime.resolve(c)
     runtime = dataclasses.replace(runtime, device=device or runtime.device)
     torch.manual_seed(0)
@@ -43,15 +50,15 @@ def build(kind, changes, teacher=None, device=None):
     return kind(c, runtime, spaces, kind.find_source(c))
 
 
-def batch_of(changes, seed=0):
-    discrete = changes.get("actor_dist", "").startswith("onehot")
-    return make_batch(seed, spaces=SPACES._replace(discrete=discrete))
+def batch_of(kind, changes, seed=0):
+    spaces = SPACES._replace(discrete=changes.get("actor_dist", "").startswith("onehot"))
+    return make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)
 def test_an_update_needs_no_number_and_no_other_device(tiny, kind, changes):
     learner = build(kind, changes, tiny.teacher, META)
-    metrics = meta_update(learner, batch_of(changes))
+    metrics = meta_update(learner, batch_of(kind, changes))
     assert len(metrics) > 8 or not isinstance(learner, GradientLearner)
     assert {value.device for value in metrics.values()} <= {META}
 
@@ -61,7 +68,7 @@ def test_the_host_waits_for_no_update(tiny, kind, changes):
     learner = build(kind, changes, tiny.teacher)
     with NoHostSyncs():
         for turn in range(2):  # the slow critic moves in the first
-            update = learner.learn(batch_of(changes, turn), turn)
+            update = learner.learn(batch_of(kind, changes, turn), turn)
     assert all(torch.isfinite(value) for value in update.metrics.values())
     assert update.skipped is None or not update.skipped.any()
 
@@ -76,13 +83,13 @@ def test_what_is_planted_in_an_update_is_found(monkeypatch, tiny, kind, changes)
     monkeypatch.setattr(Optimizer, "step", planted)
     plant = lambda loss: 1.0 if loss.item() else 0.0  # noqa: E731
     with pytest.raises(HostSync), NoHostSyncs():
-        build(kind, changes, tiny.teacher).learn(batch_of(changes), 0)
+        build(kind, changes, tiny.teacher).learn(batch_of(kind, changes), 0)
     on_meta = build(kind, changes, tiny.teacher, META)
     with pytest.raises(RuntimeError, match="meta"):
-        meta_update(on_meta, batch_of(changes))
+        meta_update(on_meta, batch_of(kind, changes))
     plant = lambda loss: torch.ones(1).mean()  # noqa: E731
     with pytest.raises(DeviceMix):
-        meta_update(on_meta, batch_of(changes))
+        meta_update(on_meta, batch_of(kind, changes))
 
 
 SYNCS = {
