@@ -18,6 +18,7 @@ from baselines.ted import TemporalClassifier
 from tests.baselines.test_losses import make, make_case
 from tests.helpers.models import make_obs
 from tests.helpers.runs import refusal
+from training.factory import make_replay
 
 PIXELS = ["sac", "rad", "curl", "ted", "drqv2", "svea"]
 
@@ -96,6 +97,8 @@ def test_images_are_drawn_larger_and_acted_on_in_the_middle():
     method = agent_class("curl")
     assert method.image_size(c) == (14, 14)
     assert method.crops_of(c, (14, 14)) == Crops((14, 14), (9, 11), 0)
+    replay = make_replay(c, Runtime.resolve(c), "train", 2)
+    assert replay.storage.fields["image"][0] == (14, 14, 3)
     assert method.image_size(parse("--method_name", "curl")) == (64, 64)
     assert parse("--method_name", "curl").crop_pad == 6
     assert parse("--method_name", "ted").crop_pad == 4
