@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from replay.sampler import Windows
+
 if TYPE_CHECKING:
     from config import Config
 
@@ -94,6 +96,16 @@ class Learner(nn.Module, ABC):
         Raises:
             UserError: one line that names the flag and the mend.
         """
+
+    @classmethod
+    def windows(cls, config: Config) -> Windows:
+        """Which windows of episodes its batches are made of; default ``--batch_length`` rows."""
+        return Windows(config.batch_length)
+
+    @classmethod
+    def image_size(cls, config: Config) -> tuple[int, ...]:
+        """Height and width of the images that it is shown; default ``--size``."""
+        return config.size
 
     @abstractmethod
     def learn(self, batch: Batch, step: int) -> Update:

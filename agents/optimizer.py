@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ class Optimizer:
 
     Those of ``apart`` are clipped by their own norm and the others by theirs, as two optimisers
     with the same settings would.
+    ``beta`` is what Adam's and Adamax's mean of the gradient keeps of itself at each step.
 
     A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
     are. That is decided on the device, and nothing waits for it.
@@ -31,8 +33,9 @@ class Optimizer:
         parameters: Iterable[nn.Parameter],
         config: Config,
         lr: float,
-        clip: float,
+        clip: float = math.inf,
         apart: Iterable[nn.Parameter] = (),
+        beta: float = 0.9,
     ):
         self.name, self.clip = name, clip
         self.parameters = [p for p in parameters if p.requires_grad]
@@ -43,7 +46,7 @@ class Optimizer:
         # A CUDA graph records what lies on the device, so the count of steps has to.
         self.where = {"capturable": self.parameters[0].is_cuda}
         # AdamW without decay is Adam; with it, the decay does not pass through the moments.
-        more = {"eps": eps, "weight_decay": decay, **self.where}
+        more = {"eps": eps, "weight_decay": decay, "betas": (beta, 0.999), **self.where}
         make = {
             "adam": lambda p: torch.optim.AdamW(p, lr, fused=True, **more),
             "adamax": lambda p: torch.optim.Adamax(p, lr, **more),
@@ -65,11 +68,19 @@ class Optimizer:
             The loss, the norm of the whole gradient before the clip, and whether the step was
             skipped (1 or 0).
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
         loss.backward()
+        return self.take(loss.detach(), skip)
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def take(self, loss: Tensor, skip: Tensor | None = None) -> Metrics:
+        """One step along the gradients that are there, which are ``loss``'s; else as `step`."""
         norms = [nn.utils.clip_grad_norm_(part, self.clip) for part in self._parts]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        skipped = (~(torch.isfinite(loss.detach()) & torch.isfinite(norm))).float()
+        skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
         if skip is not None:
             skipped = torch.maximum(skipped, skip)
         if isinstance(self.optimizer, torch.optim.AdamW):
@@ -80,7 +91,7 @@ class Optimizer:
         else:
             self._step_unless(skipped)
         return {
-            f"{self.name}_loss": loss.detach(),
+            f"{self.name}_loss": loss,
             f"{self.name}_grad_norm": norm,
             SKIPPED + self.name: skipped,
         }

@@ -22,6 +22,12 @@ AGENTS = {
     "random": "agents.random:Random",
     "dv2_finetune": "baselines.dv2_finetune:DV2Finetune",
     "apv": "baselines.apv:APV",
+    "sac": "baselines.sac:SAC",
+    "rad": "baselines.rad:RAD",
+    "curl": "baselines.curl:CURL",
+    "ted": "baselines.ted:TED",
+    "drqv2": "baselines.drqv2:DrQV2",
+    "svea": "baselines.svea:SVEA",
 }
 
 

@@ -1,1 +1,10 @@
-"""The agents that DisWM is compared with, one file each; parts that several share beside them."""
+"""The agents that DisWM is compared with: one file each, and what several of them are made of.
+
+- dv2_finetune.py, apv.py: what begins as a predictor of videos; from_videos.py: beginning so;
+  stacked.py: APV's two RSSMs; video_bonus.py: its bonus
+- sac.py, rad.py, curl.py, ted.py, svea.py: soft actor-critic from pixels, and what grew on it
+- drqv2.py: DrQ-v2
+- pixels.py: what they share as agents; stacking.py: observations out of single frames;
+  augment.py: crops, random convolutions, overlays; pictures.py: what is drawn of them
+- networks.py: their encoders, actors and critics
+"""

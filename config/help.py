@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -61,11 +62,24 @@ def _text(path: Path, methods: Methods, everything: bool) -> str:
     ]
     keys = list(schema_for(load_keys(path), None, methods or None).values())
     if everything:
-        keys += [key for name in methods for key in keys_of(methods[name], name).values()]
+        keys += _of_methods(methods)
     lines += _flags([key for key in keys if everything or BASIC in key.marks])
     if not everything:
         lines += ["", "--help all lists every flag."]
     return "\n".join(lines)
+
+
+def _of_methods(methods: Methods) -> list[Key]:
+    """The methods' own keys, each once, those that the same methods have side by side."""
+    owners: dict[Key, list[str]] = {}
+    for name in methods:
+        for key in keys_of(methods[name], name).values():
+            owners.setdefault(dataclasses.replace(key, group=""), []).append(name)
+    groups: dict[str, list[Key]] = {}
+    for key, names in owners.items():
+        group = f"Method{'s' * (len(names) > 1)} {', '.join(names)}"
+        groups.setdefault(group, []).append(dataclasses.replace(key, group=group))
+    return [key for keys in groups.values() for key in keys]
 
 
 def _flags(keys: Sequence[Key]) -> Iterable[str]:

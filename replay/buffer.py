@@ -34,7 +34,7 @@ from replay.episodes import (
 )
 from replay.files import Fit, decode, episode_files
 from replay.open_episodes import OpenEpisodes
-from replay.sampler import MixedSampler, SequenceSampler, make_sampler
+from replay.sampler import Sampler, Windows, make_sampler
 from replay.storage import Storage
 from tools import UserError
 
@@ -95,8 +95,8 @@ class Replay:
         self._sources: set[int] = set()  # sources that had episodes
         self._open = OpenEpisodes(storage.fields)
         self._steps = self._index = self._frames = 0
-        # Of those episodes, for one batch length.
-        self._sampler: SequenceSampler | MixedSampler | None = None
+        # Of those episodes, for one kind of windows.
+        self._sampler: tuple[Windows, Sampler] | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._writer = Writer(background)
 
@@ -217,7 +217,7 @@ class Replay:
     def sample(
         self,
         batch_size: int,
-        batch_length: int,
+        windows: int | Windows,
         rng: np.random.Generator | None = None,
     ) -> dict[str, Any]:
         """Draw a batch of windows, each start in each closed episode equally likely.
@@ -227,7 +227,7 @@ class Replay:
 
         Args:
             batch_size: B.
-            batch_length: T, in rows.
+            windows: T, in rows; or what else is asked of the windows (`replay.sampler.Windows`).
             rng: draws instead of the replay's own generator, which then does not move.
 
         Returns:
@@ -238,20 +238,23 @@ class Replay:
         Raises:
             ValueError: no closed episode yet, or a size below 1.
         """
-        if batch_size < 1 or batch_length < 1:
-            raise ValueError(f"batch of {batch_size} × {batch_length}: both must be at least 1")
+        windows = Windows(windows) if isinstance(windows, int) else windows
+        length = windows.length
+        if batch_size < 1 or length < 1:
+            raise ValueError(f"batch of {batch_size} × {length}: both must be at least 1")
         if not self._held:
             raise ValueError("no closed episode to sample from: raise prefill to one episode")
-        if self._sampler is None or self._sampler.length != batch_length:
-            self._sampler = make_sampler(
+        if self._sampler is None or self._sampler[0] != windows:
+            sampler = make_sampler(
                 [held.rows for held in self._held],
-                batch_length,
+                windows,
                 self._oversample_ends,
                 [held.source for held in self._held],
                 self._shares,
             )
-        slices = self._sampler.plan(batch_size, rng or self._rng)
-        return self.storage.batch(slices, batch_size, batch_length)
+            self._sampler = windows, sampler
+        slices = self._sampler[1].plan(batch_size, rng or self._rng)
+        return self.storage.batch(slices, batch_size, length)
 
     def written(self) -> None:
         """Waits until every closed episode is on the disk; raises what kept one from there."""

@@ -5,7 +5,7 @@ Symbols: B batch, T time (rows).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,21 @@ class Slice(NamedTuple):
     rows: int
     b: int
     t: int
+
+
+class Windows(NamedTuple):
+    """Which windows make up a batch.
+
+    Attributes:
+        length: T, the rows of each.
+        stack: 0 for a `SequenceSampler`'s windows. Else they lie around a transition, for agents
+            that see the last so many frames at once: see `TransitionSampler`.
+        elsewhere: of those T rows, how many at the end come from elsewhere in the same episode.
+    """
+
+    length: int
+    stack: int = 0
+    elsewhere: int = 0
 
 
 class SequenceSampler:
@@ -66,6 +81,76 @@ class SequenceSampler:
         return episode, np.minimum(first, self._last[episode])
 
 
+class TransitionSampler:
+    """Draws windows around transitions, each transition of each episode equally likely.
+
+    Row ``stack`` − 1 of a window is any row that has a next one in its episode, which follows it.
+    Before an episode's first row that one is repeated, each repetition a slice of its own; behind
+    the last one stands the beginning of another episode. So every row has ``stack`` frames that end
+    with it, the first rows of an episode too, and seams are where ``is_first`` tells of them.
+
+    The last ``elsewhere`` rows of a window, if any, end with another row of the same episode, at
+    least two away from the one that follows the transition; of another episode where there is none.
+
+    Args:
+        rows: of each episode, at least one. An episode of a single row counts as one transition,
+            behind which a seam comes at once.
+        windows: what `Windows` says, its ``stack`` above 0.
+    """
+
+    def __init__(self, rows: Sequence[int], windows: Windows):
+        self.windows, self._rows = windows, list(rows)
+        self._ends = np.cumsum(np.maximum(np.array(self._rows) - 1, 1))
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.windows.length
+
+    def plan(self, size: int, rng: np.random.Generator) -> list[Slice]:
+        """The slices that make up a batch of `size` windows, in the order of its rows."""
+        slices: list[Slice] = []
+        length = self.length - self.windows.elsewhere
+        for b, (episode, row) in enumerate(zip(*self._draw(size, rng), strict=True)):
+            slices += self._stacked(int(episode), int(row), length, b, 0, rng)
+            if self.windows.elsewhere:
+                place = self._elsewhere(int(episode), int(row), rng)
+                slices += self._stacked(*place, self.windows.elsewhere, b, length, rng)
+        return slices
+
+    def _draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws `count` transitions: episodes and the rows before them, int64 [count] each."""
+        drawn = rng.integers(self._ends[-1], size=count)
+        episode = np.searchsorted(self._ends, drawn, side="right")
+        return episode, drawn - np.where(episode > 0, self._ends[episode - 1], 0)
+
+    def _stacked(
+        self, episode: int, row: int, length: int, b: int, t: int, rng: np.random.Generator
+    ) -> Iterator[Slice]:
+        """`length` rows of window b from its row t on, whose row ``stack`` − 1 is that row."""
+        first, end = row - self.windows.stack + 1, t + length
+        while first < 0:
+            yield Slice(episode, 0, 1, b, t)
+            first, t = first + 1, t + 1
+        while t < end:
+            rows = min(self._rows[episode] - first, end - t)
+            yield Slice(episode, first, rows, b, t)
+            episode, first, t = int(self._draw(1, rng)[0][0]), 0, t + rows
+
+    def _elsewhere(self, episode: int, row: int, rng: np.random.Generator) -> tuple[int, int]:
+        """An episode and a row of it, neither its first nor next to the one behind `row`."""
+        rows = self._rows[episode]
+        before, behind = max(row - 1, 0), max(rows - row - 3, 0)  # rows 1 … row − 1, row + 3 …
+        if before + behind == 0:
+            episode, row = (int(drawn[0]) for drawn in self._draw(1, rng))
+            return episode, min(row + 1, self._rows[episode] - 1)
+        drawn = int(rng.integers(before + behind))
+        return episode, 1 + drawn if drawn < before else row + 3 + drawn - before
+
+
+Plain = SequenceSampler | TransitionSampler
+
+
 class MixedSampler:
     """Draws each window from one of several sources, by their shares, and whole from that one.
 
@@ -74,9 +159,7 @@ class MixedSampler:
         sources: of each its share, the numbers of its episodes, and a sampler of these.
     """
 
-    def __init__(
-        self, length: int, sources: Sequence[tuple[float, Sequence[int], SequenceSampler]]
-    ):
+    def __init__(self, length: int, sources: Sequence[tuple[float, Sequence[int], Plain]]):
         self.length, self._sources = length, list(sources)
         shares = np.cumsum([share for share, _, _ in sources])
         self._ends = shares / shares[-1]
@@ -91,34 +174,42 @@ class MixedSampler:
         return slices
 
 
+Sampler = SequenceSampler | TransitionSampler | MixedSampler
+
+
 def make_sampler(
     rows: Sequence[int],
-    length: int,
+    windows: int | Windows,
     oversample_ends: bool,
     sources: Sequence[int],
     shares: Sequence[float],
-) -> SequenceSampler | MixedSampler:
+) -> Sampler:
     """A sampler of episodes, mixed where sources have shares.
 
     Args:
         rows: of each episode.
-        length: T.
-        oversample_ends: as `SequenceSampler` has it.
+        windows: which there are to be; a number alone is T.
+        oversample_ends: as `SequenceSampler` has it; around transitions ends are seen as often as
+            middles anyway.
         sources: of each episode, the number of its source.
         shares: of the sources 1, 2, …; source 0 has the rest.
     """
+    wanted = Windows(windows) if isinstance(windows, int) else windows
+
+    def plain(rows: Sequence[int]) -> Plain:
+        if wanted.stack:
+            return TransitionSampler(rows, wanted)
+        return SequenceSampler(rows, wanted.length, oversample_ends)
+
     if not shares:
-        return SequenceSampler(rows, length, oversample_ends)
+        return plain(rows)
     numbers: dict[int, list[int]] = {}
     for number, source in enumerate(sources):
         numbers.setdefault(source, []).append(number)
     every = [1 - sum(shares), *shares]
     return MixedSampler(
-        length,
-        [
-            (every[source], own, SequenceSampler([rows[n] for n in own], length, oversample_ends))
-            for source, own in numbers.items()
-        ],
+        wanted.length,
+        [(every[source], own, plain([rows[n] for n in own])) for source, own in numbers.items()],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from accel.runtime import Runtime
 from agents.base import Spaces
+from agents.registry import agent_class
 from config import Config
 from data.caching import cache_root
 from data.scaling import fit
@@ -54,7 +55,8 @@ def check_variations(config: Config) -> None:
         for split in splits
         for second_half in halves
     ]
-    try_variations(config.task, list(dict.fromkeys(names)), EnvSettings.within(config))
+    settings = EnvSettings.within({**config, "size": image_size(config)})
+    try_variations(config.task, list(dict.fromkeys(names)), settings)
 
 
 def note_short(config: Config) -> None:
@@ -116,7 +118,7 @@ def make_envs(
     Raises:
         UserError: a setting does not fit the task, or what it names is not there.
     """
-    settings = EnvSettings.pick(config)
+    settings = EnvSettings.pick({**config, "size": image_size(config)})
     envs, workers = None, config.async_env
     overlaps = split == "train" and runtime.overlap
     if workers == "auto" and overlaps and (os.cpu_count() or 1) > 1:
@@ -146,6 +148,11 @@ def make_envs(
         if "No module named" in reason:
             reason += ": pip install -r requirements.txt"
         raise UserError(f"{config.task} cannot be made: {as_flags(reason)}") from error
+
+
+def image_size(config: Config) -> tuple[int, ...]:
+    """Height and width of the images that the run's environments draw."""
+    return agent_class(config.method_name).image_size(config)
 
 
 def spaces_of(envs: VectorEnv) -> Spaces:
@@ -181,7 +188,7 @@ def make_replay(
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
             or disk that cannot hold them.
     """
-    fields = row_fields((*config.size, 1 if config.grayscale else 3), action_size)
+    fields = row_fields((*image_size(config), 1 if config.grayscale else 3), action_size)
     choice = "cpu" if rows is None else config.replay_device
     cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
     storage = place(fields, choice, runtime.device, rows or 0, cache)

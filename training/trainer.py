@@ -72,7 +72,8 @@ class Trainer:
     def update(self) -> None:
         """One update on one sampled batch."""
         with self.watch("sample"):
-            drawn = self.replay.sample(self.config.batch_size, self.config.batch_length)
+            windows = self.learner.windows(self.config)
+            drawn = self.replay.sample(self.config.batch_size, windows)
         with self.watch("transfer"):
             batch = to_tensors(drawn, self.runtime.device)
         with self.watch("update"):
@@ -99,7 +100,8 @@ class Trainer:
 
     def sample(self, replay: Replay, size: int, seed: int) -> Batch:
         """So many sequences, drawn by the seed and not by the replay's own generator."""
-        drawn = replay.sample(size, self.config.batch_length, rng=np.random.default_rng(seed))
+        windows = self.learner.windows(self.config)
+        drawn = replay.sample(size, windows, rng=np.random.default_rng(seed))
         return to_tensors(drawn, self.runtime.device)
 
     def log(self, last: bool = False) -> None:

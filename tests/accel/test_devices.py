@@ -20,6 +20,10 @@ META = torch.device("meta")
 NEEDS = {name: {"beta_vae": False} for name in ("dreamerv2", "dv2_finetune", "apv")}
 BONUS = {"queue_size": 20, "intr_seq_length": 2, "k": 3}
 NEEDS["apv"] |= BONUS
+SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8}
+NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
+NEEDS["svea"] = {**SMALL, "svea_augment": "overlay"}
+LENGTHS = {"drqv2": 6, "ted": 7}  # rows of the batches that they take; else 4 will do
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 AUTHORS = {"af_latents": "sample", "concat_embed": True, "clip_apart": True, "beta_type": "rel"}
@@ -49,15 +53,15 @@ def build(kind, changes, teacher=None, device=None):
     return kind(c, runtime, spaces, kind.find_source(c) if c.distillation else None)
 
 
-def batch_of(changes, seed=0):
-    discrete = changes.get("actor_dist", "").startswith("onehot")
-    return make_batch(seed, spaces=SPACES._replace(discrete=discrete))
+def batch_of(kind, changes, seed=0):
+    spaces = SPACES._replace(discrete=changes.get("actor_dist", "").startswith("onehot"))
+    return make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)
 def test_an_update_needs_no_number_and_no_other_device(tiny, kind, changes):
     learner = build(kind, changes, tiny.teacher, META)
-    metrics = meta_update(learner, batch_of(changes))
+    metrics = meta_update(learner, batch_of(kind, changes))
     assert len(metrics) > 8 or not isinstance(learner, GradientLearner)
     assert {value.device for value in metrics.values()} <= {META}
 
@@ -67,7 +71,7 @@ def test_the_host_waits_for_no_update(tiny, kind, changes):
     learner = build(kind, changes, tiny.teacher)
     with NoHostSyncs():
         for turn in range(2):  # the slow critic moves in the first
-            update = learner.learn(batch_of(changes, turn), turn)
+            update = learner.learn(batch_of(kind, changes, turn), turn)
     assert all(torch.isfinite(value) for value in update.metrics.values())
     assert update.skipped is None or not update.skipped.any()
 
@@ -82,13 +86,13 @@ def test_what_is_planted_in_an_update_is_found(monkeypatch, tiny, kind, changes)
     monkeypatch.setattr(Optimizer, "step", planted)
     plant = lambda loss: 1.0 if loss.item() else 0.0  # noqa: E731
     with pytest.raises(HostSync), NoHostSyncs():
-        build(kind, changes, tiny.teacher).learn(batch_of(changes), 0)
+        build(kind, changes, tiny.teacher).learn(batch_of(kind, changes), 0)
     on_meta = build(kind, changes, tiny.teacher, META)
     with pytest.raises(RuntimeError, match="meta"):
-        meta_update(on_meta, batch_of(changes))
+        meta_update(on_meta, batch_of(kind, changes))
     plant = lambda loss: torch.ones(1).mean()  # noqa: E731
     with pytest.raises(DeviceMix):
-        meta_update(on_meta, batch_of(changes))
+        meta_update(on_meta, batch_of(kind, changes))
 
 
 SYNCS = {

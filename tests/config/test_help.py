@@ -19,7 +19,7 @@ KEYS = load_keys()
 class Keys:
     """Of an invented method."""
 
-    queue_size: int = key(4096, "frames to look back on", above=0)
+    memory_size: int = key(4096, "frames to look back on", above=0)
 
 
 def shown(capsys, *words, methods=METHODS):
@@ -50,13 +50,16 @@ def test_help_all_has_every_key_once_under_its_group(capsys, words):
     blocks = " ".join(lines[2 : lines.index("", 3)]).partition("They stack")[0]
     assert blocks.split()[3:] == list(yaml_files.load(CONFIGS))
     found = flags(lines)
-    own = [name for method, keys in METHODS.items() for name in keys_of(keys, method)]
-    assert list(found) == list(dict.fromkeys([*KEYS, *own, "queue_size"]))
+    own = {name for owner in METHODS for name in keys_of(METHODS[owner], owner)}
+    assert list(found)[: len(KEYS)] == [*KEYS]
+    assert set(found) == {*KEYS, *own, "memory_size"}
+    assert len([line for line in lines if line.startswith("  --")]) == len(found)  # each once
     for name, described in KEYS.items():
-        values = "|".join([*AGENTS, "invented"]) if name == "method_name" else described.values
+        chosen = "|".join([*AGENTS, "invented"])
+        values = chosen if name == "method_name" else described.values
         said = f"{{{values}}} " * bool(values) + f"{described.help} [{written(described.default)}]"
         assert found[name] == (described.group, said)
-    assert found["queue_size"] == ("Method invented", "{>0} frames to look back on [4096]")
+    assert found["memory_size"] == ("Method invented", "{>0} frames to look back on [4096]")
 
 
 @pytest.mark.parametrize("words", ["--help", "-h", "--help --seed 1"])
@@ -64,7 +67,7 @@ def test_help_is_short_and_says_where_the_rest_is(capsys, words):
     lines = shown(capsys, *words.split())
     assert list(flags(lines)) == [name for name, key in KEYS.items() if "basic" in key.marks]
     assert {"task", "logdir", "beta_vae_pretrain", "distillation"} <= set(flags(lines))
-    assert len(lines) <= 64
+    assert len(lines) <= 70
     assert max(map(len, lines)) <= WIDTH
     assert "--help all" in lines[-1]
 

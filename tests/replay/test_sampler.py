@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.sampler import SequenceSampler, Slice, make_sampler, resets
+from replay.sampler import SequenceSampler, Slice, Windows, make_sampler, resets
 
 
 def plan(rows, length, count, ends=False, seed=0):
@@ -80,3 +80,66 @@ def test_without_shares_all_sources_are_one():
     assert (
         make_sampler([9, 5, 7], 4, False, [0, 0, 0], []).plan(50, np.random.default_rng(0)) == plain
     )
+
+
+def transitions(rows, windows, count, seed=0):
+    sampler = make_sampler(rows, windows, False, [], [])
+    return sampler.plan(count, np.random.default_rng(seed))
+
+
+def rows_of(slices, count, length):
+    """(episode, row) of each row of each window, [count, length, 2]."""
+    found = np.full((count, length, 2), -1)
+    for s in slices:
+        for i in range(s.rows):
+            assert (found[s.b, s.t + i] == -1).all()
+            found[s.b, s.t + i] = s.episode, s.first + i
+    return found
+
+
+@given(
+    rows=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    stack=st.integers(1, 4),
+    steps=st.integers(1, 3),
+    elsewhere=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_a_window_has_the_frames_of_its_transition(rows, stack, steps, elsewhere, seed):
+    length = stack + steps + stack * elsewhere
+    slices = transitions(rows, Windows(length, stack, stack * elsewhere), 6, seed)
+    found, is_first = rows_of(slices, 6, length), resets(slices, 6, length)
+    for window, first in zip(found, is_first, strict=True):
+        ends = [stack - 1] + [length - 1] * elsewhere
+        for end in ends:
+            episode, row = window[end]
+            for age in range(stack):  # before an episode's first row stands that row
+                assert tuple(window[end - age]) == (episode, max(row - age, 0))
+        for t in range(1, length):
+            follows = tuple(window[t]) == (window[t - 1][0], window[t - 1][1] + 1)
+            assert follows or first[t]
+        (episode, row), other = window[stack - 1], tuple(window[-1])
+        seam = first[stack]
+        assert seam == (rows[episode] == 1)
+        if elsewhere and other[0] == episode and rows[episode] > 5:
+            assert abs(other[1] - (row + 1)) >= 2
+
+
+def test_every_transition_is_equally_likely_the_first_ones_too():
+    rows, windows = [6, 12, 2], Windows(4, 3)
+    found = rows_of(transitions(rows, windows, 5100), 5100, 4)[:, 2]
+    counts = np.concatenate(
+        [
+            np.bincount(found[found[:, 0] == n, 1], minlength=count - 1)
+            for n, count in enumerate(rows)
+        ]
+    )
+    assert len(counts) == 17
+    assert ((counts - 300) ** 2 / 300).sum() < 39.3  # χ², 16 degrees, p = 0.001
+
+
+def test_another_row_of_the_episode_is_any_that_is_not_near():
+    found = rows_of(transitions([8], Windows(3, 1, 1), 5000), 5000, 3)
+    chosen = found[(found[:, 0] == (0, 3)).all(1)][:, 2]
+    counts = np.bincount(chosen[:, 1], minlength=8)
+    assert set(np.flatnonzero(counts)) == {1, 2, 6, 7}  # not 3, 4 and 5, nor the first
+    np.testing.assert_allclose(counts[counts > 0], counts.sum() / 4, rtol=0.2)
