@@ -217,7 +217,7 @@ def test_tables_align_their_columns():
     [
         (["--settings", "exat"], "did you mean 'exact'"),
         (["--settings", "reference"], "--reference"),
-        (["--method", "avp"], "--method takes diswm, dreamerv2, dv2_finetune, apv, not 'avp' (did"),
+        (["--method", "avp"], "--method takes diswm, dreamerv2, dv2_finetune, apv, sac, rad"),
         (["--reference", "nowhere"], "no checkout"),
         (["--batch_size", "0"], "--batch_size"),
         (["--rounds", "0"], "--rounds"),
