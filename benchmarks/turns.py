@@ -52,7 +52,7 @@ class Worker:
             raise
 
     def update(self, updates: int = 1) -> dict[str, Any]:
-        """So many updates in a row: ``seconds`` of one, ``model_loss``, ``memory`` in bytes."""
+        """So many updates in a row: ``seconds`` of one, ``loss``, ``memory`` in bytes."""
         return self._ask({"updates": updates})
 
     def act(self, envs: int, mode: str, steps: int) -> float:
@@ -155,11 +155,11 @@ class Settings:
             name = names[(first + index) % len(names)]
             with self._noting(name):
                 answer = self._workers[name].update(updates)
-                if not math.isfinite(answer["model_loss"]):
-                    raise Failed(f"its model loss is {answer['model_loss']}")
+                if not math.isfinite(answer["loss"]):
+                    raise Failed(f"its loss is {answer['loss']}")
                 self.results[name]["seconds"].append(answer["seconds"])
                 self.results[name]["memory"] = answer["memory"]
-                self.results[name]["model_loss"] = answer["model_loss"]
+                self.results[name]["loss"] = answer["loss"]
 
     def close(self) -> None:
         """Ends all processes."""

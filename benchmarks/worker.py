@@ -32,6 +32,9 @@ Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
 
 
+LOSSES = ("model_loss", "critic_loss")  # what an update tells of: the first that is there
+
+
 def make_batch(sizes: Mapping[str, int], actions: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch of noise in the replay's format: [B, T, …], one episode a row."""
     shape = (sizes["batch_size"], sizes["batch_length"])
@@ -94,8 +97,11 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
         return learner.act({"image": image, "is_first": is_first}, state, mode)
 
+    rows = kind.windows(parsed).length  # a method may take others than --batch_length
+
     def update(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        return learner.learn(to_tensors(batch, runtime.device), 0).metrics
+        cut = {name: value[:, :rows] for name, value in batch.items()}
+        return learner.learn(to_tensors(cut, runtime.device), 0).metrics
 
     return policy if spec["kind"] == "act" else update, facts
 
@@ -199,8 +205,8 @@ def _timed(
     if cuda:
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / updates
-    loss = float(metrics["model_loss"])
-    return {"seconds": seconds, "model_loss": loss, "memory": memory(device)}
+    loss = float(next(metrics[name] for name in LOSSES if name in metrics))
+    return {"seconds": seconds, "loss": loss, "memory": memory(device)}
 
 
 class _Player:

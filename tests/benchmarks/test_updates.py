@@ -102,7 +102,7 @@ def test_update_compares_settings_in_one_table_and_json(checkout, tmp_path, caps
     report = json.loads(out.read_text())
     assert report["sizes"] == {"batch_size": 2, "batch_length": 3, "imag_horizon": 3}
     theirs, ours = report["settings"]["reference"], report["settings"]["exact"]
-    assert theirs["model_loss"] == pytest.approx(127.5 + 3.99, abs=1.5)
+    assert theirs["loss"] == pytest.approx(127.5 + 3.99, abs=1.5)
     assert theirs["warmup_seconds"]
     assert "wandb" in theirs["stubs"]
     assert ours["dtype"] == "torch.float32"
@@ -153,7 +153,7 @@ def test_reference_pretrains_too(checkout):
     spec |= {"actions": 6, "precision": 32, "checkout": str(checkout)}
     spec["sizes"] = {"batch_size": 2, "batch_length": 3, "imag_horizon": 3}
     worker = turns.Worker(spec)
-    losses = [worker.update()["model_loss"] for _ in range(2)]  # theirs scales the batch in place
+    losses = [worker.update()["loss"] for _ in range(2)]  # theirs scales the batch in place
     worker.close()
     assert losses[0] == losses[1] == pytest.approx(127.5 + 3.99, abs=1.5)
 
