@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dv2_finetune": {"reference": {"naive_fine_tune": True, "source_action_num": ACTIONS}},
     "apv": {"reference": {"fine_tune": True, "source_action_num": ACTIONS}},
 }
-ON_CPU = ("reference", "exact", "default", "compiled")
+ON_CPU = ("reference", "exact", "bf16", "default")
 ON_CUDA = tuple(SETTINGS)
 
 

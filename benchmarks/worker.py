@@ -71,6 +71,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     from agents.registry import METHODS, agent_class
     from models import VideoPredictor
     from replay.batch import to_tensors
+    from training.length import updates_of
 
     method, kind = spec.get("method", "diswm"), agent_class(spec.get("method", "diswm"))
     flags = ["--configs", "defaults", "dmc2gym", "--method_name", method]
@@ -80,7 +81,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         flags += ["--pretrain_checkpoint_path", folder]
         parsed = config.parse(flags, methods=METHODS)
-        runtime = Runtime.resolve(parsed)
+        runtime = Runtime.resolve(parsed, updates_of(parsed))
         runtime.prepare()
         torch.manual_seed(parsed.seed)
         if spec["kind"] == "pretrain":
