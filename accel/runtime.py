@@ -14,8 +14,8 @@ from accel.compiling import missing_compiler
 from tools import UserError, is_on, print_safe
 
 CPU_CHUNK = 250  # images whose layers stay in the cache of a CPU's cores
-# Rows of all batches from which compiling pays on a CPU: it takes a minute, and saves a tenth.
-COMPILE_PAYS = 1_500_000
+# Rows of all batches from which compiling pays on a CPU: it takes minutes, and saves a tenth.
+COMPILE_PAYS = 5_000_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,9 @@ def log_names(terms: Terms, scales: LossScales) -> Metrics:
 
 def compile_model(model: VideoPredictor) -> None:
     """Compiles the parts of a model's loss: of the scan a few steps, which all of them share."""
-    print_safe("note: the first update compiles its steps, for a minute or more")
+    print_safe(
+        "note: the first update compiles its steps, for minutes; --compile False goes without"
+    )
     compile_methods(model, "encode", "image_nll", "kl_term")
     compile_methods(model.rssm, "filter_steps", "prior_of")
     if isinstance(model, WorldModel):

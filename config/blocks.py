@@ -166,7 +166,11 @@ def check_label(values: Mapping[str, Any], layer: Mapping[str, Any], where: str)
     Raises:
         UserError: a flag or a later block has changed what the label stands for.
     """
-    if _is_file(where) or not layer.get("label") or values["label"] != layer["label"]:
+    if _is_file(where) or not layer.get("label"):
+        return
+    if values["label"] != layer["label"]:
+        given, own = printable(values["label"]), layer["label"]
+        print(f"note: the label {given} takes the place of {own}, of {where}", file=sys.stderr)
         return
     for name, value in layer.items():
         if values[name] != value:

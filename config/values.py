@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,11 @@ def _as_parsed(key: Key | None, value: Any) -> Any:
         return value
 
 
+def _plain(value: Any) -> Any:
+    """A value without the slashes that end paths in it."""
+    return re.sub(r"(?<=[^/])/+(?=$|[,:])", "", value) if isinstance(value, str) else value
+
+
 def check_same(config: Config, saved: Path) -> None:
     """Checks that a run's folder was made by this configuration.
 
@@ -158,7 +164,9 @@ def check_same(config: Config, saved: Path) -> None:
         name: _as_parsed(keys.get(name), value) for name, value in before.items()
     }
     names = sorted((set(before) | set(config)) - config.marked("resume"), key=str)
-    changed = [n for n in names if before.get(n, "absent") != config.get(n, "absent")]
+    changed = [
+        n for n in names if _plain(before.get(n, "absent")) != _plain(config.get(n, "absent"))
+    ]
     if changed:
         listed = ", ".join(
             f"{printable(n)}: {printable(before.get(n))} there, {printable(config.get(n))} now"

@@ -48,7 +48,13 @@ def as_flags(text: str) -> str:
 def _note_unread(config: Mapping[str, Any]) -> None:
     """Says which of the given flags and blocks are not for the task's suite."""
     task, suite = config["task"], parse_task(config["task"]).suite
-    for block in (set(config.blocks) & set(SUITES)) - {suite}:
+    others = (set(config.blocks) & set(SUITES)) - {suite}
+    if set(config.blocks) - {"defaults"} and not others and suite not in config.blocks:
+        print(
+            f"note: the settings of {suite}_… tasks are in the block {suite}, which is not stacked",
+            file=sys.stderr,
+        )
+    for block in others:
         print(
             f"note: the block {block} is for {block}_… tasks; {task} has the block {suite}",
             file=sys.stderr,

@@ -55,7 +55,8 @@ def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> No
 def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
     """Reads a frame of each video that can be the background in one of the variations.
 
-    One that cannot be shown is noted, and so is a folder whose videos serve as train and as val.
+    One that cannot be shown is noted; so are a folder whose videos serve as train and as val, and
+    backgrounds that stand still.
 
     Raises:
         UserError: There are no such videos or too few, or none can be shown; a line names the
@@ -64,7 +65,7 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
     suite, (domain, *_) = parse_task(task)
     if "background_dataset_path" not in SUITES[suite].reads:
         return
-    until, found = time.monotonic() + SECONDS, dict[str, list[Path]]()
+    until, found, still = time.monotonic() + SECONDS, dict[str, list[Path]](), []
     for prefix in (_SETS[name] for name in names if name in _SETS):
         background = BackgroundSettings.of(vars(settings), prefix)
         if background.background_dataset_path is None:
@@ -80,6 +81,10 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             folder = background.background_dataset_path
             print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
         found[background.background_dataset_videos] = videos
+        if not getattr(settings, f"{prefix}dynamic"):
+            still.append(f"--{prefix}dynamic True")
+    if still:
+        print_safe(f"note: backgrounds stand still; {' '.join(still)} plays the videos")
 
 
 def _flags(settings: EnvSettings, background: BackgroundSettings) -> str:

@@ -64,7 +64,9 @@ def read_config(folder: Path) -> dict:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        raise UserError(f"{folder} is no run's folder: it has no config.yaml")
+        below = sorted(found.parent for found in folder.glob("*/**/config.yaml"))
+        hint = f": did you mean {' '.join(map(str, below[:4]))}?" if below else ""
+        raise UserError(f"{folder} is no run's folder: it has no config.yaml{hint}")
     config = yaml_files.load(path)
     if not isinstance(config, dict) or not config.keys() >= KEYS:
         raise UserError(f"{path} is not a run's configuration; name another run")

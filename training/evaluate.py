@@ -21,7 +21,14 @@ from accel.runtime import Runtime, find_device
 from agents.base import Agent, Spaces
 from agents.registry import METHODS, agent_class
 from config import Config, distractor_settings, load_saved
-from envs import EnvError, EnvSettings, check_backgrounds, choose_backend, factories_of
+from envs import (
+    EnvError,
+    EnvSettings,
+    check_backgrounds,
+    choose_backend,
+    factories_of,
+    look_of,
+)
 from tools import UserError, expand_path, nearest, print_safe
 from training.evaluation_report import ROWS, Played, table, write
 from training.evaluator import Evaluation, Evaluator, own_variation
@@ -118,6 +125,7 @@ def play(config: Config, runtime: Runtime) -> Played:
     rounds = -(-config.eval_episodes // min(config.eval_envs, config.eval_episodes)) * longest
     variation = config.eval_colors or own_variation(config, saved, steps)
     _check_variation(config, variation)
+    variation = look_of(config.task, variation, config)
     choose_backend(device=config.device)
     make = functools.partial(make_envs, variation=variation)
     with tqdm(total=rounds, disable=None) as bar:

@@ -230,7 +230,10 @@ def _sheet(played: Played) -> bytes:
     """A row of frames for each of the first episodes, what it came to beside it."""
     c = played.config
     method = variant(c.method_name, c.label)
-    title = f"{c.task}, colours {played.evaluation.variation}: {method} at {played.frames:,}"
+    title = f"{c.task}, colours {played.evaluation.variation}: {method} at {played.frames:,} frames"
+    changed = sorted(c.overrides - c.marked("resume") - {"eval_colors", "seed"})
+    if changed:  # what the environment was made by, other than the run's own
+        title += ", " + " ".join(f"--{name} {c[name]}" for name in changed)
     labels = []
     for number, one in enumerate(played.evaluation.outcomes[: min(ROWS, len(played.videos))], 1):
         lines = [f"episode {number}", f"return {one.ret:.1f}", f"{one.length} steps"]
@@ -239,4 +242,4 @@ def _sheet(played: Played) -> bytes:
         if one.distance is not None:
             lines.append(f"distance {one.distance:.3f}")
         labels.append("\n".join(lines))
-    return encode_png(contact_sheet(played.videos[:ROWS], labels, COLUMNS, title=f"{title} frames"))
+    return encode_png(contact_sheet(played.videos[:ROWS], labels, COLUMNS, title=title))

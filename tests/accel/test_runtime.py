@@ -75,12 +75,12 @@ def test_settings_come_to(machine, changes, expected):
 
 
 @pytest.mark.parametrize(
-    ("updates", "compiles"), [(600, False), (601, True), (601 * 250, True)]
-)  # of 50 × 50 rows: 1,500,000 and more
+    ("updates", "compiles"), [(2000, False), (2001, True), (2001 * 250, True)]
+)  # of 50 × 50 rows: 5,000,000 and more
 def test_on_a_cpu_a_long_run_compiles(machine, updates, compiles):
     parsed = config.parse(["--configs", "defaults", "dmc2gym", "--device", "cpu"])
     assert Runtime.resolve(parsed, updates).compile is compiles
-    assert Runtime.resolve(parsed.replace(batch_size=1), updates).compile is (updates > 601)
+    assert Runtime.resolve(parsed.replace(batch_size=1), updates).compile is (updates > 2001)
     assert not Runtime.resolve(parsed.replace(compile="False"), updates).compile
 
 

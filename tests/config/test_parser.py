@@ -272,6 +272,24 @@ def test_a_methods_keys_are_keys_like_others(presets, tmp_path):
     assert "queue_size" not in parse([], presets, METHODS_HERE)
 
 
+@pytest.mark.parametrize(
+    ("there", "now", "same"),
+    [
+        ("videos", "videos/", True),
+        ("a/,b:0.3", "a,b//:0.3", True),
+        ("/", "", False),
+        ("videos", "videos/more", False),
+    ],
+)
+def test_a_path_is_the_same_with_a_slash_behind_it(tmp_path, there, now, same):
+    before, after = (parse(["--pretrain_datasets_path", path]) for path in (there, now))
+    before.save(tmp_path / "config.yaml")
+    if same:
+        return check_same(after, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"another configuration \(pretrain_datasets_path: "):
+        check_same(after, tmp_path / "config.yaml")
+
+
 def test_a_saved_configuration_has_its_methods_keys(tmp_path):
     methods = {**METHODS, "invented": Keys}
     parsed = parse(["--method_name", "invented", "--queue_size", "5"], methods=methods)

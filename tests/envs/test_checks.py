@@ -98,6 +98,13 @@ def test_folders_of_backgrounds(tmp_path, prefix):
     ("task", "blocks", "flags", "notes"),
     [
         (WALKER, ["dmc2gym"], {"max_delta": 0.1, "seed": 1}, []),
+        (WALKER, [], {}, []),
+        (
+            WALKER,
+            ["cpu"],
+            {},
+            ["the settings of dmc2gym_… tasks are in the block dmc2gym, which is not stacked"],
+        ),
         (
             "dmc_walker_walk",
             ["dmc2gym"],

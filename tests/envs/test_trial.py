@@ -64,7 +64,8 @@ def test_a_folder_in_which_no_video_can_be_read_is_refused(tmp_path, kind):
 def test_a_video_that_cannot_be_read_beside_others_is_noted_once(tmp_path, capsys):
     folder = videos(tmp_path, "a", "b.mp4", "c")
     for _ in range(2):
-        check_backgrounds(CHEETAH, ["train"], EnvSettings(background_dataset_path=folder))
+        settings = EnvSettings(background_dataset_path=folder, dynamic=True)
+        check_backgrounds(CHEETAH, ["train"], settings)
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"note: background video {folder}/b.mp4: left out, it cannot be shown (")
 
@@ -87,10 +88,30 @@ def test_a_flat_folder_serves_as_train_and_val_and_that_is_noted(tmp_path, capsy
     flat = videos(tmp_path / "flat", "x", "y")
     apart = videos(tmp_path / "apart", "train/x", "val/x")
     for folder, note in ((flat, f"note: {flat} does not tell train from val"), (apart, "")):
-        check_backgrounds(CHEETAH, ["train"], EnvSettings(background_dataset_path=folder))
+        settings = EnvSettings(background_dataset_path=folder, dynamic=True, test_dynamic=True)
+        check_backgrounds(CHEETAH, ["train"], settings)
         assert capsys.readouterr().err == ""
-        check_backgrounds(CHEETAH, ["train", "test"], EnvSettings(background_dataset_path=folder))
+        check_backgrounds(CHEETAH, ["train", "test"], settings)
         assert capsys.readouterr().err.startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("moving", "flags"),
+    [
+        ({}, "--dynamic True --test_dynamic True plays"),
+        ({"dynamic": True}, "; --test_dynamic True plays"),
+        ({"test_dynamic": True}, "; --dynamic True plays"),
+        ({"dynamic": True, "test_dynamic": True}, None),
+    ],
+)
+def test_backgrounds_that_stand_still_are_noted(tmp_path, capsys, moving, flags):
+    folder = videos(tmp_path, "train/x", "val/x")
+    settings = EnvSettings(background_dataset_path=folder, **moving)
+    check_backgrounds(CHEETAH, ["train", "test"], settings)
+    said = capsys.readouterr().err
+    assert said == (
+        f"note: backgrounds stand still; {flags.removeprefix('; ')} the videos\n" if flags else ""
+    )
 
 
 def test_suites_without_backgrounds_do_not_look(tmp_path):

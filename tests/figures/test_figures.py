@@ -145,6 +145,11 @@ def test_every_value_is_in_the_picture_below_zero_too(run):
     assert low < -600 < below["mean"].max() < high < 0
 
 
+def test_a_folder_of_runs_is_refused_with_the_runs_in_it(run, capsys):
+    assert learning_curve.main([str(run.parent)]) == 2
+    assert f"it has no config.yaml: did you mean {run}?\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])
 def test_no_run_is_refused_in_one_line(run, tmp_path, capsys, missing):
     (run / missing).unlink()

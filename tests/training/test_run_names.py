@@ -86,6 +86,14 @@ def test_the_label_of_an_ablation_is_not_given_to_another_run(tmp_path, monkeypa
     assert line.endswith("is True here: leave one of them out, or give another --label")
 
 
+def test_a_label_that_takes_the_place_of_a_blocks_is_noted(capsys):
+    words = ["--configs", "defaults", "no_distillation", "--label"]
+    assert config.parse([*words, "mine"]).label == "mine"
+    assert "note: the label mine takes the place of no_distillation" in capsys.readouterr().err
+    assert config.parse([*words, "no_distillation"]).label == "no_distillation"
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_of_ones_own_may_label_what_flags_change(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("label: mine\nbatch_size: 3\n")
