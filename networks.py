@@ -115,6 +115,7 @@ def _words(values: tuple[int, ...]) -> str:
     return " ".join(map(str, values))
 
 
+STATISTICS_CHUNK = 64  # images; an episode of 501 rows takes eight of them
 # Activations whose gradient follows from what came out, so that they can overwrite what went in.
 _IN_PLACE = (nn.ELU, nn.ReLU, nn.LeakyReLU)
 
@@ -157,6 +158,11 @@ def _kaiming(module: nn.Module) -> None:
 def float_image(image: Tensor) -> Tensor:
     """uint8 pixels → float in ±0.5. Floats are taken to be that already."""
     return image.float().div_(255.0).sub_(0.5) if image.dtype == torch.uint8 else image
+
+
+def draw_latent(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
+    """mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4); without ε, the mean."""
+    return mean if noise is None else mean + noise * (0.5 * logvar).exp()
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -259,7 +265,7 @@ class BetaVAEEncoder(nn.Module):
         return torch.randn(*lead, self.embed_size, device=self.stats.weight.device)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
-        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4), or the mean.
+        """The latent as `draw_latent` has it, and its statistics.
 
         Args:
             image: [N, 64, 64, C], uint8, or float in ±0.5.
@@ -271,8 +277,30 @@ class BetaVAEEncoder(nn.Module):
         )
         stats = self.stats(x).float().reshape(*image.shape[:-3], -1)
         mean, logvar = stats.chunk(2, -1)
-        embed = mean if noise is None else mean + noise * (0.5 * logvar).exp()
-        return Encoding(embed, mean, logvar)
+        return Encoding(draw_latent(mean, logvar, noise), mean, logvar)
+
+    @torch.no_grad()
+    def statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latent, each image by itself.
+
+        In float32, so many images at a time whatever there are, and with algorithms that repeat:
+        what an image comes to depends neither on others nor on how an update computes.
+
+        Args:
+            image: uint8 [N, 64, 64, C], on any device.
+
+        Returns:
+            Float32 [N, Z] each, on the encoder's device.
+        """
+        device, parts = self.stats.weight.device, []
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            for part in image.split(STATISTICS_CHUNK):
+                full = image.new_zeros(STATISTICS_CHUNK, *image.shape[1:], device=device)
+                full[: len(part)] = part
+                x = self.layers(_channels_last(full)).flatten(1)
+                parts.append(self.stats(x)[: len(part)])
+        mean, logvar = torch.cat(parts).chunk(2, -1)
+        return mean, logvar
 
 
 class BetaVAEDecoder(nn.Module):
