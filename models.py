@@ -22,12 +22,15 @@ from networks import (
     Encoding,
     ImageConfig,
     chunks,
+    draw_latent,
     float_image,
     make_decoder,
     make_encoder,
 )
 from rssm import RSSM, RSSMConfig, State
 from tools import UserError
+
+TEACHER_MEAN, TEACHER_LOGVAR = "teacher_mean", "teacher_logvar"  # of a batch, [B, T, Z]
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]  # of a loss, by name, 0-d each
@@ -321,7 +324,8 @@ class WorldModel(VideoPredictor):
 
         Args:
             batch: as for the predictor, and ``action`` [B, T, A], ``reward`` and ``discount``
-                [B, T].
+                [B, T]; of a frozen teacher also `TEACHER_MEAN` and `TEACHER_LOGVAR`
+                (`BetaVAEEncoder.statistics`), without which it encodes the images here.
             scales: as for the predictor.
             noise: likewise.
         """
@@ -330,8 +334,12 @@ class WorldModel(VideoPredictor):
         outputs, feat = self._terms(batch, scales, encoding, states)
         outputs.terms.update(self._head_terms(feat, batch))
         if self.teacher is not None:
-            with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
-                target = self.teacher.encode(batch["image"], noise.teacher).embed
+            if TEACHER_MEAN in batch:
+                mean, logvar = batch[TEACHER_MEAN], batch[TEACHER_LOGVAR]
+                target = draw_latent(mean, logvar, noise.teacher)
+            else:
+                with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
+                    target = self.teacher.encode(batch["image"], noise.teacher).embed
             outputs.terms["distill"] = distillation(target, encoding.embed)
         return outputs
 

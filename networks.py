@@ -115,6 +115,7 @@ def _words(values: tuple[int, ...]) -> str:
     return " ".join(map(str, values))
 
 
+STATISTICS_CHUNK = 64  # images; an episode of 501 rows takes eight of them
 # Activations whose gradient follows from what came out, so that they can overwrite what went in.
 _IN_PLACE = (nn.ELU, nn.ReLU, nn.LeakyReLU)
 
@@ -159,6 +160,11 @@ def float_image(image: Tensor) -> Tensor:
     return image.float().div_(255.0).sub_(0.5) if image.dtype == torch.uint8 else image
 
 
+def draw_latent(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
+    """mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4); without ε, the mean."""
+    return mean if noise is None else mean + noise * (0.5 * logvar).exp()
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that autocast, if it is on, makes of a matrix product's inputs."""
     kind = x.device.type
@@ -170,9 +176,26 @@ def _channels_last(image: Tensor) -> Tensor:
     return float_image(image).permute(0, 3, 1, 2)
 
 
+class WholeConv(nn.Conv2d):
+    """A convolution whose kernel is as large as its input: [N, C, k, k] → [N, O], one product.
+
+    oneDNN takes three to four times as long where it is told of a convolution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In channels_last, all of these are views.
+        return F.linear(_rows(x), _rows(self.weight), self.bias)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[N, C, H, W] → [N, H·W·C]."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
 class UpConv(nn.ConvTranspose2d):
     """A transposed convolution, in the order of operations that is fast.
 
+    Out of a single pixel it is one product, which oneDNN takes three times as long for otherwise.
     The bias is added by itself: oneDNN's gradient for it takes longer than that of the weights.
     Few outputs (images) waste the units that multiply matrices, so there the kernel of 4 with
     stride 2 is taken apart into four kernels of 2, one for each pixel of a 2×2 block.
@@ -185,8 +208,16 @@ class UpConv(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # takes no output_size
         if self.out_channels < 8 and self.stride == (2, 2) and self.kernel_size == (4, 4):
             return self._by_blocks(x)
+        if x.shape[2:] == (1, 1) and self.padding == (0, 0):
+            return self._of_one_pixel(x)
         bias = self.bias.to(autocast_dtype(self.bias))[:, None, None]
         return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding).add_(bias)
+
+    def _of_one_pixel(self, x: Tensor) -> Tensor:
+        _, outs, height, width = self.weight.shape
+        bias = self.bias.repeat(height * width)
+        x = F.linear(x.flatten(1), _rows(self.weight).t(), bias)
+        return x.view(-1, height, width, outs).permute(0, 3, 1, 2)
 
     def _by_blocks(self, x: Tensor) -> Tensor:
         # Output 2m + p − 1 is fed by inputs m and m − 1, through rows p and 2 + p of the kernel.
@@ -247,7 +278,7 @@ class BetaVAEEncoder(nn.Module):
             nn.ELU(inplace=True),
             nn.Conv2d(64, 64, 4, 2, 1),  # 4×4
             nn.ELU(inplace=True),
-            nn.Conv2d(64, 256, 4),  # 1×1
+            WholeConv(64, 256, 4),  # 1×1
             nn.ELU(inplace=True),
         )
         self.stats = nn.Linear(256, 2 * config.z_dim)
@@ -259,7 +290,7 @@ class BetaVAEEncoder(nn.Module):
         return torch.randn(*lead, self.embed_size, device=self.stats.weight.device)
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
-        """z = mean + ε·exp(logvar / 2) (Kingma and Welling 2013, section 2.4), or the mean.
+        """The latent as `draw_latent` has it, and its statistics.
 
         Args:
             image: [N, 64, 64, C], uint8, or float in ±0.5.
@@ -271,8 +302,30 @@ class BetaVAEEncoder(nn.Module):
         )
         stats = self.stats(x).float().reshape(*image.shape[:-3], -1)
         mean, logvar = stats.chunk(2, -1)
-        embed = mean if noise is None else mean + noise * (0.5 * logvar).exp()
-        return Encoding(embed, mean, logvar)
+        return Encoding(draw_latent(mean, logvar, noise), mean, logvar)
+
+    @torch.no_grad()
+    def statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latent, each image by itself.
+
+        In float32, so many images at a time whatever there are, and with algorithms that repeat:
+        what an image comes to depends neither on others nor on how an update computes.
+
+        Args:
+            image: uint8 [N, 64, 64, C], on any device.
+
+        Returns:
+            Float32 [N, Z] each, on the encoder's device.
+        """
+        device, parts = self.stats.weight.device, []
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            for part in image.split(STATISTICS_CHUNK):
+                full = image.new_zeros(STATISTICS_CHUNK, *image.shape[1:], device=device)
+                full[: len(part)] = part
+                x = self.layers(_channels_last(full)).flatten(1)
+                parts.append(self.stats(x)[: len(part)])
+        mean, logvar = torch.cat(parts).chunk(2, -1)
+        return mean, logvar
 
 
 class BetaVAEDecoder(nn.Module):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from replay.episodes import Columns
 from replay.sampler import Windows
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class Learner(nn.Module, ABC):
 
         Args:
             batch: on the device: ``image`` uint8 [B, T, H, W, C], ``is_first`` bool [B, T] and, for
-                an agent, ``action`` [B, T, A], ``reward`` and ``discount`` [B, T]. Row t holds the
-                image at t, the action that led to it, and what that earned.
+                an agent, ``action`` [B, T, A], ``reward`` and ``discount`` [B, T]; with
+                `columns` also these, [B, T, …] each. Row t holds the image at t, the action that
+                led to it, and what that earned.
             step: what schedules follow: agent steps; while pretraining, updates.
         """
 
@@ -196,6 +198,15 @@ class Agent(Learner):
 
         Raises:
             UserError: it is not there.
+        """
+        return None
+
+    def columns(self) -> Columns | None:
+        """What batches of training have beside the columns of episodes; default nothing.
+
+        It is for what follows from single images alone and never changes, such as the outputs of a
+        frozen network: computed once, when an episode becomes sampleable. A batch need not have
+        it: pictures are drawn from other replays, too.
         """
         return None
 

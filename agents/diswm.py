@@ -24,7 +24,16 @@ from behavior import ActorCritic, ImagineNoise, frozen
 from config import Config
 from fileio.checkpoints import misfit
 from heads import ActionHead
-from models import FilterNoise, LossScales, VideoPredictor, WorldModel
+from models import (
+    TEACHER_LOGVAR,
+    TEACHER_MEAN,
+    FilterNoise,
+    LossScales,
+    VideoPredictor,
+    WorldModel,
+)
+from networks import BetaVAEEncoder
+from replay.episodes import Columns
 from tools import UserError, expand_path, print_safe
 
 TEACHER = "world_model.teacher."
@@ -96,6 +105,23 @@ class DisWM(GradientLearner, Agent):
     def sync(self) -> None:
         """From here on, actions know of all updates so far; see `RecurrentPolicy`."""
         self.policy.sync()
+
+    def columns(self) -> Columns | None:
+        """What a frozen teacher's β-VAE says of each image: mean and log variance of its latent."""
+        model = self.world_model
+        if model.teacher is None or model.train_teacher:
+            return None
+        encoder = model.teacher.encoder
+        if not isinstance(encoder, BetaVAEEncoder):
+            return None  # a CNN's embedding would take a third of the image's memory
+
+        def compute(image: np.ndarray) -> dict[str, np.ndarray]:
+            found = encoder.statistics(torch.from_numpy(image))
+            names = (TEACHER_MEAN, TEACHER_LOGVAR)
+            return {k: v.cpu().numpy() for k, v in zip(names, found, strict=True)}
+
+        row = (encoder.embed_size,), np.float32
+        return Columns({TEACHER_MEAN: row, TEACHER_LOGVAR: row}, compute)
 
     def draw_noise(self, batch: int, length: int) -> AgentNoise:
         imagine = self.behavior.draw_noise(self.world_model, batch * length)

@@ -65,7 +65,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     """Our update or policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     from accel.runtime import Runtime
-    from agents.base import Spaces
+    from agents.base import Agent, Spaces
     from agents.model_configs import predictor_config
     from agents.pretrained import save_predictor
     from agents.registry import METHODS, agent_class
@@ -100,8 +100,15 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
 
     rows = kind.windows(parsed).length  # a method may take others than --batch_length
 
+    columns = learner.columns() if isinstance(learner, Agent) else None
+    computed: dict[str, np.ndarray] = {}  # of the one batch that there is
+
     def update(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         cut = {name: value[:, :rows] for name, value in batch.items()}
+        if columns is not None and not computed:  # the replay computes them once an episode
+            each = [columns.compute(image) for image in cut["image"]]
+            computed.update({name: np.stack([e[name] for e in each]) for name in columns.fields})
+        cut |= computed
         return learner.learn(to_tensors(cut, runtime.device), 0).metrics
 
     return policy if spec["kind"] == "act" else update, facts

@@ -11,7 +11,15 @@
 """
 
 from replay.buffer import Replay
-from replay.episodes import Episode, Restored, row_fields
+from replay.episodes import Columns, Episode, Restored, row_fields
 from replay.storage import DiskStorage, HostStorage
 
-__all__ = ["DiskStorage", "Episode", "HostStorage", "Replay", "Restored", "row_fields"]
+__all__ = [
+    "Columns",
+    "DiskStorage",
+    "Episode",
+    "HostStorage",
+    "Replay",
+    "Restored",
+    "row_fields",
+]

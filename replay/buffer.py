@@ -21,6 +21,7 @@ import numpy as np
 
 from fileio import atomic, npz
 from replay.episodes import (
+    Columns,
     Episode,
     LoadSummary,
     Restored,
@@ -32,11 +33,10 @@ from replay.episodes import (
     name_of,
     set_aside,
 )
-from replay.files import Fit, decode, episode_files
+from replay.files import Fit, decode, episode_files, unreadable
 from replay.open_episodes import OpenEpisodes
 from replay.sampler import Sampler, Windows, make_sampler
 from replay.storage import Storage
-from tools import UserError
 
 
 class _Held(NamedTuple):
@@ -63,6 +63,8 @@ class Replay:
         tag: the middle of file names, `<index>-<tag>-<rows>.npz`.
         background: write episodes in a thread; `written` waits for it, and so does `state_dict`.
         fit: makes images of other sizes fit those of the storage; None leaves such files out.
+        columns: computed once of each episode, as it becomes sampleable; their fields are among
+            the storage's, and batches have them. Files do not.
 
     Attributes:
         storage, directory, tag: as given.
@@ -82,6 +84,7 @@ class Replay:
         tag: str = "s0",
         background: bool = False,
         fit: Fit | None = None,
+        columns: Columns | None = None,
     ):
         if capacity < 0:
             raise ValueError(f"capacity is {capacity}: give rows, or 0 for no limit")
@@ -89,11 +92,14 @@ class Replay:
             raise ValueError(f"tag {tag!r}: letters, digits, '.', '_' and '-' only")
         self.directory = None if directory is None else Path(directory)
         self.storage, self.tag, self._capacity = storage, tag, capacity
-        self._oversample_ends, self._fit = oversample_ends, fit
+        self._oversample_ends, self._fit, self._columns = oversample_ends, fit, columns
+        computed = columns.fields if columns else {}
+        # What comes in has these; the storage holds the columns, too.
+        self._fields = {key: f for key, f in storage.fields.items() if key not in computed}
         self._held: deque[_Held] = deque()  # oldest first
         self._shares: list[float] = []  # of the sources 1, 2, …; source 0 has the rest
         self._sources: set[int] = set()  # sources that had episodes
-        self._open = OpenEpisodes(storage.fields)
+        self._open = OpenEpisodes(self._fields)
         self._steps = self._index = self._frames = 0
         # Of those episodes, for one kind of windows.
         self._sampler: tuple[Windows, Sampler] | None = None
@@ -180,7 +186,7 @@ class Replay:
         self._shares += [] if share is None else [share]
         source = 0 if share is None else len(self._shares)
         summary = LoadSummary()
-        read = decode(paths, self.storage.fields, self._fit)
+        read = decode(paths, self._fields, self._fit)
         for done, (path, content) in enumerate(read, 1):
             name = path.relative_to(directory).as_posix()
             try:
@@ -189,7 +195,7 @@ class Replay:
                 summary.skipped.append((name, npz.reason(error)))
                 episodes = []
             except (OSError, MemoryError) as error:  # another start would find another dataset
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             for episode in episodes:
                 rows = self._push(path, episode, name, source)
                 summary.episodes += 1
@@ -205,7 +211,7 @@ class Replay:
         Raises:
             ValueError: an episode does not fit (see `episodes.check_episode`).
         """
-        checked = [conform(check_episode(episode), self.storage.fields) for episode in episodes]
+        checked = [conform(check_episode(episode), self._fields) for episode in episodes]
         self._clear()
         for episode in checked:
             self._push(None, episode)
@@ -232,8 +238,8 @@ class Replay:
 
         Returns:
             image uint8 [B, T, H, W, C], action float32 [B, T, A], reward and discount float32
-            [B, T], is_first bool [B, T]: row 0 and every seam inside a window, where the model
-            has to reset its state. NumPy arrays, or tensors on the storage's device.
+            [B, T], the columns, is_first bool [B, T]: row 0 and every seam inside a window, where
+            the model has to reset its state. NumPy arrays, or tensors on the storage's device.
 
         Raises:
             ValueError: no closed episode yet, or a size below 1.
@@ -293,12 +299,18 @@ class Replay:
             "ongoing": self._open.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping) -> Restored:
+    def load_state_dict(
+        self, state: Mapping, progress: Callable[[int, int], None] | None = None
+    ) -> Restored:
         """Replace all content by what `state_dict` returned, reading its episodes from disk again.
 
         Files of episodes closed after that state are moved into `<directory>/../stale`, own ones
         that are damaged into `<directory>/../bad`, each with a text that says why; the replay goes
         on without them, and without those that are missing.
+
+        Args:
+            state: what `state_dict` returned.
+            progress: called with (files done, files in all).
 
         Raises:
             ValueError: none of the state's episodes can be used; the replay is then unusable.
@@ -308,8 +320,8 @@ class Replay:
         self._clear()
         own, restored = self.directory or Path(), Restored()
         counts = [(own / name, len([*same])) for name, same in itertools.groupby(state["files"])]
-        read = decode([path for path, _ in counts], self.storage.fields, self._fit)
-        for (path, content), (_, count) in zip(read, counts, strict=True):
+        read = decode([path for path, _ in counts], self._fields, self._fit)
+        for done, ((path, content), (_, count)) in enumerate(zip(read, counts, strict=True), 1):
             try:
                 episodes = content.result()
                 check_length(path, sum(len(episode["image"]) for episode in episodes), own)
@@ -318,10 +330,12 @@ class Replay:
             except ValueError as error:
                 restored.lost.append((path, str(error)))
             except (OSError, MemoryError) as error:  # not the file's fault: it stays
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             else:
                 for episode in episodes[-count:]:
                     self._push(path, episode)
+            if progress is not None:
+                progress(done, len(counts))
         if restored.lost and not self._held:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
@@ -363,6 +377,8 @@ class Replay:
     ) -> int:
         """Make an episode sampleable, evict what exceeds the capacity, and return its rows."""
         rows = len(episode["image"])
+        if self._columns is not None:
+            episode = {**episode, **self._columns.compute(episode["image"])}
         self._sampler = None
         while self._capacity and self._held and self._frames + rows > self._capacity:
             self.storage.pop()
@@ -378,13 +394,3 @@ class Replay:
         self.storage.clear()
         self._held.clear()
         self._frames = 0
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    memory = isinstance(error, MemoryError)
-    reason = (
-        "there is too little memory; --replay_storage disk takes less"
-        if memory
-        else npz.reason(error)
-    )
-    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

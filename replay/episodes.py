@@ -17,11 +17,11 @@ import contextlib
 import glob
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,19 @@ DTYPES = {
 }
 STORED = ("image", "action", "reward", "discount")
 Fields = Mapping[str, tuple[tuple[int, ...], type]]  # name → shape of a row, dtype
+
+
+class Columns(NamedTuple):
+    """Further columns of episodes, which follow from their images and are in no file.
+
+    Attributes:
+        fields: of a row.
+        compute: images uint8 [T, H, W, C] of one episode → each column, [T, …]. What it gives must
+            depend on nothing but these images: it is computed anew when a run is resumed.
+    """
+
+    fields: Fields
+    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)

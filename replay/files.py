@@ -120,3 +120,14 @@ def decode(
             if len(pending) > 2 * DECODERS:
                 yield pending.popleft()
         yield from pending
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What to raise where the machine, not the file, is at fault."""
+    memory = isinstance(error, MemoryError)
+    reason = (
+        "there is too little memory; --replay_storage disk takes less"
+        if memory
+        else npz.reason(error)
+    )
+    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

@@ -26,7 +26,7 @@ from envs import (
     used_up,
     variation_for,
 )
-from replay import Replay, row_fields
+from replay import Columns, Replay, row_fields
 from replay.device import place
 from replay.files import count_rows
 from replay.room import check_room
@@ -170,6 +170,7 @@ def make_replay(
     capacity: int | None = None,
     rows: int | None = None,
     background: bool = False,
+    columns: Columns | None = None,
 ) -> Replay:
     """An empty replay.
 
@@ -183,12 +184,14 @@ def make_replay(
         rows: how many will come; then ``--replay_device`` holds, and too little memory is told of.
             None keeps them off it.
         background: write episodes beside what comes next.
+        columns: the learner's.
 
     Raises:
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
             or disk that cannot hold them.
     """
     fields = row_fields((*image_size(config), 1 if config.grayscale else 3), action_size)
+    fields = {**fields, **(columns.fields if columns else {})}
     choice = "cpu" if rows is None else config.replay_device
     cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None
     storage = place(fields, choice, runtime.device, rows or 0, cache)
@@ -203,6 +206,7 @@ def make_replay(
         tag=f"s{config.seed}",
         background=background,
         fit=fit,
+        columns=columns,
     )
 
 

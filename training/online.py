@@ -36,7 +36,7 @@ from training.factory import (
 from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
 from training.run_names import variant
-from training.trainer import Trainer, load_episodes, note_restored, note_stale
+from training.trainer import Trainer, load_episodes, note_stale, restore_replay
 
 PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the first ones
 
@@ -83,6 +83,7 @@ class OnlineTrainer(Trainer):
     def _build(self, method: type[Agent], source: Source | None) -> None:
         c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
         note_switch(c)
+        self.learner = method(c, self.runtime, spaces, method.find_source(c))
         self.replay = make_replay(
             c,
             self.runtime,
@@ -91,10 +92,10 @@ class OnlineTrainer(Trainer):
             folder=self.own_folder("train"),
             rows=expected_rows(c),
             background=self.runtime.overlap,
+            columns=self.learner.columns(),
         )
         # The last evaluation's episodes, to draw from.
         self.seen = make_replay(c, self.runtime, "eval", spaces.action_size, capacity=0)
-        self.learner = method(c, self.runtime, spaces, method.find_source(c))
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
         self.random = RandomPolicy(spaces, derive_seed(c.seed, "random policy"))
         if self.run.resumed:
@@ -377,11 +378,7 @@ class OnlineTrainer(Trainer):
             self.report("eval", self.seen)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        try:
-            found = self.replay.load_state_dict(to_arrays(state["replay"]))
-        except ValueError as error:
-            raise UserError(f"{error}; put it back, or begin again in another --logdir") from None
-        note_restored(self.run, found)
+        restore_replay(self.run, self.replay, state["replay"])
         collector = state["collector"]
         policy_state = to_device(collector["state"], self.runtime.device)
         same = self.collector.load_state({**to_arrays(collector), "state": policy_state})

@@ -12,13 +12,16 @@ import torch
 from accel.generators import scratch_rng
 from agents.base import CLIPS, Batch, Learner
 from data import FLAG, Source, bar
+from fileio.checkpoints import to_arrays
 from logger import Pace, Rate, Status
 from logger.timing import Stopwatch
-from replay import Replay, Restored
+from replay import Replay
 from replay.batch import to_tensors
-from tools import Diverged, Every, UserError, derive_seed, expand_path
+from tools import Diverged, Every, UserError, derive_seed, expand_path, print_safe
 from training.nonfinite import NonFinite
 from training.run_folder import CHECKPOINT, RunFolder
+
+MANY = 100  # episodes that take a while to read
 
 
 class Trainer:
@@ -261,8 +264,21 @@ def note_stale(run: RunFolder, moved: list[Path]) -> None:
         run.note("set_aside", episodes=len(moved), folder=str(moved[0].parent))
 
 
-def note_restored(run: RunFolder, found: Restored) -> None:
-    """Tells of the episodes that a run goes on without, and why."""
+def restore_replay(run: RunFolder, replay: Replay, state: Mapping[str, Any]) -> None:
+    """Reads the episodes of a checkpoint again; tells of those that a run goes on without.
+
+    Raises:
+        UserError: there is none left, or the machine cannot read one now.
+    """
+    if (count := len(state["files"])) >= MANY:
+        print_safe(f"note: reads {count} episodes again")
+    try:
+        with bar(unit=1) as progress:
+            found = replay.load_state_dict(
+                to_arrays(state), lambda done, total: progress("loading", done, total)
+            )
+    except ValueError as error:
+        raise UserError(f"{error}; put it back, or begin again in another --logdir") from None
     note_stale(run, found.stale)
     for path, reason in found.lost[:10]:
         run.note("warning", message=f"goes on without {path}: {reason}")

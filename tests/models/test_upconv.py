@@ -1,10 +1,10 @@
-"""Transposed convolutions, which are taken apart: the numbers are PyTorch's own."""
+"""Convolutions that are computed in other ways than PyTorch's: the numbers are its own."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from networks import ImageConfig, UpConv, make_decoder
+from networks import ImageConfig, UpConv, WholeConv, make_decoder
 
 # Inputs, outputs, kernel, stride, padding, and the side of the input; 0 outputs are the image's.
 BETA_VAE = [(256, 64, 4, 1, 0, 1), (64, 64, 4, 2, 1, 4), (64, 32, 4, 2, 1, 8)]
@@ -87,6 +87,15 @@ def test_a_transposed_convolution(shape):
             torch.testing.assert_close(
                 got, whole, rtol=tolerance, atol=tolerance * float(whole.abs().max())
             )
+
+
+def test_a_convolution_of_all_that_there_is():
+    layer = WholeConv(64, 256, 4).to(torch.float64, memory_format=torch.channels_last)
+    x, own = make_input(64, 4, 4, dtype=torch.float64), (layer.weight, layer.bias)
+    actual = with_gradients(run_layer(layer), x, *own)
+    expected = with_gradients(lambda *given: F.conv2d(*given).flatten(1), x, *own)
+    for got, whole in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("padding", [0, 1, (1, 0), (0, 1)], ids=str)
