@@ -83,6 +83,18 @@ def _model_of(weights: Mapping[str, Any], prefix: str, config: Config, run: Path
     return model.eval()
 
 
+def videos_of(stages: Stages) -> Path | None:
+    """The folder of what a run's first stage was pretrained on, where that is known and still there."""
+    config = stages.config
+    if not config.beta_vae_pretrain:
+        path = Path(config.pretrain_checkpoint_path or "") / "config.yaml"
+        if not path.is_file():
+            return None
+        config = load_saved(path, METHODS)
+    given = config.pretrain_datasets_path
+    return Path(given) if given and Path(given).is_dir() else None
+
+
 def find_episodes(folder: Path) -> list[Path]:
     """The episode files in a folder.
 

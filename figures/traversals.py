@@ -28,7 +28,7 @@ from envs import UnknownTask
 from figures import save
 from figures.records import Record, refuse
 from figures.runs import find_runs, read_config
-from figures.stages import Stages, find_episodes, load_stages, read_clips
+from figures.stages import load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, task_name
 from fileio import checkpoints
 from logger.pictures import cut_grid, to_uint8
@@ -78,8 +78,8 @@ def draw(
         output: where to; see :func:`figures.save`.
         runs: run folders, or folders above them. One without a checkpoint is drawn from its
             pictures.
-        episodes: a folder of them, whose first frame the latents are moved around; default the
-            run's own, or what it was pretrained on.
+        episodes: a folder of them, around one of whose frames latents are moved; default the run's
+            own and, of its first stage, what that was pretrained on.
         latents: which, as ``z3``, in their order, the same in all sheets; default those that move
             the picture most, in each sheet its own.
         rows: how many of those.
@@ -107,24 +107,26 @@ def sheets_of(run: Path, episodes: Path | None = None) -> list[Sheet]:
     if not is_predictor and not checkpoints.find(run):
         return [_from_picture(run)]
     stages = load_stages(run)
-    frame = _frame(stages, run, episodes)
     task = task_name(stages.config.task)
-    titles = {"pretrained": "pretrained", "finetuned": f"finetuned, {task}"}
-    if stages.finetuned is not None:
-        titles |= {"pretrained": "teacher", "finetuned": f"student, {task}"}
-    return [_sheet(titles[stage], model, frame) for stage, model in stages.named.items()]
+    own = Path(episodes or run / "train_eps")
+    if stages.finetuned is None:
+        frame = _frame(Path(episodes) if episodes else videos_of(stages), run)
+        return [_sheet("pretrained", stages.pretrained, frame)]
+    sheets = [_sheet(f"student, {task}", stages.finetuned, _frame(own, run))]
+    if stages.pretrained is not None:
+        videos = None if episodes else videos_of(stages)
+        what = "teacher, its own videos" if videos else f"teacher, {task}"
+        sheets.insert(0, _sheet(what, stages.pretrained, _frame(videos or own, run)))
+    return sheets
 
 
-def _frame(stages: Stages, run: Path, episodes: Path | None) -> np.ndarray:
+def _frame(folder: Path | None, run: Path) -> np.ndarray:
     """The frame that latents are moved around: uint8 [1, 1, H, W, C]."""
-    given = stages.config.pretrain_datasets_path
-    own = run / "train_eps" if stages.finetuned is not None else Path(given or run / "train_eps")
-    folder = Path(episodes) if episodes else own
-    if not episodes and not folder.is_dir():
+    if folder is None or not folder.is_dir():
+        where = "" if folder is None else f" at {folder}"
         raise UserError(
-            f"the videos of {run} are not at {folder}: name a folder of episodes, --episodes"
+            f"the videos of {run} are not to be found{where}: name a folder of episodes, --episodes"
         )
-    find_episodes(folder)
     return read_clips(folder, 1, 1)
 
 

@@ -18,12 +18,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from config import load_saved
 from envs import UnknownTask
 from figures import save
 from figures.records import Record, refuse
 from figures.runs import find_runs
-from figures.stages import features_of, load_stages, read_clips
+from figures.stages import features_of, load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, write_legend
 from tools import UserError
 
@@ -89,7 +88,12 @@ def embed(
     stages = load_stages(run)
     if len(stages.named) < 2:
         raise UserError(f"{run} has no teacher: name a finetuning with --distillation True")
-    folder = Path(offline) if offline else _source(stages.config.pretrain_checkpoint_path, run)
+    folder = Path(offline) if offline else videos_of(stages)
+    if folder is None:
+        raise UserError(
+            f"the videos that {run} was pretrained on are not to be found: name their folder, "
+            "--offline"
+        )
     half = clips // 2
     images = [read_clips(f, half, length, seed) for f in (folder, run / "train_eps")]
     result = []
@@ -118,18 +122,6 @@ def _embed(features: np.ndarray, sets: np.ndarray, seed: int) -> tuple[np.ndarra
     perplexity = min(30.0, (len(scaled) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
     return tsne.fit_transform(scaled), float(silhouette_score(scaled, sets))
-
-
-def _source(given: str, run: Path) -> Path:
-    """The episodes that a predictor was pretrained on, as its run's configuration has them."""
-    path = Path(given) / "config.yaml"
-    folder = Path(load_saved(path).pretrain_datasets_path or "") if path.is_file() else Path()
-    if not path.is_file() or folder == Path() or not folder.is_dir():
-        raise UserError(
-            f"the videos that {run} was pretrained on are not to be found: name their folder, "
-            "--offline"
-        )
-    return folder
 
 
 @matplotlib.rc_context(RC)
