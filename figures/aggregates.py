@@ -50,7 +50,9 @@ class Table(NamedTuple):
     left_out: list[str]
 
 
-def range_of(task: str, records: Sequence[Record], value: str, ranges: Ranges) -> tuple[float, float]:
+def range_of(
+    task: str, records: Sequence[Record], value: str, ranges: Ranges
+) -> tuple[float, float]:
     """What of a task is 0 and what is 1.
 
     Success is a share already; dm_control's returns are of 0 to 1000; Pusher's go from a random
@@ -76,7 +78,10 @@ def range_of(task: str, records: Sequence[Record], value: str, ranges: Ranges) -
 
 
 def table_of(
-    records: Sequence[Record], value: str = "return", at: float | None = None, ranges: Ranges | None = None
+    records: Sequence[Record],
+    value: str = "return",
+    at: float | None = None,
+    ranges: Ranges | None = None,
 ) -> Table:
     """The normalised scores of every arm that are compared.
 
@@ -94,14 +99,18 @@ def table_of(
     arms = list(dict.fromkeys(group[:2] for of_task in runs.values() for group in of_task))
     shared = [t for t, of_task in runs.items() if {g[:2] for g in of_task} == set(arms)]
     if not shared or not arms:
-        raise UserError("there is no task on which all arms have runs: give fewer arms, or run more")
+        raise UserError(
+            "there is no task on which all arms have runs: give fewer arms, or run more"
+        )
     scores: dict[tuple[str, str], list[np.ndarray]] = {arm: [] for arm in arms}
     frames = {}
     for task in shared:
         low, high = range_of(task, panels[task], value, ranges or {})
         frames[task] = common_frame(runs[task], at)
         for arm in arms:
-            each = [scores_at(s, frames[task], value) for g, s in runs[task].items() if g[:2] == arm]
+            each = [
+                scores_at(s, frames[task], value) for g, s in runs[task].items() if g[:2] == arm
+            ]
             if not (found := np.concatenate(each)).size:
                 raise UserError(f"{task}, {arm[1]} has no evaluation up to {frames[task]:,} frames")
             scores[arm].append(to_unit(found, low, high))
@@ -152,7 +161,9 @@ def figure_of(table: Table, records: Sequence[Record], against: str, title: str)
         axes.set_xlabel("normalised score")
     mean.set_yticklabels([])
     _draw_profiles(lines, {arm: table.scores[arm] for arm in arms}, found)
-    others = {arm: improvement(table.scores[ours], table.scores[arm]) for arm in arms if arm != ours}
+    others = {
+        arm: improvement(table.scores[ours], table.scores[arm]) for arm in arms if arm != ours
+    }
     _draw_points(better, others, found)
     better.axvline(0.5, ls=":", lw=0.9, color="0.35")
     better.set_xlim(-0.03, 1.03)

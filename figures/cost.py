@@ -81,7 +81,9 @@ def _parameters(run: Path) -> int | None:
         state, _ = checkpoints.load_newest(run)
         weights = state["learner"]["weights"]
     except (KeyError, TypeError):
-        raise UserError(f"{run} has a checkpoint of another format: draw with its own code") from None
+        raise UserError(
+            f"{run} has a checkpoint of another format: draw with its own code"
+        ) from None
     return sum(t.numel() for name, t in weights.items() if not _COPIES.search(name))
 
 

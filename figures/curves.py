@@ -55,6 +55,7 @@ class Settings:
         by: one of ``BY``: what the legend tells apart.
         published: the paper's curves, dashed: those of the methods that were run, or all.
         bands: a setting of published/bands.csv, whose ranges are shaded; none by default.
+        until: frames at which the axis ends; default where all lines do.
         switch: {task: frame} from which episodes look different, marked in its panel.
         tasks: panels, in this order, also of tasks that nobody has run.
         title: above all; none by default.
@@ -67,6 +68,7 @@ class Settings:
     by: str = "arm"
     published: str = "none"
     bands: str = ""
+    until: float = np.inf
     switch: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tasks: Sequence[str] = ()
     title: str = ""
@@ -93,7 +95,7 @@ def draw(records: Sequence[Record], output: Path, **settings: Any) -> list[Path]
 
 
 @matplotlib.rc_context(RC)
-def figure_of(records: Sequence[Record], settings: Settings = Settings()) -> Figure:  # noqa: B008
+def figure_of(records: Sequence[Record], settings: Settings = Settings()) -> Figure:
     """The figure that :func:`draw` writes."""
     s = settings
     panels = by_task(records, s.tasks)
@@ -189,7 +191,9 @@ class Panel:
     def _draw_group(self, seeds: Mapping[int, Sequence[Record]], look: Look) -> None:
         """A line, its band and, on wish, each seed's own line."""
         s, axes = self.settings, self.axes
-        curve = curve_of(seeds, s.value, s.band)
+        curve = curve_of(seeds, s.value, s.band).until(s.until)
+        if not len(curve.frames):
+            return
         x, every = curve.frames / self.unit, max(1, len(curve.frames) // MARKS)
         [line] = axes.plot(
             x, curve.mean, color=look.color, marker=look.marker, markevery=every, zorder=3
@@ -218,12 +222,16 @@ class Panel:
         """One of the paper's curves; its steps are counted as this axis counts."""
         look = METHODS[curve.method]
         frames = curve.steps * reference.published_unit(self.task)
+        shown = frames <= self.settings.until
+        frames, returns = frames[shown], curve.returns[shown]
+        if not len(frames):
+            return
         [line] = self.axes.plot(
-            frames / self.unit, curve.returns, ls=DASHES, lw=0.9, color=look.color,
+            frames / self.unit, returns, ls=DASHES, lw=0.9, color=look.color,
             marker=look.marker, mfc="white", mew=0.7, markevery=max(1, len(frames) // 5),
         )  # fmt: skip
         self.legend.setdefault(look.label, line)
-        self._note(curve.returns, frames)
+        self._note(returns, frames)
 
     def _draw_bands(self, setting: str) -> None:
         """Published ranges of one setting, across the panel."""
@@ -238,8 +246,8 @@ class Panel:
     def _mark_switch(self, frame: float) -> None:
         self.axes.axvline(frame, ls=":", color=GREY, lw=0.9)
         self.axes.annotate(
-            "new look", (frame, 0.98), xycoords=("data", "axes fraction"), xytext=(3, 0),
-            textcoords="offset points", va="top", fontsize=6, color=GREY,
+            "new look", (frame, 0.03), xycoords=("data", "axes fraction"), xytext=(3, 0),
+            textcoords="offset points", va="bottom", fontsize=6, color=GREY,
         )  # fmt: skip
 
     def _finish(self, runs: Runs) -> None:
@@ -273,5 +281,3 @@ def _name_axes(axes: Sequence[Axes], columns: int, settings: Settings) -> None:
             panel.xaxis.label.set_size(6.5)
         if index % columns == 0:
             panel.set_ylabel(VALUES[settings.value])
-
-

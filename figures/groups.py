@@ -41,6 +41,13 @@ class Curve(NamedTuple):
     high: np.ndarray
     seeds: dict[int, tuple[np.ndarray, np.ndarray]]
 
+    def until(self, frame: float) -> Curve:
+        """As far as a frame."""
+        lines = (self.frames, self.mean, self.low, self.high)
+        shown = (line[self.frames <= frame] for line in lines)
+        each = {s: (f[f <= frame], v[f <= frame]) for s, (f, v) in self.seeds.items()}
+        return Curve(*shown, each)
+
 
 Runs = dict[Group, dict[int, list[Record]]]  # the evaluations of each seed, by their frames
 

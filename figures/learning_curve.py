@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"others' published returns: {', '.join(reference.settings())}",
     )  # fmt: skip
     parser.add_argument(
+        "--until", type=float, default=float("inf"), metavar="FRAMES", help="where the axis ends"
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("learning_curve.png"),
         help="a .png or .pdf; another name gets both",
     )  # fmt: skip
@@ -101,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the runs named on the command line; returns the exit status."""
     args = _parser().parse_args(argv)
-    drawn = ("value", "axis", "band", "seeds", "by", "published", "bands", "title")
+    drawn = ("value", "axis", "band", "seeds", "by", "published", "bands", "until", "title")
     try:
         records, runs = load(args.runs, args.scale)
         chosen = {name: getattr(args, name) for name in drawn}

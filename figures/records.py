@@ -98,9 +98,7 @@ def _of_run(run: Path, study: str, scale: str, source: str, arm: str) -> list[Re
         try:
             if "random_return" in row:
                 numbers = _numbers(row, "random")
-                records[RANDOM] = Record(
-                    **common, **numbers, method=RANDOM, arm=RANDOM, frames=0
-                )
+                records[RANDOM] = Record(**common, **numbers, method=RANDOM, arm=RANDOM, frames=0)
             if "eval_return" in row:
                 frames, name = int(row["step"]), arm or arm_of(config)
                 numbers = _numbers(row, "eval")
@@ -155,7 +153,9 @@ def read_csv(path: Path) -> list[Record]:
     except csv.Error as error:
         raise UserError(f"{path} is no CSV file: {error}") from None
     if not rows or tuple(rows[0]) != COLUMNS:
-        raise UserError(f"{path} is no table of records: its first line is to be {','.join(COLUMNS)}")
+        raise UserError(
+            f"{path} is no table of records: its first line is to be {','.join(COLUMNS)}"
+        )
     records = [
         _of_row(row, f"{path}, line {number}") for number, row in enumerate(rows[1:], 2) if row
     ]
@@ -166,7 +166,9 @@ def read_csv(path: Path) -> list[Record]:
 
 def _of_row(row: Sequence[str], where: str) -> Record:
     if len(row) != len(COLUMNS):
-        raise UserError(f"{where} has {len(row)} of {len(COLUMNS)} columns: mend it, or take it out")
+        raise UserError(
+            f"{where} has {len(row)} of {len(COLUMNS)} columns: mend it, or take it out"
+        )
     given = dict(zip(COLUMNS, row, strict=True))
     _check_method(given["method"], where)
     if not given["task"]:

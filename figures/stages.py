@@ -13,8 +13,8 @@ from agents.model_configs import predictor_config
 from agents.pretrained import PREDICTOR_FILES, load_predictor
 from agents.registry import METHODS
 from config import Config, load_saved
-from fileio.checkpoints import misfit
 from figures.runs import read_config
+from fileio.checkpoints import misfit
 from models import VideoPredictor
 from replay.episodes import read_episode
 from replay.files import episode_files
@@ -141,7 +141,7 @@ def _images(path: Path) -> np.ndarray:
 
 @torch.no_grad()
 def features_of(model: VideoPredictor, clips: np.ndarray) -> np.ndarray:
-    """What an encoder makes of clips: the mean of its β-VAE's latent, meant over time, [N, Z].
+    """What an encoder makes of clips: the mean of its β-VAE's latent, averaged over time, [N, Z].
 
     Args:
         model: whose encoder it is.

@@ -90,7 +90,15 @@ def _score_rows(
     digits = 2 if value == "success" else 0
     tasks = by_task(records)
     published = reference.rows(file)
-    head = ["videos", "task", "system", f"{value}, published", f"ours, {scale} scale", "n", "frames"]
+    head = [
+        "videos",
+        "task",
+        "system",
+        f"{value}, published",
+        f"ours, {scale} scale",
+        "n",
+        "frames",
+    ]
     rows, places = [head], list(dict.fromkeys((row["source"], row["task"]) for row in published))
     for source, task in places:
         runs = runs_of(tasks.get(task, ()), value)
@@ -147,7 +155,9 @@ def _cost_rows(file: str, costs: Sequence[Cost]) -> Rows:
                 _sum([c.pretrain_updates for c in own], [c.updates for c in own], "{:,.0f}"),
                 _sum([c.pretrain_minutes for c in own], [c.minutes for c in own], "{:.1f}"),
                 _mean([c.seconds_per_episode for c in own], "{:.2f}"),
-                _mean([None if c.parameters is None else c.parameters / 1e6 for c in own], "{:.2f}M"),
+                _mean(
+                    [None if c.parameters is None else c.parameters / 1e6 for c in own], "{:.2f}M"
+                ),
                 str(len(own)),
                 ", ".join(dict.fromkeys(c.device for c in own if c.device)) or EMPTY,
             ]

@@ -2,7 +2,7 @@
 
 python -m figures.tsne RUN --offline EPISODES --output tsne
 
-RUN is a finetuning with a teacher. Each point is one clip: the mean of the β-VAE's latent, meant
+RUN is a finetuning with a teacher. Each point is one clip: the mean of the β-VAE's latent, averaged
 over the clip's frames. Both encoders see both sets of clips (the paper's Figure J).
 """
 
@@ -80,9 +80,7 @@ def draw(
     return save(figure_of(embeddings, half, length, title), output)
 
 
-def embed(
-    run: Path, offline: Path | None, clips: int, length: int, seed: int
-) -> list[Embedding]:
+def embed(run: Path, offline: Path | None, clips: int, length: int, seed: int) -> list[Embedding]:
     """Both encoders' features of the same clips, the first half of them offline."""
     _check_library()
     stages = load_stages(run)
@@ -141,7 +139,7 @@ def figure_of(embeddings: Sequence[Embedding], half: int, length: int, title: st
         panel.set_title(f"{embedding.title}, silhouette {embedding.apart:.2f}")
         panel.set_xticks([])
         panel.set_yticks([])
-    caption = f"a point: a clip's latent mean μ(o), meant over its {length} frames; one seed"
+    caption = f"a point: a clip's latent mean μ(o), averaged over its {length} frames; one seed"
     write_legend(figure, entries, caption)
     if title:
         figure.suptitle(title)

@@ -42,7 +42,10 @@ def make_run(folder: Path, rows: Sequence[dict] = ROWS, **changes: Any) -> Path:
 
 
 def make_records(
-    values: Sequence[Sequence[float]], arm: str = "diswm", frames: Sequence[int] = (0, 10), **changes
+    values: Sequence[Sequence[float]],
+    arm: str = "diswm",
+    frames: Sequence[int] = (0, 10),
+    **changes,
 ) -> list[Record]:
     """Evaluations of several seeds: values [seeds, T]."""
     fields = {"study": "s", "scale": "cpu", "task": TASK, "source": "", "return_std": 2.0}

@@ -30,7 +30,11 @@ def panel_of(records, **settings):
 
 def lines_of(axes):
     """The lines that are neither across nor along the whole panel."""
-    return [line for line in axes.get_lines() if len(line.get_xdata()) > 2 or line.get_marker() != "None"]
+    return [
+        line
+        for line in axes.get_lines()
+        if len(line.get_xdata()) > 2 or line.get_marker() != "None"
+    ]
 
 
 def labels_of(figure):
@@ -150,6 +154,14 @@ def test_published_ranges_are_bands():
     [band] = [b for b in reference.bands("clean", TASK, 1e6) if "CURL" in b.label]
     assert (band.low, band.high) == (902 - 43, 902 + 43)  # of two sources, 892 and 902 ± 43
     assert "did you mean 'clean'" in refusal(reference.bands, "claen", TASK, 1e6)
+
+
+def test_the_axis_may_end_before_the_lines():
+    frames, source = (0, 40_000, 80_000), "dmc2gym_cheetah_run"
+    records = make_records([[1, 2, 9], [1, 4, 9]], frames=frames, source=source)
+    ours, *_, theirs = lines_of(panel_of(records, published="same", until=60_000, seeds=True))
+    assert ours.get_xdata().tolist() == [0, 40_000]
+    assert theirs.get_xdata().tolist() == [20_000, 40_000, 60_000]
 
 
 def test_what_nobody_has_run_stays_empty():

@@ -12,9 +12,7 @@ from tests.helpers.runs import refusal
 def test_a_run_tells_its_records(tmp_path):
     run = make_run(tmp_path / "run", label="no_switch")
     random, first, last = records.from_run(run)
-    assert random == records.Record(
-        "", "", TASK, "", "random", "random", 3, 0, 20.0, 10.0, 4, None
-    )
+    assert random == records.Record("", "", TASK, "", "random", "random", 3, 0, 20.0, 10.0, 4, None)
     assert first == records.Record(
         "", "", TASK, "", "diswm", "diswm-no_switch", 3, 0, 30.0, 5.0, 4, None
     )
@@ -157,7 +155,9 @@ def test_a_damaged_configuration_is_refused_in_one_line(tmp_path, content, said)
 
 def test_a_kind_of_figure_is_asked_for_by_name(tmp_path):
     line = refusal(kinds.draw, "curve", [], tmp_path / "x")
-    assert line.startswith("a figure's kind takes curves, bars, aggregates, traversals, tsne, table")
+    assert line.startswith(
+        "a figure's kind takes curves, bars, aggregates, traversals, tsne, table"
+    )
     assert line.endswith("not 'curve' (did you mean 'curves'?)")
     for kind, place in kinds.KINDS.items():
         module, _, name = place.partition(":")
@@ -169,5 +169,3 @@ def test_records_are_frozen_and_have_the_columns_of_the_table():
     assert ["return" if name == "ret" else name for name in names] == list(records.COLUMNS)
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_records([[1, 2]])[0].seed = 1
-
-

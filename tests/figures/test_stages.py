@@ -129,7 +129,9 @@ def test_features_are_the_latents_mean_over_a_clip(runs):
     model = make_predictor()
     clips = stages.read_clips(runs[1] / "train_eps", 2, 3)
     with torch.no_grad():
-        each = [[model.encode(torch.from_numpy(f)[None, None]).mean[0, 0] for f in c] for c in clips]
+        each = [
+            [model.encode(torch.from_numpy(f)[None, None]).mean[0, 0] for f in c] for c in clips
+        ]
     expected = torch.stack([torch.stack(c).mean(0) for c in each]).numpy()
     np.testing.assert_allclose(stages.features_of(model, clips), expected, atol=1e-5)
 

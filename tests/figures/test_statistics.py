@@ -107,7 +107,10 @@ def test_aggregates_are_those_of_rliable():
         "other": (OTHER, 0.54166667, (0.44833333, 0.61333333), 0.5475, (0.47666667, 0.61583333)),
     }
     for scores, middle, middle_ends, mean, mean_ends in theirs.values():
-        for statistic, value, ends in ((iqm, middle, middle_ends), (mean_of_tasks, mean, mean_ends)):
+        for statistic, value, ends in (
+            (iqm, middle, middle_ends),
+            (mean_of_tasks, mean, mean_ends),
+        ):
             found = bootstrap(scores, statistic)
             assert found.value == pytest.approx(value, abs=1e-8)
             np.testing.assert_allclose([found.low, found.high], ends, atol=0.015)

@@ -87,7 +87,9 @@ def test_arms_are_compared_on_tasks_that_all_have_run():
     assert "n = 1 seeds on each of 1 tasks · without Cheetah Run" in caption
     apart = make_records([[0, 1]]) + make_records([[0, 1]], arm="ted", task="dmc2gym_cheetah_run")
     assert "no task on which all arms have runs" in refusal(aggregates.table_of, apart)
-    assert refusal(aggregates.figure_of, table, records, "tedd", "").endswith("(did you mean 'ted'?)")
+    assert refusal(aggregates.figure_of, table, records, "tedd", "").endswith(
+        "(did you mean 'ted'?)"
+    )
 
 
 def test_aggregates_are_drawn_and_told_by_a_command(tmp_path, capsys):

@@ -40,7 +40,9 @@ def test_a_smaller_scale_fills_no_cell_of_the_papers():
     rows = tables.rows_of(small, "A", "paper")
     assert rows[0][4] == "ours, paper scale"
     assert {tuple(row[4:]) for row in rows[1:]} == {("–", "–", "–")}
-    assert cells(tables.rows_of(small, "A", "cpu"), "Reacher Easy", "Cheetah Run", "DisWM")[1] == "800"
+    assert (
+        cells(tables.rows_of(small, "A", "cpu"), "Reacher Easy", "Cheetah Run", "DisWM")[1] == "800"
+    )
 
 
 def test_table_b_has_shares_of_success():
@@ -52,7 +54,9 @@ def test_table_b_has_shares_of_success():
 
 def make_costly(folder, seed=0):
     """A run that tells what it cost, with its first stage."""
-    first = make_run(folder / "p" / "pretrain" / "seed_0", [{"step": 5, "time": 60.0, "updates": 7}])
+    first = make_run(
+        folder / "p" / "pretrain" / "seed_0", [{"step": 5, "time": 60.0, "updates": 7}]
+    )
     rows = [
         *ROWS,
         {"step": 50, "time": 90.0, "updates": 20, "seconds_evaluate": 3.0},
