@@ -1,4 +1,4 @@
-"""What a run cost, measured from its own files: time, updates, seconds of an episode, parameters."""
+"""What a run cost, by its own files: time, updates, seconds of an episode, parameters."""
 
 from __future__ import annotations
 

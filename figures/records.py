@@ -1,4 +1,4 @@
-"""What figures are drawn from: one record for each evaluation of a run, in a CSV or a run's folder."""
+"""What figures are drawn from: a record for each evaluation, in a CSV or a run's folder."""
 
 from __future__ import annotations
 

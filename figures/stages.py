@@ -84,7 +84,7 @@ def _model_of(weights: Mapping[str, Any], prefix: str, config: Config, run: Path
 
 
 def videos_of(stages: Stages) -> Path | None:
-    """The folder of what a run's first stage was pretrained on, where that is known and still there."""
+    """The folder that a run's first stage was pretrained on, where it is known and still there."""
     config = stages.config
     if not config.beta_vae_pretrain:
         path = Path(config.pretrain_checkpoint_path or "") / "config.yaml"

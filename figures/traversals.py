@@ -143,7 +143,7 @@ def _sheet(title: str, model: VideoPredictor, frame: np.ndarray) -> Sheet:
 
 
 def _from_picture(run: Path) -> Sheet:
-    """The traversal that a run has drawn; its rows are sorted by KL, and are called by their place."""
+    """The traversal that a run has drawn: rows sorted by KL, which are called by their place."""
     path = next((run / name for name in PICTURES if (run / name).is_file()), None)
     if path is None:
         raise UserError(f"{run} has neither a checkpoint nor a traversal ({', '.join(PICTURES)})")

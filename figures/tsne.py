@@ -69,7 +69,7 @@ def draw(
         title: above all; none by default.
 
     Raises:
-        UserError: there is no such run, it has no teacher, episodes are missing, or scikit-learn is.
+        UserError: there is no such run, it has no teacher, or episodes or scikit-learn are missing.
     """
     found = [run for folder in runs for run in find_runs(Path(folder))]
     if len(found) != 1:

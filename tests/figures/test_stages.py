@@ -31,7 +31,7 @@ def make_episodes(folder, count=4, length=8, shade=0):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of a pretraining and of the finetuning that it taught, with an episode or more each."""
+    """Folders of a pretraining and of the finetuning that it taught, with episodes each."""
     root = tmp_path_factory.mktemp("stages")
     videos = make_episodes(root / "videos", shade=0)
     first, second = root / "t" / "pretrain" / "seed_0", root / "t" / "diswm" / "seed_0"
