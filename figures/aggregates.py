@@ -26,7 +26,7 @@ from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, sc
 from figures.records import RANDOM, Record, load, refuse
 from figures.statistics import Estimate, bootstrap, improvement, iqm, mean_of_tasks, profile
 from figures.statistics import normalize as to_unit
-from figures.style import RC, TEXT, Look, choose, looks, task_name
+from figures.style import RC, TEXT, Look, choose, looks, named, task_name
 from tools import UserError
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -150,7 +150,8 @@ def figure_of(table: Table, records: Sequence[Record], against: str, title: str)
     found = looks(list(table.scores))
     arms = list(found)
     names = [arm for _, arm in arms]
-    against = choose("against", against, names) if against else _default(names)
+    given = against if against in names else named(against)
+    against = choose("against", given, names) if against else _default(names)
     ours = next(arm for arm in arms if arm[1] == against)
     figure = Figure((TEXT, 0.95 + 0.2 * max(len(arms), 5)), layout="constrained")
     middle, mean, lines, better = figure.subplots(1, 4, width_ratios=[1, 1, 1.3, 1.1])

@@ -33,7 +33,7 @@ from figures.groups import (
 )
 from figures.records import Record, load, refuse
 from figures.statistics import Estimate, mean_over_seeds
-from figures.style import GREY, RC, TEXT, Look, choose, label_of, task_name
+from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, own_name, task_name
 from tools import UserError, nearest
 
 PER_ROW = 3  # panels
@@ -101,7 +101,9 @@ def figure_of(
     for panel in axes[len(plan) :]:
         panel.set_axis_off()
     shown = {(task, arm) for _, task, arms in plan for arm in arms}
-    caption = describe([r for r in records if (r.task, r.arm) in shown], value, "ci")
+    caption = describe(
+        [r for r in records if (r.task, own_name(r.method, r.arm)) in shown], value, "ci"
+    )
     if any(random_of(of_task, value) for of_task in tasks.values()):
         caption += " · dashed: a random policy"
     figure.supxlabel(caption, fontsize=6.5)
@@ -121,7 +123,8 @@ def _plan(
         ]
     known = {group.arm for of_task in runs.values() for group in of_task}
     plan = []
-    for heading, arms in panels.items():
+    for heading, given in panels.items():
+        arms = [arm if arm in known else named(arm) for arm in given]
         for task, of_task in runs.items():
             if len(runs) == 1 or {group.arm for group in of_task} & set(arms):
                 title = heading if len(runs) == 1 else f"{heading}, {task_name(task)}"

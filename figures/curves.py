@@ -91,6 +91,9 @@ def draw(records: Sequence[Record], output: Path, **settings: Any) -> list[Path]
     Raises:
         UserError: the records do not go together, or not with a setting.
     """
+    names = [field.name for field in dataclasses.fields(Settings)]
+    for name in settings:
+        choose("a setting of curves", name, names)
     return save(figure_of(records, Settings(**settings)), output)
 
 

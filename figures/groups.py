@@ -9,7 +9,7 @@ import numpy as np
 
 from figures.records import RANDOM, Record
 from figures.statistics import Estimate, mean_over_seeds
-from figures.style import Look, label_of, looks, task_name
+from figures.style import Look, label_of, looks, own_name, task_name
 from tools import UserError
 from training.returns import interval
 
@@ -86,7 +86,8 @@ def runs_of(records: Iterable[Record], value: str = "return") -> Runs:
                 f"{record.task}, {record.arm}, seed {record.seed} logs no {value}: its environment "
                 "does not tell it"
             )
-        group = Group(record.method, record.arm, record.source)
+        arm = own_name(record.method, record.arm)
+        group = Group(record.method, arm, record.source)
         seed = found.setdefault(group, {}).setdefault(record.seed, {})
         if seed.setdefault(record.frames, record) != record:
             raise UserError(

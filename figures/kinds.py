@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,4 +39,13 @@ def draw(kind: str, records: Sequence[Record], output: Path, **settings: Any) ->
     choose("a figure's kind", kind, KINDS)
     module, _, name = KINDS[kind].partition(":")
     function = getattr(importlib.import_module(module), name)
+    if names := _settings_of(function):
+        for setting in settings:
+            choose(f"a setting of {kind}", setting, names)
     return function(records, Path(output), **settings)
+
+
+def _settings_of(function: Callable) -> list[str]:
+    """The names of the arguments that it takes by their names alone; none where it checks them."""
+    named = inspect.Parameter.KEYWORD_ONLY
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind is named]

@@ -69,6 +69,16 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def runs_in(folders: Iterable[Path] | Mapping[str, Path]) -> list[Path]:
+    """All runs in or below folders, which may have names.
+
+    Raises:
+        UserError: there is none in one of them.
+    """
+    given = folders.values() if isinstance(folders, Mapping) else folders
+    return [run for folder in given for run in find_runs(Path(folder))]
+
+
 def scale_of(folder: Path) -> str:
     """The smallest of ``SCALES`` among the blocks that a run was stacked from; else nothing."""
     with (folder / "config.yaml").open(encoding="utf-8", errors="replace") as file:
@@ -93,9 +103,8 @@ def arm_of(config: Mapping[str, Any]) -> str:
 def switches(folders: Iterable[Path]) -> dict[str, float]:
     """{task: frame} where the colours switch, of those runs in or below folders that have one."""
     found: dict[str, float] = {}
-    for folder in folders:
-        for run in find_runs(folder):
-            config = read_config(run)
-            if config["color_distractor"] and has_switch(config["task"], config):
-                found[config["task"]] = config.get("switch_at", config["steps"] / 2)
+    for run in runs_in(folders):
+        config = read_config(run)
+        if config["color_distractor"] and has_switch(config["task"], config):
+            found[config["task"]] = config.get("switch_at", config["steps"] / 2)
     return found

@@ -109,6 +109,16 @@ def looks(arms: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Look]:
     return found
 
 
+def own_name(method: str, arm: str) -> str:
+    """An arm's name: the method's where it is called as that is in legends; else its own."""
+    return method if method in METHODS and arm == METHODS[method].label else arm
+
+
+def named(arm: str) -> str:
+    """The name of an arm that may be called as in legends."""
+    return next((method for method in METHODS if METHODS[method].label == arm), arm)
+
+
 def label_of(name: str) -> str:
     """A method's or variant's name as text: ``diswm-no_switch`` is ``DisWM, no switch``."""
     method, _, variant = name.partition("-")

@@ -13,7 +13,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ from figures import paths_of, reference
 from figures.cost import Cost, measure
 from figures.groups import Group, by_task, common_frame, runs_of, scores_at
 from figures.records import Record, load, refuse
-from figures.runs import find_runs, read_config
+from figures.runs import read_config, runs_in
 from figures.style import METHODS, choose, label_of, task_name
 from fileio.atomic import atomic_write
 from tools import UserError
 
-TABLES = {"A": ("table_a.csv", "return"), "B": ("table_b.csv", "success"), "C": ("table_c.csv", "")}
+TABLES = {"A": "return", "B": "success", "C": "cost"}  # of the paper: what is in them
 EMPTY = "–"
 Rows = list[list[str]]
 
@@ -37,25 +37,26 @@ def draw(
     records: Sequence[Record],
     output: Path,
     *,
-    table: str = "A",
-    scale: str = "paper",
+    value: str = "return",
+    scale: str = "",
     at: float | None = None,
-    runs: Sequence[Path] = (),
+    runs: Sequence[Path] | Mapping[str, Path] = (),
 ) -> list[Path]:
     """Writes a table to files.
 
     Args:
         records: evaluations; of A and B.
         output: a name that ends in ``.txt``, ``.csv`` or ``.tex``; any other gets all three.
-        table: a key of ``TABLES``.
-        scale: whose records count. Those of another leave their cells empty.
+        value: ``return``, ``success`` or ``cost``: tables A, B and C.
+        scale: whose records count, those of another leave their cells empty; default that of the
+            records, which has to be one, or ``paper`` without any.
         at: frames to compare at; default the last that all runs of a task have come to.
         runs: run folders, or folders above them; of C.
 
     Raises:
         UserError: there is no such table, or runs cannot be read.
     """
-    rows = rows_of(records, table, scale, at, runs)
+    rows = rows_of(records, value, scale, at, runs)
     paths = paths_of(output, tuple(FORMATS))
     for path in paths:
         with atomic_write(path) as file:
@@ -65,19 +66,23 @@ def draw(
 
 def rows_of(
     records: Sequence[Record],
-    table: str,
-    scale: str,
+    value: str,
+    scale: str = "",
     at: float | None = None,
-    runs: Sequence[Path] = (),
+    runs: Sequence[Path] | Mapping[str, Path] = (),
 ) -> Rows:
-    """The table's cells, the first row its head."""
-    choose("table", table, TABLES)
-    file, value = TABLES[table]
-    if table == "C":
-        found = [run for folder in runs for run in find_runs(folder)]
-        learned = [run for run in found if read_config(run)["steps"]]  # others collected episodes
-        return _cost_rows(file, [measure(run) for run in learned])
-    return _score_rows(file, value, [r for r in records if r.scale == scale], scale, at)
+    """The table's cells, the first row its head; see :func:`draw`."""
+    choose("value", value, TABLES.values())
+    if value == "cost":
+        learned = [run for run in runs_in(runs) if read_config(run)["steps"]]  # not: collected
+        return _cost_rows("table_c.csv", [measure(run) for run in learned])
+    scales = list(dict.fromkeys(record.scale or "not named" for record in records))
+    if not scale and len(scales) > 1:
+        raise UserError(f"there are runs of the scales {', '.join(scales)}: name one, --scale")
+    scale = scale or (scales[0] if scales else "paper")
+    own = [record for record in records if (record.scale or "not named") == scale]
+    file = "table_b.csv" if value == "success" else "table_a.csv"
+    return _score_rows(file, value, own, scale, at)
 
 
 # A and B
@@ -219,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("runs", nargs="*", help="run folders, folders above them, CSV files")
-    parser.add_argument("--scale", default="paper", help="whose runs count in A and B")
+    parser.add_argument("--scale", default="", help="whose runs count in A and B")
     parser.add_argument("--at", type=float, help="frames; default the last that all have come to")
     parser.add_argument("--output", type=Path, help="default: printed alone")
     args = parser.parse_args(argv)
@@ -228,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             records, runs = [], [Path(run) for run in args.runs]
         else:
             records, runs = load(args.runs)[0], []
-        chosen = {"table": args.table, "scale": args.scale, "at": args.at, "runs": runs}
+        chosen = {"value": TABLES[args.table], "scale": args.scale, "at": args.at, "runs": runs}
         print(_as_text(rows_of(records, **chosen)), end="")
         if args.output:
             print(*draw(records, args.output, **chosen), sep="\n")

@@ -64,7 +64,7 @@ def draw(
     records: Sequence[Record],
     output: Path,
     *,
-    runs: Sequence[Path],
+    runs: Sequence[Path] | Mapping[str, Path],
     episodes: Path | None = None,
     latents: Sequence[str] = (),
     rows: int = 6,
@@ -89,7 +89,8 @@ def draw(
     Raises:
         UserError: a run has no latents to draw, or there is no such latent.
     """
-    folders = [run for folder in runs for run in _find(Path(folder))]
+    given = runs.values() if isinstance(runs, Mapping) else runs
+    folders = [run for folder in given for run in _find(Path(folder))]
     sheets = [sheet for run in folders for sheet in sheets_of(run, episodes)]
     return save(figure_of(sheets, latents, rows, names or {}, title), output)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from envs import UnknownTask
 from figures import save
 from figures.records import Record, refuse
-from figures.runs import find_runs
+from figures.runs import runs_in
 from figures.stages import features_of, load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, write_legend
 from tools import UserError
@@ -48,7 +48,7 @@ def draw(
     records: Sequence[Record],
     output: Path,
     *,
-    runs: Sequence[Path],
+    runs: Sequence[Path] | Mapping[str, Path],
     offline: Path | None = None,
     clips: int = 200,
     length: int = 50,
@@ -71,7 +71,7 @@ def draw(
     Raises:
         UserError: there is no such run, it has no teacher, or episodes or scikit-learn are missing.
     """
-    found = [run for folder in runs for run in find_runs(Path(folder))]
+    found = runs_in(runs)
     if len(found) != 1:
         raise UserError(f"t-SNE is of one run's encoders: name one of {len(found)} runs")
     if clips < 8 or length < 1:

@@ -142,6 +142,12 @@ def test_the_published_curve_is_dashed_beside_ours():
     assert len(lines_of(panel_of(other, published="same"))) == 1
 
 
+def test_a_method_may_be_called_as_in_the_legend():
+    records = make_records([[1, 2]], arm="DisWM", method="diswm", source="dmc2gym_cheetah_run")
+    figure = figure_of(records, Settings(published="same"))
+    assert labels_of(figure) == ["DisWM", "published (Figure 4)"]
+
+
 def test_a_variant_is_not_compared_with_the_method_as_published():
     records = make_records([[1, 2]], arm="diswm-no_switch", source="dmc2gym_cheetah_run")
     assert len(lines_of(panel_of(records, published="same"))) == 1

@@ -159,6 +159,9 @@ def test_a_kind_of_figure_is_asked_for_by_name(tmp_path):
         "a figure's kind takes curves, bars, aggregates, traversals, tsne, table"
     )
     assert line.endswith("not 'curve' (did you mean 'curves'?)")
+    for kind, setting in (("curves", "banden"), ("bars", "panel"), ("table", "values")):
+        line = refusal(lambda k=kind, s=setting: kinds.draw(k, [], tmp_path / "x", **{s: 1}))
+        assert line.startswith(f"a setting of {kind} takes ")
     for kind, place in kinds.KINDS.items():
         module, _, name = place.partition(":")
         assert callable(getattr(kinds.importlib.import_module(module), name)), kind

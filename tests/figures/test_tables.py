@@ -26,7 +26,7 @@ def test_table_a_has_the_papers_returns_beside_ours():
         *make_records([[0, 500]], arm="dreamerv2", **CHEETAH),
         *make_records([[0, 999]], source="dmc2gym_walker_walk", arm="diswm-other", **CHEETAH),
     ]
-    rows = tables.rows_of(records, "A", "paper")
+    rows = tables.rows_of(records, "return", "paper")
     ours = cells(rows, "Reacher Easy", "Cheetah Run", "DisWM")
     assert ours == ["817 ± 59", "806 ± 8", "2", "10"]
     assert cells(rows, "Reacher Easy", "Cheetah Run", "TD-MPC2") == ["510 ± 15", "–", "–", "–"]
@@ -37,18 +37,18 @@ def test_table_a_has_the_papers_returns_beside_ours():
 
 def test_a_smaller_scale_fills_no_cell_of_the_papers():
     small = make_records([[0, 800]], source="dmc2gym_reacher_easy", **{**CHEETAH, "scale": "cpu"})
-    rows = tables.rows_of(small, "A", "paper")
+    rows = tables.rows_of(small, "return", "paper")
     assert rows[0][4] == "ours, paper scale"
     assert {tuple(row[4:]) for row in rows[1:]} == {("–", "–", "–")}
     assert (
-        cells(tables.rows_of(small, "A", "cpu"), "Reacher Easy", "Cheetah Run", "DisWM")[1] == "800"
+        cells(tables.rows_of(small, "return"), "Reacher Easy", "Cheetah Run", "DisWM")[1] == "800"
     )
 
 
 def test_table_b_has_shares_of_success():
     drawer = {"task": "metaworld_drawer-open-v1", "source": "dmc2gym_finger_spin"}
     records = make_records([[0, 9]], success=0.5, scale="paper", **drawer)
-    rows = tables.rows_of(records, "B", "paper")
+    rows = tables.rows_of(records, "success", "paper")
     assert cells(rows, "Finger Spin", "Drawer Open", "DisWM") == ["0.70 ± 0.10", "0.50", "1", "10"]
 
 
@@ -100,7 +100,7 @@ def test_table_c_has_the_papers_costs_and_ours(tmp_path, capsys):
 
 
 def test_a_table_is_text_csv_and_latex(tmp_path):
-    written = tables.draw([], tmp_path / "table_a", table="A")
+    written = tables.draw([], tmp_path / "table_a", value="return")
     assert [path.name for path in written] == ["table_a.txt", "table_a.csv", "table_a.tex"]
     text, table, tex = (path.read_text() for path in written)
     assert text.splitlines()[2].startswith("Reacher Easy  Cheetah Run    DreamerV3")
@@ -112,7 +112,9 @@ def test_a_table_is_text_csv_and_latex(tmp_path):
 
 
 def test_no_such_table_is_refused(tmp_path, capsys):
-    assert refusal(tables.rows_of, [], "D", "paper") == "table takes A, B, C, not 'D'"
+    assert refusal(tables.rows_of, [], "D") == "value takes return, success, cost, not 'D'"
+    mixed = make_records([[1, 2]]) + make_records([[1, 2]], arm="ted", scale="paper")
+    assert "of the scales cpu, paper: name one, --scale" in refusal(tables.rows_of, mixed, "return")
     write_csv(make_records([[1, 2]]), tmp_path / "r.csv")
     assert tables.main(["B", str(tmp_path / "none")]) == 2
     assert "is not there" in capsys.readouterr().err
