@@ -189,7 +189,8 @@ class Panel:
             self._draw_bands(s.bands)
         if self.task in s.switch and runs:
             self._mark_switch(s.switch[self.task] / self.unit)
-        self._finish(runs)
+        sources = [group.source for group in runs] + [curve.source for curve in published]
+        self._finish({source for source in sources if source}, bool(runs))
 
     def _draw_group(self, seeds: Mapping[int, Sequence[Record]], look: Look) -> None:
         """A line, its band and, on wish, each seed's own line."""
@@ -253,10 +254,9 @@ class Panel:
             textcoords="offset points", va="bottom", fontsize=6, color=GREY,
         )  # fmt: skip
 
-    def _finish(self, runs: Runs) -> None:
+    def _finish(self, sources: set[str], was_run: bool) -> None:
         """Title, limits and ticks."""
         axes = self.axes
-        sources = {group.source for group in runs} - {""}
         source = f"{task_name(next(iter(sources)))} → " if len(sources) == 1 else ""
         axes.set_title(f"{source}{task_name(self.task)}")
         if self.settings.value == "success":
@@ -270,8 +270,8 @@ class Panel:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / self.count:g}"))
         axes.set_xlabel(f"{UNITS[self.count]}{AXES[self.settings.axis]}")
-        if not runs:
-            axes.text(0.5, 0.5, "not run yet", transform=axes.transAxes, ha="center", color=GREY)
+        if not was_run:
+            axes.text(0.98, 0.06, "not run yet", transform=axes.transAxes, ha="right", color=GREY)
 
 
 def _name_axes(axes: Sequence[Axes], columns: int, settings: Settings) -> None:

@@ -182,6 +182,8 @@ def figure_of(
         _draw_sheet(panel, sheet, order, names)
     for panel in axes[len(sheets) :]:
         panel.set_axis_off()
+    caption = "added to one number of the latent · ±: how far pixels move, of 255"
+    figure.supxlabel(caption, fontsize=6.5)
     if title:
         figure.suptitle(title)
     return figure
@@ -212,7 +214,6 @@ def _draw_sheet(axes: Axes, sheet: Sheet, order: Sequence[int], names: Mapping[s
     axes.set_yticks([i * (h + gap) + h / 2 for i in range(r)], labels)
     heads = [f"{offset:+d}".replace("-", "−") if offset else "mean" for offset in OFFSETS]
     axes.set_xticks([j * (w + gap) + w / 2 for j in range(c)], heads)
-    axes.set_xlabel("added to one number of the latent; ±: how far pixels move, of 255", fontsize=6)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
