@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, UnknownTask, RenderingError) as error:
         print(f"environments: {error}", file=sys.stderr)
         return 2
-    save(figure, args.output, dpi=110)
+    print(*save(figure, args.output, dpi=110), sep="\n")
     plt.close(figure)
     return 0
 

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"overview: {error}", file=sys.stderr)
         return 2
     figure = draw(video, traversal, args.clip)
-    save(figure, args.output, dpi=110)
+    print(*save(figure, args.output, dpi=110), sep="\n")
     plt.close(figure)
     return 0
 

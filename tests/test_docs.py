@@ -97,7 +97,10 @@ def test_flags_that_are_named_exist(page):
     known = set(load_keys()) | {"configs", "help"} | set(other_names("methods"))
     known |= {name for method, keys in METHODS.items() for name in keys_of(keys, method)}
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
-    known |= {"output", "axis", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
+    known |= {"output", "axis", "published", "samples_per_plugin"}  # of figures, of TensorBoard
+    if page == "docs/figures.md":
+        known |= {"at", "band", "bands", "by", "csv", "name", "offline", "panel"}
+        known |= {"range", "scale", "seeds", "until"}
     if page == "docs/departures.md":
         known |= {"camera_kwargs", "disag_"}  # refused, as it says
     assert set(re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)) - known == set()

@@ -52,7 +52,13 @@ def test_citation_names_the_version_of_the_package():
 
 
 @pytest.mark.parametrize(
-    "file", ["requirements.txt", "requirements-dev.txt", "requirements-formats.txt"]
+    "file",
+    [
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-formats.txt",
+        "requirements-figures.txt",
+    ],
 )
 def test_constraints_hold_what_is_required(file):
     free = _pins(file) - _pins("constraints.txt")
