@@ -92,11 +92,12 @@ def count_flops(spec: Mapping[str, Any], points: Sequence[Mapping[str, int]]) ->
     """The arithmetic of one update of ours, by its sizes.
 
     Args:
-        spec: ``kind``, ``method`` and ``actions``.
+        spec: ``kind``, ``method``, ``actions``, ``image``, ``stacked`` and ``more``.
         points: ``batch_size``, ``batch_length`` and ``imag_horizon`` of each.
     """
     common = {"source": "flops", "device": "cpu", "threads": spec["threads"]}
-    common |= {name: spec[name] for name in ("kind", "method", "actions") if name in spec}
+    names = ("kind", "method", "actions", "image", "stacked", "more")
+    common |= {name: spec[name] for name in names if name in spec}
     return ask_once({**common, "points": list(points)})["flops"]
 
 
