@@ -34,13 +34,22 @@ def summarise(results: Mapping[str, Any], flops: int, ceiling: float) -> dict[st
         for kind in ("allocated", "reserved"):
             if f"cuda_{kind}_peak" in result["memory"]:
                 row[f"gb_{kind}"] = result["memory"][f"cuda_{kind}_peak"] / 1e9
+        on_cpu = "cuda_reserved_peak" not in result["memory"]
+        if on_cpu:
+            row["cpu_ms"] = 1e3 * statistics.median(result["cpu_seconds"])
         if theirs is not None:
-            pairs = zip(theirs["seconds"], result["seconds"], strict=True)
-            row["faster"] = statistics.median(a / b for a, b in pairs)
+            row["faster"] = ratio(theirs, result, "seconds")
+            if on_cpu:
+                row["faster_cpu"] = ratio(theirs, result, "cpu_seconds")
             peak = "cuda_reserved_peak" if "gb_reserved" in row else "resident_peak"
             row["memory_share"] = result["memory"][peak] / theirs["memory"][peak]
         rows[name] = row
     return rows
+
+
+def ratio(theirs: Mapping[str, Any], ours: Mapping[str, Any], kind: str) -> float:
+    """The median over rounds of the reference's time over a setting's in the same round."""
+    return statistics.median(a / b for a, b in zip(theirs[kind], ours[kind], strict=True))
 
 
 # Columns of the table: heading, key of a summary, format.
@@ -49,6 +58,8 @@ _COLUMNS = (
     ("min", "ms_min", "{:.4g}"),
     ("max", "ms_max", "{:.4g}"),
     ("× reference", "faster", "{:.2f}"),
+    ("CPU ms", "cpu_ms", "{:.4g}"),
+    ("× reference", "faster_cpu", "{:.2f}"),
     ("GPU peak allocated, GB", "gb_allocated", "{:.2f}"),
     ("GPU peak reserved, GB", "gb_reserved", "{:.2f}"),
     ("peak RSS, GB", "gb", "{:.2f}"),

@@ -135,7 +135,7 @@ class Settings:
             result: dict[str, Any] = {"spec": _public(spec), **worker.built["facts"]}
             result["before"] = worker.built["memory"]
             result["warmup_seconds"] = [worker.update()["seconds"] for _ in range(warmup)]
-            self.results[name] = {**result, "seconds": []}
+            self.results[name] = {**result, "seconds": [], "cpu_seconds": []}
 
     @contextlib.contextmanager
     def _noting(self, name: str) -> Iterator[None]:
@@ -158,7 +158,8 @@ class Settings:
                 answer = self._workers[name].update(updates)
                 if not math.isfinite(answer["loss"]):
                     raise Failed(f"its loss is {answer['loss']}")
-                self.results[name]["seconds"].append(answer["seconds"])
+                for kind in ("seconds", "cpu_seconds"):
+                    self.results[name][kind].append(answer[kind])
                 self.results[name]["memory"] = answer["memory"]
                 self.results[name]["loss"] = answer["loss"]
 

@@ -191,6 +191,8 @@ def _timed(
 ) -> dict[str, Any]:
     """Seconds of one update, the mean of ``updates`` in a row that end in one synchronisation.
 
+    ``cpu_seconds`` are those that the process had a core for, its threads together.
+
     One more before them is not timed: while the others had their turns, caches have cooled down
     and the system may have taken pages of a process that sat idle, which no training run does.
     """
@@ -198,14 +200,16 @@ def _timed(
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(updates):
         metrics = update(batch)
     if cuda:
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / updates
+    cpu_seconds = (time.process_time() - cpu_start) / updates
     loss = float(next(metrics[name] for name in LOSSES if name in metrics))
-    return {"seconds": seconds, "loss": loss, "memory": memory(device)}
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "loss": loss}
+    return {**found, "memory": memory(device)}
 
 
 class _Player:
