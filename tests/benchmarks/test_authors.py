@@ -152,9 +152,8 @@ FILES = {
         "algorithms/svea.py": "",
         "utils.py": SVEA_UTILS,
         "augmentations.py": "",
-        "arguments.py": ARGUMENTS.replace(
-            "['",
-            "['num_shared_layers', 'alpha_beta', 'projection_dim', 'svea_alpha', 'svea_beta', '",
+        "arguments.py": arguments(
+            *("num_shared_layers", "alpha_beta", "projection_dim", "svea_alpha", "svea_beta")
         ),
     },
     "drqv2": {"drqv2.py": DRQ, "replay_buffer.py": DRQ_BUFFER},
