@@ -47,7 +47,8 @@ class Crops(NamedTuple):
     def take(self, images: Tensor, frames: Tensor, offset: Tensor) -> Tensor:
         """Stacks of cropped frames.
 
-        Padding is in the indices: beyond the rim stands the rim.
+        Rows are padded, columns are not: beyond the rim, indices stay at it. What is copied are
+        runs, the lines of a crop, and not its pixels one by one.
 
         Args:
             images: uint8 [B, T, H, W, C].
@@ -57,19 +58,19 @@ class Crops(NamedTuple):
         Returns:
             uint8 [B, S·C, H, W], the oldest frame first.
         """
-        places = []
-        for axis, (side, size) in enumerate(zip(self.image, self.size, strict=True)):
-            along = torch.arange(size, device=images.device)
-            places.append((offset[:, axis, None] - self.pad + along).clamp(0, side - 1))
-        y, x = places
-        b = torch.arange(len(images), device=images.device)
-        found = images[
-            b[:, None, None, None],
-            frames[:, None, None, :],
-            y[:, :, None, None],
-            x[:, None, :, None],
-        ]  # [B, H, W, S, C]
-        return found.flatten(3).permute(0, 3, 1, 2)
+        (side, _), (height, width) = self.image, self.size
+        if self.pad:
+            sides = (images[..., :1, :], images[..., -1:, :])
+            left, right = (x.expand(-1, -1, -1, self.pad, -1) for x in sides)
+            images = torch.cat([left, images, right], -2)
+        batch, rows, _, line, channels = images.shape
+        along = torch.arange(height, device=images.device)
+        y = (offset[:, :1] - self.pad + along).clamp(0, side - 1)  # [B, H]
+        number = torch.arange(batch, device=images.device)[:, None] * rows + frames  # [B, S]
+        start = (number[:, None] * side + y[:, :, None]) * line + offset[:, 1, None, None]
+        runs = images.flatten().unfold(0, width * channels, 1)  # one from each byte on
+        found = runs[start * channels].unflatten(3, (width, channels))  # [B, H, S, W, C]
+        return found.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
 
 
 def stacked(images: Tensor, frames: Tensor) -> Tensor:

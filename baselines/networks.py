@@ -49,7 +49,7 @@ class Convs(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if self.last_relu or i < len(self.layers) - 1:
-                x = torch.relu(x)
+                x = torch.relu_(x)
         return x.flatten(1)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ACTIONS, base, chosen, look
+from benchmarks.settings import ACTIONS, base, check_checkout, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
 from tools import UserError
@@ -121,10 +121,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
     if min(args.envs) < 1:
         raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
-    if args.reference is not None and not (args.reference / "dreamer.py").is_file():
-        raise UserError(
-            f"--reference {args.reference} is no checkout of qiwang067/DisWM: no dreamer.py"
-        )
+    if args.reference is not None:
+        check_checkout("diswm", args.reference, (64, 64))
     if args.device == "cuda":
         args.device = "cuda:0"
     if args.settings is None:

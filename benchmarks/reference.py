@@ -23,10 +23,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.abc
-import importlib.machinery
 import logging
-import sys
 import tempfile
 import types
 from collections.abc import Mapping
@@ -37,62 +34,11 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-STUBS = (
-    "wandb",
-    "wrappers",
-    "torch.utils.tensorboard",
-    "numpy.testing.print_coercion_tables",
-    "torch.fx.experimental.migrate_gradual_types",
-    "panda_gym",
-    "gym",
-    "cloudpickle",
-    "dmc2gym",
-    "numpy.distutils",
-)
+from benchmarks.repositories import DISWM
+from benchmarks.stubs import enter
+
 MODULES = {"update": "dreamer", "pretrain": "pretrain"}
 _SHARED_NAMES = ("config", "dreamer", "models", "networks", "tools")
-
-
-class _Nothing:
-    """Takes every call and has every attribute; both give itself."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
-        return self
-
-    def __getattr__(self, name: str) -> _Nothing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-
-class _StubModule(types.ModuleType):
-    def __getattr__(self, name: str) -> _Nothing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Nothing()
-
-
-class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives a stub for each module of ``STUBS`` and below."""
-
-    def find_spec(
-        self, name: str, path: Any = None, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if any(name == stub or name.startswith(stub + ".") for stub in STUBS):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StubModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """A stub has nothing to run."""
-
-
-def missing(checkout: Path) -> str | None:
-    """What a folder lacks of a checkout, or None."""
-    names = ("dreamer.py", "pretrain.py", "models.py", "tools.py", "configs.yaml")
-    return next((name for name in names if not (checkout / name).is_file()), None)
 
 
 def load(checkout: Path, kind: str) -> types.ModuleType:
@@ -107,14 +53,9 @@ def load(checkout: Path, kind: str) -> types.ModuleType:
         RuntimeError: the process has modules of ours under the same names.
     """
     checkout = checkout.resolve()
-    if lacks := missing(checkout):
-        raise FileNotFoundError(f"{checkout} is no checkout of qiwang067/DisWM: it has no {lacks}")
-    ours = [n for n in _SHARED_NAMES if n in sys.modules]
-    if ours:
-        raise RuntimeError(f"{', '.join(ours)} is imported: the reference needs its own process")
-    here = Path(__file__).resolve().parent.parent
-    sys.path[:] = [str(checkout), *(p for p in sys.path if Path(p or ".").resolve() != here)]
-    sys.meta_path.insert(0, _StubFinder())
+    if lacks := DISWM.missing(checkout):
+        raise FileNotFoundError(f"{checkout} is no checkout of {DISWM.name}: it has no {lacks}")
+    enter(checkout, DISWM.stubs, _SHARED_NAMES)
     return importlib.import_module(MODULES[kind])
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.registry import AGENTS
-from benchmarks.turns import Failed, ask_once
+import config
+from agents import registry
+from agents.registry import AGENTS, agent_class
+from benchmarks.repositories import DISWM, KEYS, REPOSITORIES
+from benchmarks.turns import ROOT, Failed, ask_once
 from tools import UserError, nearest
 
 PAPER = {"batch_size": 50, "batch_length": 50, "imag_horizon": 15}
@@ -34,16 +37,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "compiled": _ours(True, False, "bf16"),
     "default": {"source": "ours", "flags": ["--precision", "auto"]},
 }
-# What is measured of a method beside its name: words of our command line, and keys of the authors'
-# configuration, where their code has the method.
+# What is measured of a method beside its name: words of our command line, and keys of the
+# configuration of DisWM's authors, where their code has the method.
 METHODS: dict[str, dict[str, Any]] = {
     "diswm": {
         "flags": ["--beta_vae", "True", "--distillation", "True"],
-        "reference": {"beta_vae": True, "distillation": True},
+        "keys": {"beta_vae": True, "distillation": True},
     },
-    "dreamerv2": {"reference": {}},
-    "dv2_finetune": {"reference": {"naive_fine_tune": True, "source_action_num": ACTIONS}},
-    "apv": {"reference": {"fine_tune": True, "source_action_num": ACTIONS}},
+    "dv2_finetune": {"keys": {"naive_fine_tune": True, "source_action_num": ACTIONS}},
+    "apv": {"keys": {"fine_tune": True, "source_action_num": ACTIONS}},
 }
 ON_CPU = ("reference", "exact", "bf16", "default")
 ON_CUDA = tuple(SETTINGS)
@@ -76,17 +78,71 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=int, help="updates before the first round; CUDA 5, CPU 1")
     for size, value in PAPER.items():
         flags = [f"--{size}", "--horizon"] if size == "imag_horizon" else [f"--{size}"]
-        made.add_argument(*flags, dest=size, type=int, default=value)
+        told = f"default: {value}" + (", or the method's" if size == "batch_size" else "")
+        made.add_argument(*flags, dest=size, type=int, help=told)
     return made
 
 
 def add_turns(made: argparse.ArgumentParser) -> None:
     """The flags of the benchmarks that compare settings."""
-    made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
+    made.add_argument("--reference", type=Path, help="your checkout of the authors' code")
     made.add_argument("--settings", nargs="+", help=f"some of {' '.join(SETTINGS)}")
     made.add_argument("--also", nargs="+", default=[], metavar="NAME=FLAGS", help="more of ours")
     made.add_argument("--rounds", type=int, default=5, help="turns of each setting")
-    made.add_argument("--updates", type=int, help="updates of one turn; CUDA 10, CPU 1")
+    made.add_argument("--updates", type=int, help="updates of one turn; CUDA 10, CPU 1, or 2")
+
+
+def command(spec: Mapping[str, Any]) -> list[str]:
+    """The words of our command line that a process is to hold, but for a setting's own.
+
+    Args:
+        spec: in the words of :mod:`benchmarks.worker`.
+    """
+    method, kind = spec.get("method", "diswm"), spec["kind"]
+    words = ["--configs", "defaults", "dmc2gym", "--method_name", method]
+    own = list(METHODS.get(method, {}).get("flags", ()))
+    if kind != "update" and "--distillation" in own:  # a teacher is for updates alone
+        at = own.index("--distillation")
+        del own[at : at + 2]
+    words += own + (["--beta_vae_pretrain", "True"] if kind == "pretrain" else [])
+    words += ["--device", spec["device"], "--num_threads", str(spec["threads"])]
+    words += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
+    return [*words, *spec.get("more", ())]
+
+
+def measured(
+    kind: str, args: argparse.Namespace, device: str, more: Sequence[str]
+) -> dict[str, Any]:
+    """What the processes of all settings hold: see :mod:`benchmarks.worker`.
+
+    Args:
+        kind: ``update`` or ``pretrain``.
+        args: of :func:`parser`.
+        device: where it is measured.
+        more: words of our command line.
+
+    Raises:
+        UserError: sizes that the method has not, or that the authors' code cannot have.
+    """
+    found: dict[str, Any] = {"kind": kind, "device": device, "threads": args.threads}
+    found |= {"actions": ACTIONS, "method": args.method, "more": list(more)}
+    given = {name: getattr(args, name) for name in PAPER if getattr(args, name) is not None}
+    learner = agent_class(args.method)
+    parsed = config.parse(command({**found, "sizes": given}), methods=registry.METHODS)
+    found["image"] = list(learner.image_size(parsed))
+    found["stacked"] = learner.windows(parsed).stack > 0
+    if found["stacked"]:
+        for name in ("batch_length", "imag_horizon"):
+            if name in given:
+                raise UserError(f"--{name}: {args.method} has transitions: leave it out")
+        found["sizes"] = {"batch_size": parsed.batch_size}
+        found["keys"] = {name: parsed[name] for name in KEYS if name in parsed}
+    else:
+        found["sizes"] = {**PAPER, **given}
+        found["keys"] = METHODS.get(args.method, {}).get("keys", {})
+    if args.reference is not None:
+        check_checkout(args.method, args.reference, parsed.size)
+    return found | {"checkout": str((args.reference or ROOT).resolve())}
 
 
 def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
@@ -108,18 +164,13 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
     if args.reference is None and not args.settings:
         names = [name for name in names if table[name]["source"] != "reference"]
     method = getattr(args, "method", "diswm")
-    their_own = METHODS.get(method, {}).get("reference")
-    if args.settings is None and their_own is None:
-        names = [name for name in names if table[name]["source"] != "reference"]
+    if args.settings is None and REPOSITORIES.get(method) is not DISWM:
+        names = [name for name in names if name != "reference16"]  # theirs alone has it
     for name in names:
         if name not in table:
             raise UserError(f"no setting is called '{name}'{nearest(name, table)}")
         if table[name]["source"] == "reference" and args.reference is None:
-            raise UserError(
-                f"the setting '{name}' needs --reference, a checkout of qiwang067/DisWM"
-            )
-        if table[name]["source"] == "reference" and their_own is None:
-            raise UserError(f"the setting '{name}' has no {method}: leave it out")
+            raise UserError(f"the setting '{name}' needs --reference, a checkout of theirs")
         if table[name].get("precision") == 16 and not device.startswith("cuda"):
             raise UserError(f"the setting '{name}' needs --device cuda:0: theirs is 32 on a CPU")
     return {name: table[name] for name in dict.fromkeys(names)}
@@ -143,9 +194,6 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.threads < 0:
         raise UserError(f"--threads takes 0 or more, not {args.threads}")
-    folder = getattr(args, "reference", None)
-    if folder is not None and not (folder / "dreamer.py").is_file():
-        raise UserError(f"--reference {folder} is no checkout of qiwang067/DisWM: no dreamer.py")
 
 
 def look(args: argparse.Namespace, ceiling: bool = True) -> dict[str, Any]:
@@ -155,3 +203,22 @@ def look(args: argparse.Namespace, ceiling: bool = True) -> dict[str, Any]:
         return ask_once({**spec, "ceiling": ceiling})
     except Failed as error:
         raise UserError(f"--device {args.device}: {error}") from None
+
+
+def check_checkout(method: str, checkout: Path, size: Sequence[int]) -> None:
+    """Checks that a folder has a method's authors' code, and that it takes images of a size.
+
+    Raises:
+        UserError: one line that names the mend.
+    """
+    if method not in REPOSITORIES:
+        raise UserError(f"--reference: there is no authors' code of {method}: leave it out")
+    repository = REPOSITORIES[method]
+    if lacks := repository.missing(checkout):
+        raise UserError(f"--reference {checkout} is no checkout of {repository.name}: no {lacks}")
+    if size[0] != size[1] or size[0] not in repository.sides:
+        sides = " or ".join(f"{side}×{side}" for side in repository.sides)
+        raise UserError(
+            f"--size {size[0]} {size[1]}: the authors' networks of {method} take images of {sides}:"
+            f" give -- --size {repository.sides[-1]} {repository.sides[-1]}, or no --reference"
+        )

@@ -92,11 +92,12 @@ def count_flops(spec: Mapping[str, Any], points: Sequence[Mapping[str, int]]) ->
     """The arithmetic of one update of ours, by its sizes.
 
     Args:
-        spec: ``kind``, ``method`` and ``actions``.
+        spec: ``kind``, ``method``, ``actions``, ``image``, ``stacked`` and ``more``.
         points: ``batch_size``, ``batch_length`` and ``imag_horizon`` of each.
     """
     common = {"source": "flops", "device": "cpu", "threads": spec["threads"]}
-    common |= {name: spec[name] for name in ("kind", "method", "actions") if name in spec}
+    names = ("kind", "method", "actions", "image", "stacked", "more")
+    common |= {name: spec[name] for name in names if name in spec}
     return ask_once({**common, "points": list(points)})["flops"]
 
 
@@ -134,7 +135,7 @@ class Settings:
             result: dict[str, Any] = {"spec": _public(spec), **worker.built["facts"]}
             result["before"] = worker.built["memory"]
             result["warmup_seconds"] = [worker.update()["seconds"] for _ in range(warmup)]
-            self.results[name] = {**result, "seconds": []}
+            self.results[name] = {**result, "seconds": [], "cpu_seconds": []}
 
     @contextlib.contextmanager
     def _noting(self, name: str) -> Iterator[None]:
@@ -157,7 +158,8 @@ class Settings:
                 answer = self._workers[name].update(updates)
                 if not math.isfinite(answer["loss"]):
                     raise Failed(f"its loss is {answer['loss']}")
-                self.results[name]["seconds"].append(answer["seconds"])
+                for kind in ("seconds", "cpu_seconds"):
+                    self.results[name][kind].append(answer[kind])
                 self.results[name]["memory"] = answer["memory"]
                 self.results[name]["loss"] = answer["loss"]
 

@@ -8,7 +8,8 @@ What to hold: ``source`` (``ours``, ``reference``, ``flops``, ``machine``), ``ki
 ``precision`` (of the reference), ``checkout`` (of the reference), ``keys`` (of its configuration:
 the method's), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
 (``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes to count
-the arithmetic of.
+the arithmetic of. ``image`` is the height and width of what is drawn, ``stacked`` is true of an
+agent that draws transitions from a replay of noise, ``more`` are further words of our command line.
 """
 
 from __future__ import annotations
@@ -27,27 +28,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.noise import make_batch, make_episodes
+from benchmarks.repositories import REPOSITORIES
+
 Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 # (image uint8 [N, 64, 64, 3], is_first bool [N], state, mode) → (action [N, A], state)
 Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
 
 
 LOSSES = ("model_loss", "critic_loss")  # what an update tells of: the first that is there
-
-
-def make_batch(sizes: Mapping[str, int], actions: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of noise in the replay's format: [B, T, …], one episode a row."""
-    shape = (sizes["batch_size"], sizes["batch_length"])
-    rng = np.random.default_rng(seed)
-    batch = {
-        "image": rng.integers(0, 256, (*shape, 64, 64, 3), dtype=np.uint8),
-        "action": rng.uniform(-1, 1, (*shape, actions)).astype(np.float32),
-        "reward": rng.random(shape, dtype=np.float32),
-        "discount": np.ones(shape, np.float32),
-        "is_first": np.zeros(shape, bool),
-    }
-    batch["is_first"][:, 0] = True
-    return batch
 
 
 def memory(device: str) -> dict[str, int]:
@@ -69,17 +58,14 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     from agents.model_configs import predictor_config
     from agents.pretrained import save_predictor
     from agents.registry import METHODS, agent_class
+    from benchmarks.settings import command
     from models import VideoPredictor
     from replay.batch import to_tensors
     from training.length import updates_of
 
-    method, kind = spec.get("method", "diswm"), agent_class(spec.get("method", "diswm"))
-    flags = ["--configs", "defaults", "dmc2gym", "--method_name", method]
-    flags += [*_flags_of(method, spec["kind"]), "--device", spec["device"]]
-    flags += [word for name, size in spec["sizes"].items() for word in (f"--{name}", str(size))]
-    flags += ["--num_threads", str(spec["threads"]), *spec["flags"]]
+    kind, image = agent_class(spec.get("method", "diswm")), tuple(spec.get("image", (64, 64)))
     with tempfile.TemporaryDirectory() as folder:
-        flags += ["--pretrain_checkpoint_path", folder]
+        flags = [*command(spec), *spec["flags"], "--pretrain_checkpoint_path", folder]
         parsed = config.parse(flags, methods=METHODS)
         runtime = Runtime.resolve(parsed, updates_of(parsed))
         runtime.prepare()
@@ -91,49 +77,53 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
             if parsed.distillation:  # a teacher of random weights
                 save_predictor(Path(folder), VideoPredictor(predictor_config(parsed), 0))
                 source = kind.find_source(parsed)
-            learner = kind(parsed, runtime, Spaces((64, 64, 3), spec["actions"], False), source)
+            learner = kind(parsed, runtime, Spaces((*image, 3), spec["actions"], False), source)
     keys = ("precision", "compile", "cuda_graphs", "image_chunk")
     facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(runtime.dtype)}
 
     def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
         return learner.act({"image": image, "is_first": is_first}, state, mode)
 
-    rows = kind.windows(parsed).length  # a method may take others than --batch_length
-
     columns = learner.columns() if isinstance(learner, Agent) else None
     computed: dict[str, np.ndarray] = {}  # of the one batch that there is
 
     def update(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        cut = {name: value[:, :rows] for name, value in batch.items()}
         if columns is not None and not computed:  # the replay computes them once an episode
-            each = [columns.compute(image) for image in cut["image"]]
+            each = [columns.compute(image) for image in batch["image"]]
             computed.update({name: np.stack([e[name] for e in each]) for name in columns.fields})
-        cut |= computed
-        return learner.learn(to_tensors(cut, runtime.device), 0).metrics
+        return learner.learn(to_tensors({**batch, **computed}, runtime.device), 0).metrics
 
-    return policy if spec["kind"] == "act" else update, facts
+    if spec["kind"] == "act":
+        return policy, facts
+    if spec.get("stacked"):
+        replay, windows = _replay(image, spec["actions"]), kind.windows(parsed)
+        return lambda _: update(replay.sample(parsed.batch_size, windows)), facts
+    return update, facts
 
 
-def _flags_of(method: str, kind: str) -> list[str]:
-    """The words that a method is measured with; a teacher is for updates alone."""
-    from benchmarks.settings import METHODS
+def _replay(image: tuple[int, ...], actions: int) -> Any:
+    """A replay of noise."""
+    from replay import HostStorage, Replay, row_fields
 
-    flags = list(METHODS.get(method, {}).get("flags", ()))
-    if kind != "update" and "--distillation" in flags:
-        at = flags.index("--distillation")
-        del flags[at : at + 2]
-    return [*flags, "--beta_vae_pretrain", "True"] if kind == "pretrain" else flags
+    replay = Replay(HostStorage(row_fields((*image, 3), actions)))
+    replay.replace(make_episodes(image, actions))
+    return replay
 
 
 def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     """The authors' update or policy, and the commit of their checkout."""
+    from benchmarks import authors
     from benchmarks.machine import commit
-    from benchmarks.reference import STUBS, Reference
+    from benchmarks.reference import Reference
 
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
-    checkout = Path(spec["checkout"])
+    checkout, method = Path(spec["checkout"]), spec.get("method", "diswm")
+    facts = {"commit": commit(checkout), "stubs": list(REPOSITORIES[method].stubs)}
+    if spec.get("stacked"):
+        made = authors.Reference(method, checkout, spec["keys"], spec["actions"], spec["device"])
+        return made.update, facts
     theirs = Reference(
         checkout,
         "pretrain" if spec["kind"] == "pretrain" else "update",
@@ -149,7 +139,6 @@ def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]
         output, state = theirs.agent._policy(obs, state, mode == "train")
         return output["action"].cpu().numpy(), state
 
-    facts = {"commit": commit(checkout), "stubs": list(STUBS)}
     return policy if spec["kind"] == "act" else theirs.update, facts
 
 
@@ -165,11 +154,13 @@ def count_flops(spec: Mapping[str, Any]) -> dict[str, list[int]]:
     for sizes in spec["points"]:
         one = {**sizes, "batch_size": 1}
         update, _ = ours({**spec, "sizes": one, "flags": flags})
-        batch = known(make_batch(one, spec["actions"]), spec)
+        batch = batch_of({**spec, "sizes": one})
         update(batch)
+        updates = 1 + spec.get("stacked", False)  # every second one may have more to do
         with FlopCounterMode(display=False) as counter:
-            update(batch)
-        counts.append(counter.get_total_flops() * sizes["batch_size"])
+            for _ in range(updates):
+                update(batch)
+        counts.append(counter.get_total_flops() * sizes["batch_size"] // updates)
     return {"flops": counts}
 
 
@@ -188,8 +179,14 @@ def _machine(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"device": device, "machine": describe(device), "ceiling_tflops": rates}
 
 
-def known(batch: dict[str, np.ndarray], spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What a learner is fed: a pretrainer of ours sees frames alone."""
+def batch_of(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a learner is fed; one that sees stacked frames draws from a replay instead.
+
+    A pretrainer of ours sees frames alone.
+    """
+    if spec["kind"] == "act" or spec.get("stacked"):
+        return {}
+    batch = make_batch(spec["sizes"], spec["actions"], spec.get("image", (64, 64)))
     if spec["kind"] == "pretrain" and spec["source"] != "reference":
         return {name: batch[name] for name in ("image", "is_first")}
     return batch
@@ -200,6 +197,8 @@ def _timed(
 ) -> dict[str, Any]:
     """Seconds of one update, the mean of ``updates`` in a row that end in one synchronisation.
 
+    ``cpu_seconds`` are those that the process had a core for, its threads together.
+
     One more before them is not timed: while the others had their turns, caches have cooled down
     and the system may have taken pages of a process that sat idle, which no training run does.
     """
@@ -207,14 +206,16 @@ def _timed(
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(updates):
         metrics = update(batch)
     if cuda:
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / updates
+    cpu_seconds = (time.process_time() - cpu_start) / updates
     loss = float(next(metrics[name] for name in LOSSES if name in metrics))
-    return {"seconds": seconds, "loss": loss, "memory": memory(device)}
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "loss": loss}
+    return {**found, "memory": memory(device)}
 
 
 class _Player:
@@ -253,7 +254,7 @@ def serve(requests: Any, answer: Callable[[Mapping[str, Any]], None]) -> None:
         answer(count_flops(spec) if spec["source"] == "flops" else _machine(spec))
         return
     acts = spec["kind"] == "act"
-    batch = {} if acts else known(make_batch(spec["sizes"], spec["actions"]), spec)
+    batch = batch_of(spec)
     made, facts = {"ours": ours, "reference": reference}[spec["source"]](spec)
     answer(
         {"facts": {**facts, "threads": torch.get_num_threads()}, "memory": memory(spec["device"])}
