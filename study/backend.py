@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import queue
-import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from study.job import Ending, Job, beginning, output_of
+from study.job import Job
 
 ROOT = Path(__file__).parents[1]
-LOST = -1000  # in the place of an exit status: whatever ran the job is gone, and the job is not to blame
+LOST = -1000  # in the place of an exit status: what ran the job is gone, and it is not to blame
 
 
 class Ended(NamedTuple):
-    """A job that has ended; its name is None where the backend only wants to be asked again."""
+    """A job that has ended, and its exit status or `LOST`."""
 
-    name: str | None
-    code: int = 0
+    name: str
+    code: int
 
 
 class Backend(ABC):
@@ -28,13 +27,17 @@ class Backend(ABC):
 
     Attributes:
         slots: how many jobs may be at work at once.
-        ended: what has ended, and whatever else is to wake the runner up.
+        ended: what has ended.
     """
 
     slots: int
 
     def __init__(self) -> None:
         self.ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+
+    def adopt(self, names: Iterable[str]) -> list[str]:
+        """Those jobs that an earlier runner has begun here and that are still to end."""
+        return []
 
     @abstractmethod
     def start(self, jobs: Sequence[tuple[Job, Path]], who: str) -> list[str]:
@@ -52,12 +55,13 @@ class Backend(ABC):
     def stop(self) -> None:
         """Asks all jobs that it has started to write a checkpoint and end; returns at once."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Lets go of what the backend holds, when all jobs have ended."""
+        """Lets go of what the backend itself holds."""
 
     def take(self, timeout: float) -> list[Ended]:
-        """What has ended since the last call; waits for the first of them."""
-        found = []
+        """What has ended since the last call; waits so many seconds for the first of them."""
+        found: list[Ended] = []
         try:
             found.append(self.ended.get(timeout=timeout))
             while True:
@@ -69,25 +73,3 @@ class Backend(ABC):
 def command_of(job: Job, more: Sequence[str] = ()) -> list[str]:
     """The words of a job's process."""
     return [sys.executable, str(ROOT / "dreamer.py"), *job.words, *more]
-
-
-def write_line(folder: Path, line: str) -> None:
-    """Adds a line to the output of the job whose run lies in a folder.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = output_of(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-
-
-def write_beginning(folder: Path, command: Sequence[str], who: str) -> None:
-    """Adds the line with which a start begins."""
-    write_line(folder, beginning(shlex.join(command), who))
-
-
-def write_ending(folder: Path, ending: Ending) -> None:
-    """Adds the line with which it ends."""
-    write_line(folder, str(ending))

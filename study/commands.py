@@ -6,11 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from agents.registry import AGENTS
 from study import document, records
 from study.backend import Backend
 from study.document import Study
+from study.foresee import Needs
 from study.job import Job
+from study.local import LocalPool
 from study.plan import expand
 from study.runner import Runner
 from tools import UserError, expand_path, print_safe
@@ -49,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
     study, jobs = plan(args)
     logdir = expand_path(args.logdir, "logdir")
     if args.dry:
-        from study.foresee import foresee
+        from study.measure import tell_costs
 
-        return foresee(study, jobs, args)
+        pool = LocalPool(args.jobs, args.per_gpu, count_gpus(jobs), Needs(jobs, logdir))
+        return tell_costs(jobs, args.logdir, pool.threads, pool.slots)
     check_writable(logdir.absolute(), "--logdir", "choose another")
     records.check_scale(logdir, args.scale)
     backend = make_backend(args, jobs, logdir, study.name)
@@ -67,31 +72,28 @@ def run(args: argparse.Namespace) -> int:
         lock.release()
 
 
-def make_backend(
-    args: argparse.Namespace, jobs: list[Job], logdir: Path, name: str
-) -> Backend:
+def make_backend(args: argparse.Namespace, jobs: list[Job], logdir: Path, name: str) -> Backend:
     """Who runs the jobs.
 
     Raises:
         UserError: it is not installed, or not there.
     """
+    for flag, given, backend in (("slurm", args.slurm, "slurm"), ("address", args.address, "ray")):
+        if given and args.backend != backend:
+            raise UserError(f"--{flag} is for --backend {backend}: add that, or leave it out")
+    on_gpu = any(job.device != "cpu" for job in jobs)
     if args.backend == "slurm":
         from study.slurm import SlurmArrays
 
-        return SlurmArrays(records.folder_of(logdir, name) / "slurm", args.slurm, args.jobs)
-    if args.slurm:
-        raise UserError("--slurm is for --backend slurm: add that, or leave it out")
+        folder = records.folder_of(logdir, name) / "slurm"
+        return SlurmArrays(folder, args.slurm, args.jobs, int(on_gpu))
     if args.backend == "ray":
         from study.ray_tasks import RayTasks
 
-        return RayTasks(args.address, args.jobs, args.per_gpu)
-    if args.address:
-        raise UserError("--address is for --backend ray: add that, or leave it out")
-    import torch
+        return RayTasks(args.address, args.jobs, args.per_gpu, on_gpu)
+    return LocalPool(args.jobs, args.per_gpu, count_gpus(jobs), Needs(jobs, logdir))
 
-    from study.foresee import Needs
-    from study.local import LocalPool
 
-    on_cpu = all("--device" in job.words or " cpu " in f" {' '.join(job.words)} " for job in jobs)
-    gpus = 0 if on_cpu else torch.cuda.device_count()
-    return LocalPool(args.jobs, args.per_gpu, gpus, Needs(jobs, logdir))
+def count_gpus(jobs: list[Job]) -> int:
+    """The GPUs of this machine, for jobs that would use one."""
+    return torch.cuda.device_count() if any(job.device != "cpu" for job in jobs) else 0

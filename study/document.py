@@ -1,9 +1,9 @@
 """What a study's YAML file says, checked as far as it can be without a scale.
 
-Its keys: `figure` and `draw` (what draws it, with which settings), `seeds`, `transfers` (pairs of source
-and target), `arms` (each a method, and what it changes), `goal` (the last stage; default train), and,
-where it needs them, flags of stages for all arms or, below `scales`, at one scale. common.yaml has
-the stages, the methods' own flags and the scales.
+Its keys: `figure` and `draw` (what draws it, with which settings), `seeds`, `transfers` (pairs of
+source and target), `arms` (each a method, and what it changes), `goal` (the last stage; default
+train), and, where it needs them, flags of stages for all arms or, below `scales`, at one scale.
+common.yaml has the stages, the methods' own flags and the scales.
 """
 
 from __future__ import annotations

@@ -72,6 +72,8 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
 
     settings = dict(plan.draw)
     if plan.figure in OF_RUNS:
-        settings["runs"] = {f"{arm}, {job.name}": logdir / job.name for arm, job in drawn(plan, logdir)}
+        settings["runs"] = {
+            f"{arm}, {job.name}": logdir / job.name for arm, job in drawn(plan, logdir)
+        }
     for path in kinds.draw(plan.figure, records_of(plan, logdir), output, **settings):
         print(path)

@@ -43,6 +43,7 @@ class Job:
         seed: its.
         is_goal: whether the study is about it; the others prepare.
         end: where it ends, in frames or pretrain steps.
+        device: as ``--device`` has it.
         memory: bytes that it needs, foreseen from its settings.
     """
 
@@ -57,6 +58,7 @@ class Job:
     seed: int
     is_goal: bool
     end: int
+    device: str
     memory: int
 
     @property

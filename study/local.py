@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accel.threads import available_cores
 from replay.room import GIB, available_memory
-from study.backend import Backend, Ended, command_of, write_beginning, write_ending
-from study.job import Ending, Job, output_of
+from study.backend import Backend, Ended, command_of
+from study.job import Job
+from study.worker import Start
 from tools import print_safe
 
 
@@ -22,11 +20,12 @@ class LocalPool(Backend):
     """A pool of processes.
 
     Args:
-        jobs: how many at once; None: a job a core or, with GPUs, `per_gpu` on each.
+        jobs: how many at once; None: one on each core or, with GPUs, `per_gpu` on each of them.
         per_gpu: how many share one GPU.
         gpus: how many there are.
         needed: bytes that a job takes, foreseen.
         command: the words of a job's process.
+        available: bytes of memory that are left.
     """
 
     def __init__(
@@ -36,14 +35,16 @@ class LocalPool(Backend):
         gpus: int,
         needed: Callable[[Job], int],
         command: Callable[[Job, Sequence[str]], list[str]] = command_of,
+        available: Callable[[], int | None] = available_memory,
     ):
         super().__init__()
         cores = available_cores()
         self.slots = jobs or (gpus * per_gpu if gpus else cores)
         self.threads = max(1, cores // self.slots)
-        self._gpus, self._needed, self._command = gpus, needed, command
+        self._gpus, self._needed = gpus, needed
+        self._command, self._available = command, available
         self._places = [*range(self.slots)]  # that are free; each belongs to a GPU
-        self._running: dict[str, tuple[Job, subprocess.Popen]] = {}
+        self._running: dict[str, tuple[Job, Start]] = {}
         self._told = ""
 
     def start(self, jobs: Sequence[tuple[Job, Path]], who: str) -> list[str]:
@@ -56,37 +57,23 @@ class LocalPool(Backend):
         return started
 
     def _start(self, job: Job, folder: Path, who: str) -> None:
-        place = self._places.pop(0)
-        more = ["--num_threads", str(self.threads)]
-        if self._gpus and "--device" not in job.words:
+        more, place = ["--num_threads", str(self.threads)], self._places[0]
+        if self._gpus and job.device == "auto":
             more += ["--device", f"cuda:{place % self._gpus}"]
-        command = self._command(job, more)
-        write_beginning(folder, command, who)
-        with output_of(folder).open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # Ctrl-C is the runner's to hand on
-            )
-        self._running[job.name] = (job, process)
-        waiter = threading.Thread(target=self._wait, args=(job, folder, process, place))
-        waiter.daemon = True  # a second Ctrl-C ends the runner alone
-        waiter.start()
+        start = Start(self._command(job, more), folder, who, self.threads)
+        start.begin()
+        self._places.remove(place)
+        self._running[job.name] = (job, start)
+        # A second Ctrl-C ends the runner alone, so these threads must not keep it.
+        threading.Thread(target=self._wait, args=(job, start, place), daemon=True).start()
 
-    def _wait(self, job: Job, folder: Path, process: subprocess.Popen, place: int) -> None:
-        """Waits for a process, in a thread of its own."""
-        began = time.monotonic()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = code = os.waitstatus_to_exitcode(status)
-        ending = Ending(code, time.monotonic() - began, usage.ru_maxrss << 10)
+    def _wait(self, job: Job, start: Start, place: int) -> None:
+        code = 0
         try:
-            write_ending(folder, ending)
-        except OSError as error:
-            print_safe(f"study: {error.filename}: {error.strerror}")
-        self._running.pop(job.name, None)
+            code = start.wait().code
+        except OSError as error:  # of its output; what the job has come to, its folder tells
+            print_safe(f"study: {error.filename or job.name}: {error.strerror}")
+        del self._running[job.name]
         self._places.append(place)
         self.ended.put(Ended(job.name, code))
 
@@ -96,12 +83,11 @@ class LocalPool(Backend):
         Where nothing is at work it is started anyway: it may be smaller than foreseen, and its own
         line says what helps if it is not.
         """
-        free = available_memory()
-        running = [*self._running.values()]
+        free, running = self._available(), [*self._running.values()]
         if free is None or not running:
             return True
-        for other, process in running:
-            free -= max(0, self._needed(other) - resident(process.pid))
+        for other, start in running:
+            free -= max(0, self._needed(other) - resident(start.pid))
         needed = self._needed(job)
         if needed > free and self._told != job.name:
             self._told = job.name
@@ -112,10 +98,11 @@ class LocalPool(Backend):
         return needed <= free
 
     def stop(self) -> None:
-        for _, process in [*self._running.values()]:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGTERM)
+        for _, start in [*self._running.values()]:
+            start.ask()
+
+    def close(self) -> None:
+        """Nothing is held beyond the jobs."""
 
 
 def resident(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""From a study's arms, transfers and seeds to jobs, each a checked command line; shared ones once."""
+"""From arms, transfers and seeds to jobs, each a checked command line; shared ones once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 import config as configuration
 import data
@@ -114,7 +115,7 @@ class _Planner:
             circle = " → ".join([*above[above.index(stage) :], stage])
             raise self._error(run, stage, f"it needs itself: {circle}")
         flags, needs = dict(self._flags(run, stage)), {}
-        for flag, value in flags.items():
+        for value in flags.values():
             for name in self._places(value):
                 if name in self._common.stages and name not in needs:
                     needs[name] = self.add(run, name, (*above, stage))
@@ -172,6 +173,7 @@ class _Planner:
             seed=config.seed,
             is_goal=False,
             end=end_of(config),
+            device=config.device,
             memory=foresee_memory(config),
         )
         return name
@@ -280,7 +282,7 @@ def check(config: Config, waits: bool) -> None:
 
 
 def end_of(config: Config) -> int:
-    """Where a run ends, in frames, or pretrain steps; one that only collects plays on from there."""
+    """Where a run ends, in frames or pretrain steps; one that only collects plays on a little."""
     if config.beta_vae_pretrain:
         return length_of(config)
     return max(length_of(config), config.prefill * config.action_repeat)
@@ -291,13 +293,6 @@ def foresee_memory(config: Config) -> int:
     height, width = config.size
     row = height * width * (1 if config.grayscale else 3) + 200
     rows = 0 if config.replay_storage == "disk" else expected_rows(config)
-    on_gpu = config.device != "cpu" and _has_gpu()
-    return (ON_GPU if on_gpu else BASE + PER_ROW * config.batch_size * config.batch_length) + (
-        rows * row
-    )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    update = ON_GPU if on_gpu else BASE + PER_ROW * config.batch_size * config.batch_length
+    return update + rows * row

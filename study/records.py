@@ -1,4 +1,4 @@
-"""What a study leaves in its --logdir: studies/<name>/, with the plan of its last start and a lock."""
+"""What a study leaves in its --logdir: studies/<name>/, with the plan of its last start, a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a study to its end: what is done is skipped, what failed is tried again, stages wait in order."""
+"""Runs a study to its end: the done is skipped, failures are tried again, stages wait in order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from replay.room import GIB
 from study import job as jobs
@@ -20,7 +21,6 @@ from training.stop import StopSignal
 RETRIES = 2  # of a job that fails, in one start of the runner
 LOOK = 1.0  # seconds between looks at runs that other processes have begun
 FREE = 1 << 28  # bytes of disk that have to be free for another job to start
-BLOCKED = "blocked"  # a job that waits for one that failed
 
 
 class Runner:
@@ -41,11 +41,17 @@ class Runner:
         self.jobs = {job.name: job for job in plan}
         self.states = {job.name: self._read(job) for job in plan}
         self._failures: Counter[str] = Counter()
-        self._ours: set[str] = set()  # that the backend has
+        undone = [name for name, state in self.states.items() if state.status != jobs.DONE]
+        self._ours = {*backend.adopt(undone)}  # that the backend has
+        for name in self._ours:
+            self._set(name, status=jobs.RUNNING)
         self._full = False
 
     def _read(self, job: Job) -> State:
         return read_state(job, self._logdir / job.name)
+
+    def _set(self, name: str, **changes: Any) -> None:
+        self.states[name] = self.states[name]._replace(**changes)
 
     def run(self) -> int:
         """Runs to the end; returns the exit status."""
@@ -82,7 +88,7 @@ class Runner:
             return
         who = f"{self._name}, runner {os.getpid()}"
         for name in self._backend.start([(job, self._logdir / job.name) for job in ready], who):
-            self.states[name] = self.states[name]._replace(status=jobs.RUNNING)
+            self._set(name, status=jobs.RUNNING)
             self._ours.add(name)
             self._say(f"start {name}")
 
@@ -95,8 +101,6 @@ class Runner:
 
     def _settle(self, ended: Ended) -> None:
         """Takes note of a job that has ended."""
-        if ended.name is None:
-            return
         job = self.jobs[ended.name]
         self._ours.discard(job.name)
         state = self.states[job.name] = self._read(job)
@@ -117,7 +121,7 @@ class Runner:
             self.states[job.name] = state._replace(status=jobs.FAILED, line=line)
 
     def _look_at_others(self) -> None:
-        """Reads the runs that other processes are at work in: an earlier runner's, another study's."""
+        """Reads runs that others are at work in: jobs of a killed runner, or of another study."""
         for name in self._running():
             if name not in self._ours:
                 state = self.states[name] = self._read(self.jobs[name])
@@ -137,7 +141,7 @@ class Runner:
                 os.kill(pid, signal.SIGTERM)
             else:  # whoever has begun it may want it to go on
                 self._say(f"leave {name}: no job of this study has it")
-                self.states[name] = self.states[name]._replace(status=jobs.STOPPED)
+                self._set(name, status=jobs.STOPPED)
 
     def _tell_beginning(self) -> None:
         count = Counter(state.status for state in self.states.values())

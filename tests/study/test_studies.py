@@ -45,15 +45,25 @@ def test_figure_4_is_six_systems_on_six_transfers(common):
     goals = [job for job in jobs if job.is_goal]
     assert len({(job.task, job.method) for job in goals}) == len(goals) == 36
     # One collection for each source, one pretraining for each source and kind of predictor.
-    pretrained = Counter((words(j, "task"), words(j, "method_name")) for j in jobs if j.stage == "pretrain")
+    pretrained = Counter(
+        (words(j, "task"), words(j, "method_name")) for j in jobs if j.stage == "pretrain"
+    )
     assert set(pretrained.values()) == {1}
-    shared = [j for j in goals if words(j, "pretrain_checkpoint_path") == ("runs/dmc2gym_cheetah_run/pretrain/seed_0",)]
+    shared = [
+        j
+        for j in goals
+        if words(j, "pretrain_checkpoint_path") == ("runs/dmc2gym_cheetah_run/pretrain/seed_0",)
+    ]
     assert [job.task for job in shared] == ["dmc2gym_walker_walk", "dmc2gym_hopper_stand"]
 
 
 def test_widths_and_gaps_are_those_of_the_transfers(common):
     jobs = {(job.task, job.method): job for job in jobs_of("figure4", common) if job.is_goal}
-    gaps = {task: words(job, "action_num_gap") for (task, method), job in jobs.items() if method == "apv"}
+    gaps = {
+        task: words(job, "action_num_gap")
+        for (task, method), job in jobs.items()
+        if method == "apv"
+    }
     assert {task: int(gap) for task, (gap,) in gaps.items()} == {
         "dmc2gym_walker_walk": 0,
         "dmc2gym_cheetah_run": 0,
@@ -62,14 +72,21 @@ def test_widths_and_gaps_are_those_of_the_transfers(common):
         "dmc2gym_cartpole_swingup": 1,
         "gymnasium_Pusher-v5": 0,
     }
-    across = {task for (task, method), job in jobs.items() if words(job, "cross_domain") == ("True",)}
+    across = {
+        task for (task, method), job in jobs.items() if words(job, "cross_domain") == ("True",)
+    }
     assert across == {"gymnasium_Pusher-v5"}
     assert words(jobs["dmc2gym_hopper_stand", "diswm"], "source_action_num") == ("6",)
     assert not words(jobs["dmc2gym_hopper_stand", "dreamerv2"], "source_action_num")
 
 
-def test_each_source_has_its_collection_and_an_ablation_shares_what_it_does_not_change(common):
-    sources = {j.task for name in ("tableA", "figure8") for j in jobs_of(name, common) if j.stage == "collect"}
+def test_each_source_has_its_collection_and_ablations_share_what_they_leave(common):
+    sources = {
+        j.task
+        for name in ("tableA", "figure8")
+        for j in jobs_of(name, common)
+        if j.stage == "collect"
+    }
     assert sources >= {"dmc2gym_walker_walk", "dmc2gym_hopper_stand"}
     jobs = jobs_of("figure7", common)
     by_arm = {arm: job for job in jobs for arm in job.arms if job.is_goal}
@@ -78,7 +95,7 @@ def test_each_source_has_its_collection_and_an_ablation_shares_what_it_does_not_
     assert teacher["β = 0.15"] == ("runs/dmc2gym_cheetah_run/pretrain-beta_0.15/seed_0",)
     assert teacher["without distillation"] == ()
     assert by_arm["without distillation"].needs == ()
-    # One of videos; of predictors DisWM's, four of the sweep of β, and that without disentanglement.
+    # Predictors: DisWM's, four of the sweep of β, and that without disentanglement.
     assert Counter(job.stage for job in jobs)["collect"] == 1
     assert Counter(job.stage for job in jobs)["pretrain"] == 6
 
