@@ -89,7 +89,7 @@ class State(NamedTuple):
         rate: frames a second between the last lines of its log; 0 where that is not known.
         line: the last one of its output, where it has failed.
         peak: bytes of memory that its last start came to; 0 where that is not known.
-        since: how often it has been started.
+        starts: how often it has been started.
     """
 
     status: str
@@ -99,7 +99,7 @@ class State(NamedTuple):
     rate: float = 0.0
     line: str = ""
     peak: int = 0
-    since: int = 0
+    starts: int = 0
 
 
 class Ending(NamedTuple):
@@ -121,15 +121,18 @@ def output_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def beginning(command: str, who: str) -> str:
+def beginning(command: str, who: str, pid: int) -> str:
     """The line with which a start begins in a job's output."""
-    return f"{_NOTE}{who} on {socket.gethostname()}: {command}"
+    return f"{_NOTE}{who} on {socket.gethostname()}, process {pid}: {command}"
+
+
+_BEGINNING = re.compile(rb"^study: (.*), runner \d+ on (.*), process (\d+): ", re.MULTILINE)
 
 
 def started_by(folder: Path) -> str:
     """The study whose runner has started a job last; empty where none has."""
-    found = re.findall(rb"^study: (.*), runner \d+ on ", _read(output_of(folder)), re.MULTILINE)
-    return found[-1].decode() if found else ""
+    found = _BEGINNING.findall(_read(output_of(folder)))
+    return found[-1][0].decode() if found else ""
 
 
 def read_state(job: Job, folder: Path) -> State:
@@ -143,8 +146,8 @@ def read_state(job: Job, folder: Path) -> State:
     frames, seconds = int(last.get("step", 0)), float(last.get("time", 0.0))
     told: dict[str, Any] = {"frames": frames, "seconds": seconds, "peak": peak}
     told |= {"rate": _rate(rows), "ret": _last_return(log)}
-    told["since"] = log.count(b'"event": "start"') + log.count(b'"event": "resume"')
-    if is_locked(folder):
+    told["starts"] = log.count(b'"event": "start"') + log.count(b'"event": "resume"')
+    if owner_of(folder) is not None or is_locked(folder):
         return State(RUNNING, **told)
     if _has_ended(job, folder, rows):
         return State(DONE, **told)
@@ -160,19 +163,14 @@ def last_line(output: str) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a run's folder.
+    """Whether another machine's process is at work in a run's folder.
 
-    Of this machine's processes the system tells which files they have open, and nothing is touched:
-    to try a lock is to hold it for a moment, in which the run itself could not.
+    Of this machine's own, `owner_of` tells, and touches nothing: to try a lock is to hold it for a
+    moment, in which the run itself could not.
     """
     path = folder / "lock"
-    try:
-        if (pid := _named(path)) is not None and Path("/proc/self/fd").exists():
-            return _has_open(pid, path)
-    except FileNotFoundError:
+    if not path.exists() or (_named(path) is not None and Path("/proc/self/fd").exists()):
         return False
-    except PermissionError:  # another user's process
-        pass
     with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -184,32 +182,37 @@ def is_locked(folder: Path) -> bool:
 
 
 def owner_of(folder: Path) -> int | None:
-    """The process on this machine that is at work in a run's folder."""
-    return _named(folder / "lock") if is_locked(folder) else None
+    """The process on this machine that is at work in a run's folder, or is about to begin there.
+
+    Before a run holds its lock it imports for seconds. Its runner has noted the process by then, and
+    what that prints goes to the run's output.
+    """
+    if (pid := _named(folder / "lock")) is not None and _has_open(pid, folder / "lock"):
+        return pid
+    output = output_of(folder)
+    for _, host, pid in _BEGINNING.findall(_read(output))[-1:]:
+        if host.decode() == socket.gethostname() and _has_open(int(pid), output):
+            return int(pid)
+    return None
 
 
 def _named(lock: Path) -> int | None:
     """The process that a lock names, if it is one of this machine's."""
-    words = lock.read_text(errors="replace").split()
+    words = _read(lock).decode(errors="replace").split()
     here = len(words) == 4 and words[1].isdecimal() and words[3] == socket.gethostname()
     return int(words[1]) if here else None
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    status = path.stat()
-    for descriptor in _listed(Path(f"/proc/{pid}/fd")):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if os.path.samestat(descriptor.stat(), status):
-                return True
+    """Whether a process has a file open; one that is gone, or another user's, has none."""
+    gone = (FileNotFoundError, ProcessLookupError, PermissionError)
+    with contextlib.suppress(*gone):
+        status = path.stat()
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(*gone):  # closed meanwhile
+                if os.path.samestat(descriptor.stat(), status):
+                    return True
     return False
-
-
-def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; nothing if it is gone."""
-    try:
-        return [*folder.iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def _has_ended(job: Job, folder: Path, rows: list[dict]) -> bool:

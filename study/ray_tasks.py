@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,20 @@ class RayTasks(Backend):
         per_gpu: how many share one GPU.
         gpus: whether jobs need one.
         cpus: cores of each job.
+        command: the words of a job's process.
 
     Raises:
         UserError: Ray or the cluster is not there.
     """
 
     def __init__(
-        self, address: str | None, jobs: int | None, per_gpu: int, gpus: bool, cpus: int = 1
+        self,
+        address: str | None,
+        jobs: int | None,
+        per_gpu: int,
+        gpus: bool,
+        cpus: int = 1,
+        command: Callable[[Job, Sequence[str]], list[str]] = command_of,
     ):
         super().__init__()
         if not address:
@@ -47,7 +54,7 @@ class RayTasks(Backend):
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--address {address}: {reason_of(error)}") from None
         self.slots = jobs or SLOTS
-        self._threads = cpus
+        self._threads, self._command = cpus, command
         # A job that is lost is begun again by the runner, which looks at its folder first.
         options = {"num_cpus": cpus, "num_gpus": 1 / per_gpu if gpus else 0, "max_retries": 0}
         self._call = self._ray.remote(**options)(_call)
@@ -58,7 +65,7 @@ class RayTasks(Backend):
 
     def start(self, jobs: Sequence[tuple[Job, Path]], who: str) -> list[str]:
         for job, folder in jobs:
-            command = command_of(job, ["--num_threads", str(self._threads)])
+            command = self._command(job, ["--num_threads", str(self._threads)])
             start = Start(command, folder.absolute(), who, self._threads)
             self._running[self._call.remote(start)] = job.name
         return [job.name for job, _ in jobs]

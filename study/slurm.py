@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class SlurmArrays(Backend):
         gpus: of each job.
         cluster: ``local`` runs them here, in processes of submitit's.
         every: seconds between looks at the queue.
+        command: the words of a job's process.
 
     Raises:
         UserError: submitit or SLURM is not here, or a parameter is none.
@@ -44,6 +45,7 @@ class SlurmArrays(Backend):
         gpus: int,
         cluster: str = "slurm",
         every: float = 5.0,
+        command: Callable[[Job, Sequence[str]], list[str]] = command_of,
     ):
         super().__init__()
         submitit = _import()
@@ -59,6 +61,7 @@ class SlurmArrays(Backend):
         except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
             raise UserError(f"--backend slurm: {reason_of(error)}") from None
         self._running: dict[str, Any] = {}
+        self._command = command
         self._every, self._closing = every, threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -78,7 +81,7 @@ class SlurmArrays(Backend):
     def start(self, jobs: Sequence[tuple[Job, Path]], who: str) -> list[str]:
         more = ["--num_threads", str(self.threads)]
         starts = [
-            Start(command_of(job, more), folder.absolute(), who, self.threads)
+            Start(self._command(job, more), folder.absolute(), who, self.threads)
             for job, folder in jobs
         ]
         submitted = self._executor.map_array(_call, starts)

@@ -39,8 +39,9 @@ class Start:
         Raises:
             OSError: its output cannot be written.
         """
-        self._write(beginning(shlex.join(self._command), self._who))
-        with output_of(self._folder).open("ab") as output:
+        path = output_of(self._folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as output:
             process = subprocess.Popen(
                 self._command,
                 cwd=self._cwd,
@@ -52,6 +53,7 @@ class Start:
             )
         self.pid, self._began = process.pid, time.monotonic()
         process.returncode = 0  # it is waited for below, where its memory is told as well
+        self._write(beginning(shlex.join(self._command), self._who, self.pid))
 
     def wait(self) -> Ending:
         """Waits for its end, which its output tells."""
@@ -100,7 +102,5 @@ class Start:
         return DelayedSubmission(self)
 
     def _write(self, line: str) -> None:
-        path = output_of(self._folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with output_of(self._folder).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")

@@ -98,6 +98,8 @@ def test_flags_that_are_named_exist(page):
     known |= {name for method, keys in METHODS.items() for name in keys_of(keys, method)}
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
     known |= {"output", "axis", "samples_per_plugin"}  # of figures.learning_curve, of TensorBoard
+    known |= {"only", "scale", "backend", "address"}  # of python -m study, as are those below
+    known |= {"seeds", "jobs", "per_gpu", "slurm", "dry", "watch", "csv"}
     if page == "docs/departures.md":
         known |= {"camera_kwargs", "disag_"}  # refused, as it says
     assert set(re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)) - known == set()

@@ -1,9 +1,14 @@
 """The state of a job is read off its run's folder, whatever was done to it."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 
 from study import job as jobs
 from study.job import Ending, Job, beginning, output_of, read_state
+from study.worker import Start
 from tests.study import fakes
 from tests.study.fakes import END
 
@@ -14,8 +19,6 @@ def one(tmp_path):
 
 
 def folder_of(job):
-    from pathlib import Path
-
     return Path(job.words[0])
 
 
@@ -78,6 +81,21 @@ def test_a_run_is_running_while_a_process_holds_its_lock(one, tmp_path):
     assert jobs.owner_of(folder_of(one)) is None
 
 
+def test_a_process_that_is_about_to_begin_is_at_work(one, tmp_path):
+    """It has no lock yet: until then it is known by where its output goes."""
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    start = Start(sleeps, folder_of(one), "fakes, runner 7")
+    start.begin()
+    try:
+        assert status(one) == jobs.RUNNING
+        assert jobs.owner_of(folder_of(one)) == start.pid
+    finally:
+        start.ask()
+        assert start.wait().code == -15
+    assert status(one) == jobs.WAITING
+    assert jobs.owner_of(folder_of(one)) is None
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -92,7 +110,7 @@ def test_a_start_that_failed_tells_its_last_line(one, code, expected):
     folder = folder_of(one)
     folder.mkdir(parents=True)
     (folder / "config.yaml").touch()
-    lines = [beginning("python dreamer.py", "fakes, runner 7"), "so far", "", "it broke\033[1m"]
+    lines = [beginning("python dreamer.py", "fakes, runner 7", 1), "so far", "", "it broke\033[1m"]
     output_of(folder).write_text("\n".join([*lines, str(Ending(code, 1.5, 3 << 20)), ""]))
     state = read_state(one, folder)
     assert (state.status, state.peak) == (expected, 3 << 20)
@@ -100,12 +118,10 @@ def test_a_start_that_failed_tells_its_last_line(one, code, expected):
     assert jobs.started_by(folder) == "fakes"
     # A start that is killed with its runner leaves no line of its end.
     with output_of(folder).open("a") as file:
-        file.write(f"{beginning('python dreamer.py', 'others, runner 8')}\n")
+        file.write(f"{beginning('python dreamer.py', 'others, runner 8', 1)}\n")
     assert status(one) == jobs.STOPPED
     assert jobs.started_by(folder) == "others"
 
 
 def test_a_job_survives_json(one):
-    import json
-
     assert Job.from_dict(json.loads(json.dumps(one.to_dict()))) == one
