@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from study.document import SCALES, names
 from study.records import read_plan
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _command(commands, name: str, told: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, told: str) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=told, description=told)
     made.add_argument("study", metavar="NAME", help="figure4, …, or a .yaml file")
     made.add_argument("--logdir", default="runs", help="of all runs; default ./runs")

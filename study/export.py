@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
         UserError: there is nothing to draw yet.
         OSError: it cannot be written.
     """
-    from figures import kinds
-
+    kinds = importlib.import_module("figures.kinds")  # draws, and takes seconds to import
     settings = dict(plan.draw)
     if plan.figure in OF_RUNS:
         settings["runs"] = {

@@ -74,7 +74,8 @@ class Job:
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         """What `to_dict` made."""
         lists = {"words", "needs", "arms"}
-        return cls(**{k: tuple(v) if k in lists else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in values.items()}
+        return cls(**plain)
 
 
 class State(NamedTuple):
@@ -182,10 +183,10 @@ def is_locked(folder: Path) -> bool:
 
 
 def owner_of(folder: Path) -> int | None:
-    """The process on this machine that is at work in a run's folder, or is about to begin there.
+    """The process of this machine that is at work in a run's folder, or is about to begin there.
 
-    Before a run holds its lock it imports for seconds. Its runner has noted the process by then, and
-    what that prints goes to the run's output.
+    Before a run holds its lock it imports for seconds. Its runner has noted the process by then,
+    and what that prints goes to the run's output.
     """
     if (pid := _named(folder / "lock")) is not None and _has_open(pid, folder / "lock"):
         return pid

@@ -76,7 +76,7 @@ def tell_costs(jobs: Sequence[Job], logdir: str, threads: int, at_once: int) -> 
     costs: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory(prefix="study-") as scratch:
         bench = _Bench(jobs, logdir, Path(scratch), threads)
-        rows = [("kind", "jobs", "each", "memory", "disk")]
+        rows: list[tuple[str, ...]] = [("kind", "jobs", "each", "memory", "disk")]
         for number, (kind, alike) in enumerate(kinds.items(), 1):
             print_safe(f"measuring {number} of {len(kinds)}: {' '.join(kind)}")
             rates = bench.rates(alike[0])

@@ -28,6 +28,14 @@ from training.pretrain import PretrainTrainer
 from training.run_folder import folder_of
 
 _PLACE = re.compile(r"\{(\w*)\}")
+# The tasks that each place asks for.
+_ASKED: dict[str, tuple[str, ...]] = {
+    "source": ("source",),
+    "target": ("target",),
+    "source_actions": ("source",),
+    "gap": ("source", "target"),
+    "cross_domain": ("source", "target"),
+}
 # Bytes that a process takes with its libraries, and for each row of a batch; an update of 50 × 50
 # rows takes 1.6 GB in all.
 BASE, PER_ROW, ON_GPU = 600 << 20, 420 << 10, 3 << 30
@@ -230,18 +238,19 @@ class _Planner:
         return _PLACE.sub(lambda match: values[match[1]], str(value))
 
     def _missing(self, name: str, run: Run) -> str:
-        if name in ("source", "target", "cross_domain"):
-            lacking = "source" if run.source is None else "target"
-            return f"it needs a {lacking}, and its transfer names none: add `{lacking}: <task>`"
-        if name in ("source_actions", "gap"):
-            known = {**self._common.actions, **self._study.actions}
-            tasks = (run.source, run.transfer.target)
-            lacking = next((task for task in tasks if task not in known), None)
-            return f"how many actions has {lacking}? Add `actions: {{{lacking}: <number>}}`"
-        there = [*self._common.stages, "source", "target", "method", "seed", "source_actions"]
+        """Why nothing stands in a place."""
+        tasks = {"source": run.source, "target": run.transfer.target}
+        known = {**self._common.actions, **self._study.actions}
+        for which in _ASKED.get(name, ()):
+            task = tasks[which]
+            if task is None:
+                return f"it needs a {which}, and its transfer names none: add `{which}: <task>`"
+            if name in ("source_actions", "gap") and task not in known:
+                return f"how many actions has {task}? Add `actions: {{{task}: <number>}}`"
+        there = [*self._common.stages, "method", "seed", *_ASKED]
         return (
             f"there is no stage or value '{{{printable(name)}}}'{nearest(name, there)}; there are "
-            f"{', '.join([*there, 'gap', 'cross_domain'])}"
+            f"{', '.join(there)}"
         )
 
     def _folder(self, name: str) -> str:

@@ -45,7 +45,12 @@ def write_plan(logdir: Path, study: Study, scale: str, jobs: Sequence[Job]) -> N
     Raises:
         OSError: it cannot be written.
     """
-    plan = {"study": study.name, "scale": scale, "figure": study.figure, "draw": dict(study.draw)}
+    plan: dict[str, Any] = {
+        "study": study.name,
+        "scale": scale,
+        "figure": study.figure,
+        "draw": dict(study.draw),
+    }
     plan["jobs"] = [job.to_dict() for job in jobs]
     with atomic_write(folder_of(logdir, study.name) / PLAN) as file:
         file.write(json.dumps(plan, indent=1, ensure_ascii=False).encode())

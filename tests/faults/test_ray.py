@@ -23,6 +23,10 @@ from tests.helpers.runs import EPISODES, NETWORKS, TASK, assert_same_run
 ROOT = Path(__file__).parents[2]
 HEAD, NODE = ("diswm-head", "10.98.7.1"), ("diswm-node", "10.98.7.2")
 PATIENCE = 1800  # seconds: a busy machine starts Ray slowly
+PATIENT = os.environ | {
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_raylet_start_wait_time_s": "600",
+}
 
 LACKING = (
     "Ray is not installed: requirements-ray.txt" * (importlib.util.find_spec("ray") is None)
@@ -80,13 +84,16 @@ def cluster():
             ip("-n", name, "link", "set", link, "up")
             ip("-n", name, "link", "set", "lo", "up")
         usual = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        # A raylet waits 15 s for the ports that its agents choose; a busy machine needs longer.
+        ports = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc")
+        usual += [f"--{n}-port={p}" for p, n in enumerate((*ports, "runtime-env-agent"), 52365)]
         head = ["--head", f"--node-ip-address={HEAD[1]}", "--port=6379"]
         for name, words in (
             (HEAD[0], [*head, "--include-dashboard=false"]),
             (NODE[0], [f"--address={HEAD[1]}:6379", f"--node-ip-address={NODE[1]}"]),
         ):
             command = inside(name, "-m", "ray.scripts.scripts", "start", *words, *usual)
-            subprocess.run(command, check=True, cwd=ROOT, timeout=PATIENCE)
+            subprocess.run(command, check=True, cwd=ROOT, timeout=PATIENCE, env=PATIENT)
         yield f"{HEAD[1]}:6379"
     finally:
         for name, _ in (HEAD, NODE):

@@ -18,9 +18,9 @@ REFUSED = {
     "method": ("diswm}", "diswn}", r"arm DisWM: method: 'diswn' \(did you mean 'diswm'"),
     "no method": ("{method: diswm}", "{}", r"arm DisWM: it names no `method`"),
     "task": ("reacher_easy", "reacher_esay", r"DisWM, train: there is no task .*reacher_easy"),
-    "flag": ("diswm}", "diswm, train: {modle_lr: 1}}", r"train: unknown flag --modle_lr.*model_lr"),
+    "flag": ("diswm}", "diswm, train: {modle_lr: 1}}", r"unknown flag --modle_lr"),
     "value": ("diswm}", "diswm, train: {batch_size: 0}}", r"DisWM, train: --batch_size"),
-    "block": ("diswm}", "diswm, train: {configs: [cpuu]}}", r"no block 'cpuu' \(did you mean 'cpu'"),
+    "block": ("diswm}", "diswm, train: {configs: [cpuu]}}", r"no block 'cpuu'"),
     "stage": ("diswm}", "diswm, tarin: {}}", r"unknown key 'tarin' \(did you mean 'train'\?\)"),
     "stage that is named": (
         "diswm}", "diswm, train: {traindir: '{pretain}'}}", r"no stage or value '{pretain}'"
@@ -38,15 +38,16 @@ REFUSED = {
         r"arm fast, train: .* that of arm DisWM does, .*/diswm/seed_0: give it a `label`",
     ),
     "arms": ("arms:\n  DisWM: {method: diswm}", "arms: []", r"arms: a mapping is needed"),
-    "transfers": ("[{source: dmc2gym_finger_spin, target: dmc2gym_reacher_easy}]", "[]", "needs `transfers`"),
+    "transfers": (GOOD.splitlines()[1], "transfers: []", r"it needs `transfers`, a list"),
     "seeds": ("arms:", "seeds: 0\narms:", r"seeds: a whole number from 1 on is needed, not '0'"),
     "key": ("arms:", "armz: 1\narms:", r"unknown key 'armz' \(did you mean 'arms'\?\)"),
     "figure": ("arms:", "figure: curve\narms:", r"figure: 'curve' \(did you mean 'curves'"),
     "nested flag": ("diswm}", "diswm, train: {size: {a: 1}}}", r"--size is a value, a list of"),
     "what another method has": (
-        "diswm}", "dreamerv2, train: {traverse: True}}", r"dreamerv2 .*: leave out --traverse True"
+        "diswm}", "dreamerv2, train: {traverse: True}}", r"leave out --trav"
     ),
-    "first stage": ("diswm}", "ted, train: {pretrain_checkpoint_path: '{pretrain}'}}", r"no first st"),
+    "first stage": (
+        "diswm}", "ted, train: {pretrain_checkpoint_path: '{pretrain}'}}", "no first"),
     "yaml": ("arms:", "arms: [", r"cannot be read: line"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""SLURM's backend: what sbatch is given, and jobs that are preempted, in submitit's own processes."""
+"""SLURM's backend: what sbatch is given, and jobs that are preempted, in submitit's processes."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_parameters_that_are_none_are_one_line(sbatch, given, line):
 
 def test_no_slurm_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="--backend slurm: .*srun"):
+    with pytest.raises(UserError, match=r"--backend slurm: .*srun"):
         SlurmArrays(tmp_path / "slurm", [], None, 0)
 
 
