@@ -63,7 +63,7 @@ def export(plan: Plan, logdir: Path, path: Path) -> None:
 
 
 def draw(plan: Plan, logdir: Path, output: Path) -> None:
-    """Draws a study's figure or table.
+    """Draws a study's figure or table into a folder, under its name.
 
     Raises:
         UserError: there is nothing to draw yet.
@@ -71,9 +71,12 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
     """
     kinds = importlib.import_module("figures.kinds")  # draws, and takes seconds to import
     settings = dict(plan.draw)
-    if plan.figure in OF_RUNS:
+    if plan.figure in OF_RUNS or settings.get("value") == "cost":
+        runs = {(arm, job.name): logdir / job.name for arm, job in drawn(plan, logdir)}
+        arms = [arm for arm, _ in runs]
         settings["runs"] = {
-            f"{arm}, {job.name}": logdir / job.name for arm, job in drawn(plan, logdir)
+            arm if arms.count(arm) == 1 else f"{arm}, {name}": path
+            for (arm, name), path in runs.items()
         }
-    for path in kinds.draw(plan.figure, records_of(plan, logdir), output, **settings):
+    for path in kinds.draw(plan.figure, records_of(plan, logdir), output / plan.study, **settings):
         print(path)
