@@ -10,22 +10,23 @@ from study.job import Job, read_state
 from study.records import Plan
 from tools import UserError, print_safe
 
-OF_RUNS = ("traversals", "tsne")  # kinds of figures that are drawn from the runs themselves
+OF_RUNS = ("traversals", "tsne")  # kinds that are drawn from runs, as the table of costs is
 
 
 def drawn(plan: Plan, logdir: Path) -> list[tuple[str, Job]]:
     """The runs that a study is about, by arm; those without anything to draw yet are told of."""
-    found = []
+    found, left_out = [], []
     for job in plan.jobs:
         if not job.is_goal:
             continue
         state = read_state(job, logdir / job.name)
-        if state.ret is None and job.stage == "train":
-            print_safe(f"note: {job.name} has not been evaluated yet: it is left out")
-        elif not (logdir / job.name).is_dir():
-            print_safe(f"note: {job.name} has not begun yet: it is left out")
+        if state.ret is None and (job.stage == "train" or not state.frames):
+            left_out.append(job.name)
         else:
             found += [(arm, job) for arm in job.arms]
+    if left_out and found:
+        more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
+        print_safe(f"note: without {left_out[0]}{more}, which has come to nothing yet")
     if not found:
         raise UserError(f"no run of {plan.study} in {logdir} has come to anything yet")
     return found
@@ -70,7 +71,7 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
         OSError: it cannot be written.
     """
     kinds = importlib.import_module("figures.kinds")  # draws, and takes seconds to import
-    settings = dict(plan.draw)
+    settings, records = dict(plan.draw), []
     if plan.figure in OF_RUNS or settings.get("value") == "cost":
         runs = {(arm, job.name): logdir / job.name for arm, job in drawn(plan, logdir)}
         arms = [arm for arm, _ in runs]
@@ -78,5 +79,7 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
             arm if arms.count(arm) == 1 else f"{arm}, {name}": path
             for (arm, name), path in runs.items()
         }
-    for path in kinds.draw(plan.figure, records_of(plan, logdir), output / plan.study, **settings):
+    else:
+        records = records_of(plan, logdir)
+    for path in kinds.draw(plan.figure, records, output / plan.study, **settings):
         print(path)
