@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import config as configuration
+from accel.threads import available_cores
 from agents.registry import METHODS
 from config import Config
 from logger import read_metrics
@@ -92,9 +93,12 @@ def tell_costs(jobs: Sequence[Job], logdir: str, threads: int, at_once: int) -> 
     seconds, disk = sum(c.seconds for c in costs.values()), sum(c.disk for c in costs.values())
     print_safe(
         f"{len(jobs)} jobs: {duration(seconds / at_once)} with {at_once} at once, "
-        f"{disk / GIB:.1f} GiB of disk (measured alone, on {threads} threads each)",
+        f"{disk / GIB:.1f} GiB of disk (measured alone, threads each: {threads})",
         sys.stdout,
     )
+    load, cores = os.getloadavg()[0], available_cores()
+    if load > cores + 1:
+        print_safe(f"note: other programs slowed this down (load {load:.1f} on {cores} cores)")
     return 0
 
 
