@@ -101,6 +101,8 @@ def test_flags_that_are_named_exist(page):
     if page == "docs/figures.md":
         known |= {"at", "band", "bands", "by", "csv", "name", "offline", "panel"}
         known |= {"range", "scale", "seeds", "until"}
+    known |= {"only", "scale", "backend", "address"}  # of python -m study, as are those below
+    known |= {"seeds", "jobs", "per_gpu", "slurm", "dry", "watch", "csv"}
     if page == "docs/departures.md":
         known |= {"camera_kwargs", "disag_"}  # refused, as it says
     assert set(re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)) - known == set()

@@ -38,9 +38,14 @@ class StopSignal:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._number is not None
+
     def check(self) -> None:
         """Raises :class:`Stopped` once a signal came."""
-        if self._number is not None:
+        if self.is_asked:
             raise Stopped
 
     @property
