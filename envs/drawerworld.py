@@ -2,8 +2,8 @@
 
 The version is that of the reward function, v3 being the package's default, which is v2's; the
 simulator is always its newest.
-Only the texture of the table top differs between variations, and there a picture may move. MuJoCo is
-imported with the first environment; by then OpenGL is chosen.
+Only the texture of the table top differs between variations, and there a picture may move. MuJoCo
+is imported with the first environment; by then OpenGL is chosen.
 """
 
 import functools

@@ -7,7 +7,10 @@ al. 2024). A world's name is the end of a task's, ``dmc_walker_stand_color_hard`
 of every task of the control suite, whose agents are evaluated there by ``--eval_worlds``.
 """
 
-from collections.abc import Sequence
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from distracting_control.procedural import NAME
 from distracting_control.sources import Player, find_source
 from envs.backgrounds import Backdrop, is_blue, is_green, play
 from envs.settings import EnvSettings
+from envs.suites import Factories
 
 # Intensities that were published, and how many films the suite shows at each; None for all.
 INTENSITIES = {0.025: 2, 0.05: 2, 0.1: 4, 0.15: 6, 0.2: 8, 0.3: None, 0.4: None, 0.5: None}
@@ -35,9 +39,17 @@ _DISTRACTING = {
     for number in INTENSITIES
     if suffixed or number == INTENSITY
 }
-_COLORS = {"color_easy": "easy", "color_hard": "hard"}
+COLORS = {"color_easy": "easy", "color_hard": "hard"}
 _SCREENS = {"video_easy": "sky", "video_hard": "all"}
-WORLDS = (*_COLORS, *_SCREENS, "video", *_DISTRACTING)
+WORLDS = (*COLORS, *_SCREENS, "video", *_DISTRACTING)
+
+_CORRUPTIONS = "envs.corruptions"  # its registry, where there is one
+CORRUPTIONS: tuple[str, ...] = (
+    tuple(importlib.import_module(_CORRUPTIONS).CORRUPTIONS)
+    if importlib.util.find_spec(_CORRUPTIONS)
+    else ()
+)
+_STRENGTHS = {"": 0.5} | {f"_{tenths / 10:g}": tenths / 10 for tenths in range(1, 11)}
 
 
 def moves(world: str) -> bool:
@@ -62,6 +74,13 @@ def film_settings(world: str, settings: EnvSettings, prefix: str) -> BackgroundS
     return given
 
 
+def has_no_films(world: str, settings: EnvSettings, prefix: str) -> bool:
+    """Whether pictures are computed in a world that moves because nothing was given for it."""
+    given = BackgroundSettings.of(vars(settings), prefix)
+    is_given = world in _SCREENS and settings.dmcgb_path is not None
+    return given.background_dataset_path is None and not is_given
+
+
 def distractions(world: str, domain: str, settings: EnvSettings, prefix: str) -> dict[str, Any]:
     """The arguments of ``dmc2gym.make`` for a world.
 
@@ -71,8 +90,8 @@ def distractions(world: str, domain: str, settings: EnvSettings, prefix: str) ->
         settings: The settings.
         prefix: '' for the variation 'train', 'test_' for 'test'.
     """
-    if world in _COLORS:
-        return {"palette_kwargs": {"strength": _COLORS[world], "folder": settings.dmcgb_path}}
+    if world in COLORS:
+        return {"palette_kwargs": {"strength": COLORS[world], "folder": settings.dmcgb_path}}
     if world in _SCREENS:
         return {"palette_kwargs": {"screen": _SCREENS[world]}}
     if world == "video":
@@ -137,13 +156,23 @@ def segmented(env: gym.Env, settings: EnvSettings, arguments: dict[str, Any]) ->
     return Backdrop(env, Player(source, dynamic=arguments["dynamic"]), behind)
 
 
-def uses_films(settings: EnvSettings, worlds: Sequence[str]) -> list[str]:
-    """Which of some worlds show computed pictures because nothing else was given."""
-    return [
-        world
-        for world in worlds
-        if world in WORLDS
-        and moves(world)
-        and settings.background_dataset_path is None
-        and not (world in _SCREENS and settings.dmcgb_path is not None)
-    ]
+def corrupted(clear: Callable[[], gym.Env]) -> Factories:
+    """{corruption, or corruption_strength: thunk} of an environment.
+
+    Args:
+        clear: Builds the environment.
+    """
+    return {
+        f"{name}{suffix}": functools.partial(_corrupt, clear, name, strength)
+        for name in CORRUPTIONS
+        for suffix, strength in _STRENGTHS.items()
+    }
+
+
+def _corrupt(clear: Callable[[], gym.Env], name: str, strength: float) -> gym.Env:
+    return importlib.import_module(_CORRUPTIONS).corrupt(clear(), name, strength, 0)
+
+
+def worlds_of(eval_worlds: Iterable[str]) -> tuple[str, ...]:
+    """The variations that ``--eval_worlds`` names, each once; 'none' is none."""
+    return tuple(dict.fromkeys(name for name in eval_worlds if name != "none"))
