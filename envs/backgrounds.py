@@ -19,7 +19,8 @@ from envs.settings import EnvSettings
 
 Mask = Callable[[np.ndarray], np.ndarray]  # a frame [H, W, 3] → bool [H, W], the background
 
-SURFACE = "background"  # name of the texture that a scene without a sky is given
+SURFACE = "background"  # name of the texture that a scene's floor is given
+SPAN = 2.0  # metres of the floor that it covers
 _STREAM = 2  # tells the generator of the background from the physics' own, and the colours'
 
 
@@ -196,22 +197,22 @@ def play(
 
 
 def add_surface(spec: Any, size: int) -> None:
-    """Gives the floor or table of a scene without a sky a texture of its own.
+    """Gives the floor or table of a scene a texture of its own; one without keeps its sky for that.
 
     Args:
         spec: An ``MjSpec``.
         size: Side of the texture in texels.
 
     Raises:
-        ValueError: If there is neither a sky nor a plane.
+        ValueError: If there is neither a plane nor a sky.
     """
     import mujoco
 
-    if any(texture.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX for texture in spec.textures):
-        return
     planes = [geom for geom in spec.geoms if geom.type == mujoco.mjtGeom.mjGEOM_PLANE]
     if not planes:
-        raise ValueError("the scene has neither a sky nor a plane to show a background on")
+        if all(texture.type != mujoco.mjtTexture.mjTEXTURE_SKYBOX for texture in spec.textures):
+            raise ValueError("the scene has neither a floor nor a sky to show a background on")
+        return
     texture = spec.add_texture()
     texture.name, texture.type = SURFACE, mujoco.mjtTexture.mjTEXTURE_2D
     texture.height = texture.width = size
@@ -222,6 +223,7 @@ def add_surface(spec: Any, size: int) -> None:
     textures = list(material.textures)
     textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = SURFACE
     material.textures = textures
+    material.texuniform, material.texrepeat = True, [1 / SPAN, 1 / SPAN]
     planes[0].material, planes[0].rgba = SURFACE, (1.0, 1.0, 1.0, 1.0)
 
 

@@ -1,7 +1,7 @@
 """Gymnasium's MuJoCo environments (``gymnasium_<id>``), Pusher in changing colours.
 
 Only Pusher's parts are recoloured; the other environments are drawn as they are. Backgrounds move
-in the sky of any, or where there is none, as in Pusher, on its floor or table. MuJoCo is imported
+on the floor of any, which is Pusher's table, or where there is none in the sky. MuJoCo is imported
 with the first environment; by then OpenGL is chosen.
 """
 

@@ -57,7 +57,7 @@ ROWS = (
     Row("under the floor", "dmc2gym_reacher_easy", MOVES),
     Row("by segmentation", "dmc2gym_walker_walk", BEHIND),
     Row("moving table", "gymnasium_Pusher-v5", MOVES),
-    Row("moving sky", "gymnasium_HalfCheetah-v5", MOVES),
+    Row("moving floor", "gymnasium_HalfCheetah-v5", MOVES),
     Row("moving table", "metaworld_drawer-open-v1", MOVES),
 )
 

@@ -106,11 +106,10 @@ def evaluate(config: Config, runtime: Runtime) -> None:
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
     looks = play(config, runtime)
-    for played in looks:
-        paths = write(played, folder / FOLDER)
-        print_safe("\n".join([table(played), *map(str, paths)]) + "\n", sys.stdout)
+    texts = ["\n".join([table(one), *map(str, write(one, folder / FOLDER))]) for one in looks]
     if len(looks) > 1:
-        print_safe(worlds_table(looks), sys.stdout)
+        texts.append(worlds_table(looks))
+    print_safe("\n\n".join(texts), sys.stdout)
 
 
 def play(config: Config, runtime: Runtime) -> list[Played]:
