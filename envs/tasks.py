@@ -5,9 +5,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from envs import dmc, drawerworld, pusher, worlds
+from envs import dmc, drawerworld, pusher
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
+from envs.worlds import corrupted
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
@@ -69,7 +70,7 @@ def factories_of(task: str, settings: EnvSettings) -> Factories:
     """
     suite, identity = parse_task(task)
     factories = SUITES[suite].factories(identity, settings)
-    return {**factories, **worlds.corrupted(factories["test"])}
+    return {**factories, **corrupted(factories["test"])}
 
 
 def variation_for(task: str, split: str, color_distractor: bool, second_half: bool) -> str:
