@@ -13,7 +13,7 @@ from distracting_control.procedural import FAMILIES, families_of, is_procedural
 from distracting_control.videos import find_videos, open_video, usable
 
 
-class Moving(Protocol):
+class Frames(Protocol):
     """Frames uint8 [size, size, 3] by their number."""
 
     def __len__(self) -> int: ...
@@ -39,7 +39,7 @@ class Films:
         self.paths = list(paths)
         self._size, self._max_frames = size, max_frames
 
-    def draw(self, random: np.random.Generator) -> tuple[str, Moving, dict[str, float]]:
+    def draw(self, random: np.random.Generator) -> tuple[str, Frames, dict[str, float]]:
         """A film: its name, its frames, and its factor, its place among them all."""
         index = int(random.integers(len(self.paths)))
         film = open_video(self.paths[index], self._size, self._max_frames)
@@ -69,7 +69,7 @@ class Families:
         self.names = tuple(names)
         self._count, self._size = count, size
 
-    def draw(self, random: np.random.Generator) -> tuple[str, Moving, dict[str, float]]:
+    def draw(self, random: np.random.Generator) -> tuple[str, Frames, dict[str, float]]:
         """A clip: its name, its frames, and its factors, the family as its place among all."""
         seed = int(random.integers(self._count or 2**32))
         family = self.names[seed % len(self.names)]

@@ -32,12 +32,11 @@ INTENSITY = 0.1  # of a name without one
 _EVERY = 2  # control steps that a frame of distracting_cs stays
 _LONGEST = 1000  # frames of a film that are kept, at the size of the picture
 
+_SUFFIXES = {"": INTENSITY} | {f"_{number:g}": number for number in INTENSITIES}
 _DISTRACTING = {
-    (name if number == INTENSITY and not suffixed else f"{name}_{number:g}"): (name, number)
+    f"{name}{suffix}": (name, number)
     for name in ("distracting_cs", "sensor_cs")
-    for suffixed in (False, True)
-    for number in INTENSITIES
-    if suffixed or number == INTENSITY
+    for suffix, number in _SUFFIXES.items()
 }
 COLORS = {"color_easy": "easy", "color_hard": "hard"}
 _SCREENS = {"video_easy": "sky", "video_hard": "all"}

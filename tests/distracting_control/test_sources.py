@@ -29,7 +29,7 @@ def shown(player, steps):
 
 def test_there_and_back_again():
     begun = set()
-    for seed in range(20):
+    for seed in range(60):
         player = Player(Numbered())
         player.begin(np.random.default_rng(seed))
         numbers = shown(player, 12)
