@@ -63,7 +63,7 @@ class Evil:
 
 def test_nothing_in_a_file_is_executed(tmp_path, capsys):
     save_as_the_benchmark(tmp_path / "color_hard.pt", [{"self_rgb": Evil()}])
-    with pytest.raises(ValueError, match=r"color_hard.pt: .* builtins.print, which is refused"):
+    with pytest.raises(ValueError, match=r"color_hard.pt: .*print, which is refused"):
         read_colors(tmp_path, "hard")
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="refused"):
