@@ -15,7 +15,7 @@ MOVES = {"background_dataset_path": "procedural", "dynamic": True, "test_dynamic
 
 
 def by_definition(pixel):
-    """Whether the benchmark's key takes a pixel, by the standard library's hue; None on its edge."""
+    """Whether the benchmark's key takes a pixel, by the library's hue; None on its edge."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in pixel))
     within = (360 * hue - 100, 185 - 360 * hue, 255 * saturation - 80, 255 * value - 70)
     if min(map(abs, within)) < 1e-9:
