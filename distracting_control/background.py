@@ -134,7 +134,7 @@ class DistractingBackground(Distraction):
         source = find_source(dataset_path, dataset_videos, num_videos, texture_size, max_frames)
         self._player = Player(source, dynamic=dynamic, every=every)
         self._size = texture_size
-        self._stale = False
+        self._stale = self._is_flat = False
         self._prepare_texture()
         if floor_alpha is not None:
             self._set_floor(floor_alpha)
@@ -200,4 +200,21 @@ class DistractingBackground(Distraction):
     def _upload(self) -> None:
         # The sky is a cube's outside seen from within: mirrored here, it reads the right way round.
         self._texels[:] = self._player.frame[:, ::-1]
+        contexts = self._physics.contexts  # made here where there was no picture yet
+        if not self._is_flat:
+            self._is_flat = True
+            with contexts.gl.make_current() as thread:
+                thread.call(_drop_levels, int(contexts.mujoco.ptr.texture[self._sky]))
         upload(self._physics, self._sky)
+
+
+def _drop_levels(texture: int) -> None:
+    """Leaves a cube of textures without its smaller copies, which cost most of an upload.
+
+    They are for texels smaller than a pixel, and those of a background hardly ever are. The number
+    is OpenGL's.
+    """
+    from OpenGL import GL
+
+    GL.glBindTexture(GL.GL_TEXTURE_CUBE_MAP, texture)
+    GL.glTexParameteri(GL.GL_TEXTURE_CUBE_MAP, GL.GL_TEXTURE_MAX_LEVEL, 0)
