@@ -91,7 +91,7 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
         found[background.background_dataset_videos] = videos
     if still:
-        print_safe(f"note: backgrounds stand still; {' '.join(still)} plays them")
+        print_safe(f"note: backgrounds stand still; {' '.join(still)} plays the videos")
 
 
 def _check_worlds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
