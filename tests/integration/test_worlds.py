@@ -13,8 +13,8 @@ def run(tmp_path_factory, tiny):
     """A run of HRSSM's world that visits others, and what it said."""
     runs = tmp_path_factory.mktemp("worlds")
     task = {"task": "dmc_walker_stand_video", "eval_worlds": WORLDS}
-    sizes = {"steps": 60, "prefill": 12, "pretrain": 1, "eval_every": 40, "size": (64, 64)}
-    words = tiny.episodes(runs, task, sizes)
+    sizes = {"steps": 60, "prefill": 12, "pretrain": 1, "eval_every": 60, "size": (64, 64)}
+    words = tiny.episodes(runs, **task, **sizes)
     argv = ["--configs", "dmc_vision", "debug", *words[3:], "--checkpoint_every", "40"]
     result = tiny.run(argv)
     assert result.code == 0, result.err
@@ -36,7 +36,7 @@ def test_each_world_is_logged_under_its_name(run):
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "event" not in row]
     for kind in ("eval", *(f"eval_{world}" for world in WORLDS)):
         found = [row for row in rows if f"{kind}_return" in row]
-        assert [(row["step"], row["decisions"]) for row in found] == [(40, 20), (60, 30)]
+        assert [(row["step"], row["decisions"]) for row in found] == [(24, 12), (60, 30)]
         assert all(row[f"{kind}_episodes"] == 2 for row in found)
         assert all(row[f"{kind}_length"] == 10 for row in found)
     told = {(row["policy"], row["colors"]) for row in events(folder, "evaluation")}
@@ -52,10 +52,11 @@ def test_worlds_are_evaluated_in_one_go(run, tiny):
     assert result.code == 0, result.err
     table = result.out.split("\n\n")[-1].splitlines()
     lines = {line.split()[0]: line.split() for line in table}
-    assert [*lines] == ["test", *WORLDS]
+    assert [*lines] == ["world", "test", *WORLDS]
     assert lines["color_hard"][1] == f"{last[-1]['eval_color_hard_return']:.2f}"  # as it was logged
     assert lines["color_hard"][4:] == ["10", "20"]  # decisions and frames
-    assert "world" in result.out.split("\n\n")[-2]
+    title = "dmc_walker_stand_video, dreamerv2: frame 60, decision 30"
+    assert result.out.split("\n\n")[-2] == title
     written = {path.name for path in (folder / "evaluations").glob("*.json")}
     assert written == {f"000000060-{name}-2.json" for name in ("test", *WORLDS)}
     refused = tiny.run(["--evaluate", str(folder), "--eval_worlds", "video_haerd"])
