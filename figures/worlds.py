@@ -90,7 +90,7 @@ def draw(rows: Sequence[Row], extra: Mapping[str, Any], seed: int = 0) -> plt.Fi
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(
-            f"{row.name}\n{row.task}", fontsize=6, rotation=0, ha="right", va="center"
+            f"{row.name}\n{row.task}", fontsize=5.5, rotation=0, ha="right", va="center"
         )
     for axis, variation in zip(axes[0], ("training", "test"), strict=True):
         axis.set_title(f"{variation}: first frame, step {STEPS // 2}, step {STEPS}", fontsize=7)
