@@ -1,23 +1,28 @@
-"""Videos in place of the sky, optionally seen through the floor."""
+"""Videos or computed pictures in place of the sky, optionally seen through the floor."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dm_env
 import numpy as np
 
 from distracting_control.base import AS_TRAIN, Distraction, RandomLike, Settings, Strength, setting
-from distracting_control.videos import find_videos, open_video, usable
+from distracting_control.palette import upload
+from distracting_control.procedural import is_procedural
+from distracting_control.sources import Films, Player, find_source
 
 if TYPE_CHECKING:
     from dm_control.mujoco import Physics
 
 NUM_VIDEOS = {"easy": 4, "medium": 8, "hard": None}  # per difficulty; None for all
-TEXTURE_SIZE, MAX_FRAMES = 256, 512  # defaults
+# Defaults. Of a sky of six such faces a picture of 64×64 shows at most one texel a pixel; computed
+# pictures have nothing finer to show.
+TEXTURE_SIZE, COMPUTED_SIZE, MAX_FRAMES = 128, 64, 512
 _FLOOR_ALPHA = {"reacher": 0.0, "walker": 1.0, "cheetah": 1.0}
 
 
@@ -37,7 +42,8 @@ class BackgroundSettings(Settings):
     """Settings of the background.
 
     Attributes:
-        background_dataset_path: Folder of the background's videos; None for no background.
+        background_dataset_path: Folder of the background's videos, or procedural[:<family>] for
+            computed ones; None for no background.
         background_dataset_videos: 'train', 'val', or a tuple of video names.
         background_ground_plane_alpha: Opacity of the floor, in [0, 1]; None for the domain's own.
         background_num_videos: Use only the first so many; None leaves it to the difficulty.
@@ -74,9 +80,6 @@ class DistractingBackground(Distraction):
     around it), not in every control step: an upload costs a good part of a rendering, and frames
     that nobody sees need none. So render with `env.physics.render(...)`, and hold no older
     reference to the physics.
-
-    Attributes:
-        videos: Paths of the videos to choose from.
     """
 
     name, tag, settings = "background", 3, BackgroundSettings
@@ -89,8 +92,9 @@ class DistractingBackground(Distraction):
         num_videos: int | None = None,
         *,
         dynamic: bool = False,
+        every: int = 1,
         floor_alpha: float | None = None,
-        texture_size: int = TEXTURE_SIZE,
+        texture_size: int | None = None,
         max_frames: int = MAX_FRAMES,
         random: RandomLike = None,
     ) -> None:
@@ -98,13 +102,16 @@ class DistractingBackground(Distraction):
 
         Args:
             env: A dm_control environment whose model has a skybox.
-            dataset_path: Folder of image sequences (folders of images) and movie files.
+            dataset_path: Folder of image sequences (folders of images) and movie files, or
+                `'procedural'`, `'procedural:<family>'` for computed ones.
             dataset_videos: `'train'`, `'val'`, a sequence of names, or `None` for all; see
                 `videos.find_videos`.
             num_videos: Use only the first so many that can be shown; `None` for all.
             dynamic: Move by one frame per control step.
+            every: Control steps that a frame stays.
             floor_alpha: Opacity of the material `grid`, in [0, 1]; `None` leaves it.
-            texture_size: Side of the sky's six square faces in texels. One face fills 90 degrees.
+            texture_size: Side of the sky's six square faces in texels, of which one fills 90
+                degrees; `None` for 128, or 64 of a computed picture.
             max_frames: Read no more frames than this of a video.
             random: Seed or generator.
 
@@ -120,19 +127,14 @@ class DistractingBackground(Distraction):
                 "a background needs videos: set background_dataset_path, "
                 "or difficulty=None and kwargs for the camera and colours alone"
             )
+        if texture_size is None:
+            texture_size = COMPUTED_SIZE if is_procedural(dataset_path) else TEXTURE_SIZE
         if texture_size < 1 or max_frames < 1:
             raise ValueError("texture_size and max_frames must be at least 1")
-        found = find_videos(dataset_path, dataset_videos)
-        if num_videos is not None and not 1 <= num_videos <= len(found):
-            raise ValueError(
-                f"{num_videos} background videos asked for, {len(found)} found in "
-                f"{dataset_path}: set num_videos to between 1 and {len(found)}"
-            )
-        self.videos = usable(found, num_videos, texture_size, max_frames)
-        self._dynamic = dynamic
+        source = find_source(dataset_path, dataset_videos, num_videos, texture_size, max_frames)
+        self._player = Player(source, dynamic=dynamic, every=every)
         self._size = texture_size
-        self._max_frames = max_frames
-        self._stale = False
+        self._stale = self._is_flat = False
         self._prepare_texture()
         if floor_alpha is not None:
             self._set_floor(floor_alpha)
@@ -166,9 +168,19 @@ class DistractingBackground(Distraction):
         self._physics.model.mat_rgba[grid, 3] = alpha
 
     @property
+    def videos(self) -> list[Path]:
+        """Paths of the videos to choose from; none of computed ones."""
+        source = self._player.source
+        return source.paths if isinstance(source, Films) else []
+
+    @property
     def frame(self) -> tuple[str, int]:
         """Name of the video shown and index of its frame now; set by `reset`."""
-        return self._path.name, self._index
+        return self._player.name, self._player.index
+
+    def factors(self) -> dict[str, float]:
+        """What plays, its parameters if it is computed, and the number of its frame."""
+        return self._player.factors
 
     @property
     def physics(self) -> Physics:
@@ -179,31 +191,30 @@ class DistractingBackground(Distraction):
         return self._env.physics
 
     def _begin(self) -> None:
-        self._path = self.videos[self._random.integers(len(self.videos))]
-        self._video = open_video(self._path, self._size, self._max_frames)
-        self._index = int(self._random.integers(len(self._video)))
-        self._direction = int(self._random.choice((-1, 1)))
+        self._player.begin(self._random)
         self._stale = True
 
     def _advance(self) -> None:
-        if not self._dynamic or len(self._video) == 1:
-            return
-        if not 0 <= self._index + self._direction < len(self._video):
-            self._direction = -self._direction
-        self._index += self._direction
-        self._stale = True
+        self._stale |= self._player.advance()
 
     def _upload(self) -> None:
         # The sky is a cube's outside seen from within: mirrored here, it reads the right way round.
-        self._texels[:] = self._video[self._index][:, ::-1]
-        # Asking for `physics.contexts` would make one. The first rendering does, and reads all
-        # textures from the model then; without rendering none is needed.
-        contexts = self._physics._contexts
-        if contexts is None:
-            return
-        import mujoco
+        self._texels[:] = self._player.frame[:, ::-1]
+        contexts = self._physics.contexts  # made here where there was no picture yet
+        if not self._is_flat:
+            self._is_flat = True
+            with contexts.gl.make_current() as thread:
+                thread.call(_drop_levels, int(contexts.mujoco.ptr.texture[self._sky]))
+        upload(self._physics, self._sky)
 
-        with contexts.gl.make_current() as thread:
-            thread.call(
-                mujoco.mjr_uploadTexture, self._physics.model.ptr, contexts.mujoco.ptr, self._sky
-            )
+
+def _drop_levels(texture: int) -> None:
+    """Leaves a cube of textures without its smaller copies, which cost most of an upload.
+
+    They are for texels smaller than a pixel, and those of a background hardly ever are. The number
+    is OpenGL's.
+    """
+    from OpenGL import GL
+
+    GL.glBindTexture(GL.GL_TEXTURE_CUBE_MAP, texture)
+    GL.glTexParameteri(GL.GL_TEXTURE_CUBE_MAP, GL.GL_TEXTURE_MAX_LEVEL, 0)

@@ -166,6 +166,10 @@ class Distraction(dm_env.Environment):
     def _advance(self) -> None:
         """Moves the distraction on by one control step and applies it to the physics."""
 
+    def factors(self) -> dict[str, float]:
+        """{name: value} of what is drawn now, told as the true factors of what is seen."""
+        return {}
+
     def seed(self, random: RandomLike) -> None:
         """Starts this distraction's generator anew; the wrapped env keeps its own.
 
@@ -268,6 +272,15 @@ def reseed(env: dm_env.Environment, seed: int) -> None:
         if isinstance(layer, Distraction):
             layer.seed(seed)
     task._random = random
+
+
+def factors(env: dm_env.Environment) -> dict[str, float]:
+    """What all distractions of a stack tell of what they draw now."""
+    told: dict[str, float] = {}
+    for layer in _layers(env):
+        if isinstance(layer, Distraction):
+            told |= layer.factors()
+    return told
 
 
 def _layers(env: dm_env.Environment) -> Iterator[dm_env.Environment]:

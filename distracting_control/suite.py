@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dm_env
@@ -14,6 +16,7 @@ from distracting_control.registry import distractions
 from distracting_control.rendering import settle_backend
 
 Kwargs = Mapping[str, Any]
+SKY = 128  # texels of a side of the small sky
 
 
 def load(
@@ -69,11 +72,30 @@ def load(
     if visualize_reward and "color" in chosen:
         raise ValueError("visualize_reward and the colour distraction both set the body's colours")
     task_kwargs = ({} if seed is None else {"random": task_random(seed)}) | dict(task_kwargs or {})
-    env = suite.load(domain_name, task_name, task_kwargs, environment_kwargs, visualize_reward)
+    is_painted = "background" in chosen or "screen" in chosen.get("palette", {})
+    with small_sky() if is_painted else contextlib.nullcontext():
+        env = suite.load(domain_name, task_name, task_kwargs, environment_kwargs, visualize_reward)
     _set_shadow_size(env, shadow_size)
     for name, arguments in chosen.items():
         env = distractions()[name](env, **arguments)
     return env
+
+
+@contextlib.contextmanager
+def small_sky() -> Iterator[None]:
+    """Models that are loaded within have a sky of 11 MB less, for others to paint over.
+
+    The suite's has six faces of 800×800 texels. What paints refuses a picture that does not fit.
+    """
+    from dm_control.suite import common
+
+    name = "./common/skybox.xml"
+    before = common.ASSETS[name]
+    common.ASSETS[name] = re.sub(rb'(width|height)="800"', rb'\1="%d"' % SKY, before)
+    try:
+        yield
+    finally:
+        common.ASSETS[name] = before
 
 
 def _chosen(

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ _DAVIS_VAL = """
     lab-coat libby loading mbike-trick motocross-jump paragliding-launch parkour pigs
     scooter-black shooting soapbox
 """
+KEPT = 24 << 20  # bytes of decoded frames that a process keeps
 DAVIS = {"train": tuple(_DAVIS_TRAIN.split()), "val": tuple(_DAVIS_VAL.split())}
 
 
@@ -42,6 +44,9 @@ class Video:
     """Frames of an image sequence or a movie, squeezed to size × size RGB, decoded on demand.
 
     In the place of a frame that cannot be decoded stands the nearest one that can.
+
+    Attributes:
+        size: Side of a frame in pixels.
     """
 
     def __init__(self, path: Path, size: int, max_frames: int) -> None:
@@ -56,7 +61,7 @@ class Video:
             ValueError: If there is no frame.
             OSError: If the system fails to read it.
         """
-        self._path, self._size = path, size
+        self._path, self.size = path, size
         self._frames: list[np.ndarray | None]
         self._damaged: set[int] = set()
         if path.is_dir():
@@ -91,7 +96,7 @@ class Video:
         if self._frames[index] is None and index not in self._damaged:
             path = self._images[index]
             try:
-                self._frames[index] = _square(read_image(path, self._size), self._size)
+                self._frames[index] = _square(read_image(path, self.size), self.size)
             except Unusable as error:
                 self._damaged.add(index)
                 _tell(self._path, f"{path.name} is left out: {error}")
@@ -102,7 +107,7 @@ class Video:
         count = 0
         try:
             for picture in itertools.islice(pictures(self._path), max_frames):
-                yield _square(Image.fromarray(picture), self._size)
+                yield _square(Image.fromarray(picture), self.size)
                 count += 1
         except Unusable as error:
             _tell(self._path, f"only its first {count} frames are shown: {error}")
@@ -200,10 +205,21 @@ def _tell(video: Path, text: str) -> None:
         print(f"note: background video {video}: {text}", file=sys.stderr)
 
 
-@functools.lru_cache(maxsize=8)
+_opened: OrderedDict[tuple[Path, int, int], Video] = OrderedDict()
+
+
 def open_video(path: Path, size: int, max_frames: int) -> Video:
-    """A `Video`, shared by all envs of this process; the eight used last stay decoded."""
-    return Video(path, size, max_frames)
+    """A `Video`, shared by all envs of this process.
+
+    Those used last stay decoded, as many as fit `KEPT` bytes, and the newest in any case.
+    """
+    key = (path, size, max_frames)
+    if key not in _opened:
+        _opened[key] = Video(path, size, max_frames)
+    _opened.move_to_end(key)
+    while len(_opened) > 1 and sum(len(v) * 3 * v.size**2 for v in _opened.values()) > KEPT:
+        _opened.popitem(last=False)
+    return _opened[key]
 
 
 def find_videos(root: str | os.PathLike, names: str | Sequence[str] | None) -> list[Path]:

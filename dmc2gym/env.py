@@ -174,7 +174,8 @@ class DMCEnv(gymnasium.Env):
         Returns:
             Observation; summed reward; terminated; truncated; and info: `discount` of the last
             control step, `internal_state` of the physics (float64, a copy), and `control_steps`,
-            how many were taken.
+            how many were taken; where a background plays or a palette is drawn also `factors`,
+            {name: value} of them.
 
         Raises:
             gymnasium.error.ResetNeeded: If no episode is under way.
@@ -202,6 +203,18 @@ class DMCEnv(gymnasium.Env):
         """Draws the scene now, uint8 [H, W, 3]; nothing if `render_mode` is `None`."""
         self._check_open()
         return None if self.render_mode is None else self._draw().copy()
+
+    def segment(self) -> np.ndarray:
+        """What is seen where: number and type of the object, int32 [H, W, 2], −1 for the sky.
+
+        A copy. It costs a second drawing.
+        """
+        self._check_open()
+        with own_context(self._physics):
+            if self._camera is None:
+                physics = self._env.physics
+                self._camera = Camera(physics, *self._image_shape, camera_id=self._camera_id)
+            return self._camera.render(segmentation=True).copy()
 
     def close(self) -> None:
         """Frees the simulation and its renderer; the env is of no use afterwards."""
@@ -248,11 +261,14 @@ class DMCEnv(gymnasium.Env):
             return self._camera.render()
 
     def _info(self, discount: float, control_steps: int) -> dict[str, Any]:
-        return {
+        told = {
             "discount": float(discount),
-            "internal_state": self._env.physics.get_state(),
+            "internal_state": self._physics.get_state(),
             "control_steps": control_steps,
         }
+        if factors := distracting_control.factors(self._env):
+            told["factors"] = factors
+        return told
 
 
 def _check(frame_skip: int, episode_length: int, render_mode: str | None) -> None:

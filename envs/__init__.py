@@ -35,12 +35,14 @@ from envs.tasks import (
 )
 from envs.trial import check_backgrounds, try_variations
 from envs.vector import StepResult, VectorEnv, episode_seed
+from envs.worlds import WORLDS, worlds_of
 from envs.wrappers import AgentInfo, Pixels, Resumable, Variations
 
 __all__ = [
     "SPLITS",
     "SUITES",
     "VARIATIONS",
+    "WORLDS",
     "Backend",
     "EnvError",
     "EnvSettings",
@@ -66,6 +68,7 @@ __all__ = [
     "try_variations",
     "used_up",
     "variation_for",
+    "worlds_of",
 ]
 
 

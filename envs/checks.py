@@ -5,9 +5,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from distracting_control.procedural import families_of, is_procedural
 from envs.settings import EnvSettings
+from envs.suites import COMMON
 from envs.tasks import SUITES, factories_of, parse_task
-from tools import UserError, check_folder
+from envs.worlds import worlds_of
+from tools import UserError, check_folder, nearest
+
+VISION = "dmc_vision"  # a block of tasks dmc_…, beside the suite's own
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -29,14 +34,35 @@ def check(config: Mapping[str, Any]) -> None:
     try:
         settings = EnvSettings.within(config)
         if plays:
-            factories_of(config["task"], settings)  # do they fit together?
+            there = factories_of(config["task"], settings)  # do they fit together?
     except ValueError as error:
         raise UserError(as_flags(str(error))) from None
     if plays:
-        for flag in ("background_dataset_path", "test_background_dataset_path"):
-            check_folder(config[flag], flag, "*")
+        for world in worlds_of(config["eval_worlds"]):
+            if world not in there:
+                raise UserError(
+                    f"--eval_worlds: {config['task']} has no world '{world}'"
+                    f"{nearest(world, there)}; it has {', '.join(there)}"
+                )
+        for flag in ("background_dataset_path", "test_background_dataset_path", "dmcgb_path"):
+            _check_films(config[flag], flag)
         if not evaluates:
             _note_unread(config)
+
+
+def _check_films(given: str | None, flag: str) -> None:
+    """Checks that the folder of a flag is there, or the family of computed pictures.
+
+    Raises:
+        UserError: it is not.
+    """
+    if given is None or not is_procedural(given) or flag == "dmcgb_path":
+        check_folder(given, flag, "*")
+        return
+    try:
+        families_of(given, None)
+    except ValueError as error:
+        raise UserError(f"--{flag} {given}: {error}") from None
 
 
 def as_flags(text: str) -> str:
@@ -47,9 +73,12 @@ def as_flags(text: str) -> str:
 
 def _note_unread(config: Mapping[str, Any]) -> None:
     """Says which of the given flags and blocks are not for the task's suite."""
-    task, suite = config["task"], parse_task(config["task"]).suite
+    task, (suite, identity) = config["task"], parse_task(config["task"])
+    if VISION in config.blocks:
+        print(f"note: the agent in HRSSM's world is {config['method_name']}", file=sys.stderr)
     others = (set(config.blocks) & set(SUITES)) - {suite}
-    if set(config.blocks) - {"defaults"} and not others and suite not in config.blocks:
+    stacked = set(config.blocks) - {"defaults", VISION}
+    if stacked and not others and suite not in config.blocks:
         print(
             f"note: the settings of {suite}_… tasks are in the block {suite}, which is not stacked",
             file=sys.stderr,
@@ -59,7 +88,10 @@ def _note_unread(config: Mapping[str, Any]) -> None:
             f"note: the block {block} is for {block}_… tasks; {task} has the block {suite}",
             file=sys.stderr,
         )
-    unread = (set(config.overrides) & set(EnvSettings.names())) - SUITES[suite].reads
+    reads = SUITES[suite].reads
+    if suite == "dmc" and len(identity) == 2 and not worlds_of(config["eval_worlds"]):
+        reads = COMMON  # there is no world that would
+    unread = (set(config.overrides) & set(EnvSettings.names())) - reads
     if unread:
         flags = ", ".join(f"--{name}" for name in sorted(unread))
         print(f"note: {flags} changes nothing in {task}", file=sys.stderr)

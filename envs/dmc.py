@@ -1,6 +1,6 @@
-"""The DeepMind Control Suite: plain (``dmc_``) and distracting (``dmc2gym_``).
+"""The DeepMind Control Suite: plain (``dmc_``), distracting (``dmc2gym_``), and in other worlds.
 
-Both are built by the package ``dmc2gym``, which imports MuJoCo only when it makes its first
+All are built by the package ``dmc2gym``, which imports MuJoCo only when it makes its first
 environment; by then OpenGL is chosen.
 """
 
@@ -13,7 +13,8 @@ import gymnasium as gym
 import distracting_control
 import dmc2gym
 from distracting_control.rendering import software_shadow_size
-from envs.settings import DISTRACTION_SETTINGS, EnvSettings
+from envs import worlds
+from envs.settings import DISTRACTION_SETTINGS, MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
 
@@ -27,18 +28,40 @@ def _table() -> dict[str, tuple[str, str]]:
 
 
 def plain_factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The task as dm_control ships it, under every variation's name.
+    """The task as dm_control ships it, or in the world that its name ends with, and in all worlds.
+
+    'original' is the task as it ships in any case.
 
     Args:
-        identity: (domain, task).
-        settings: Of which only the first group concerns it.
+        identity: (domain, task), or (domain, task, world).
+        settings: Of which the first group concerns it, and a world's films.
     """
-    thunk = functools.partial(_build, identity, settings)
-    return dict.fromkeys(VARIATIONS, thunk)
+    thunk = functools.partial(_build, identity[:2], settings)
+    there = _world_factories(identity[:2], settings)
+    factories = {**dict.fromkeys(VARIATIONS, thunk), **there}
+    if len(identity) > 2:
+        world = identity[2]
+        factories["train"] = factories["test"] = there[world]
+        if worlds.moves(world):
+            factories["train"] = functools.partial(_in_world, identity[:2], settings, world, "")
+    return factories
+
+
+def _world_factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
+    """The task in every world, as it is tested there."""
+    return {
+        world: functools.partial(_in_world, identity, settings, world, "test_")
+        for world in worlds.WORLDS
+    }
+
+
+def _in_world(identity: tuple[str, ...], settings: EnvSettings, world: str, prefix: str) -> gym.Env:
+    arguments = worlds.distractions(world, identity[0], settings, prefix)
+    return worlds.backdrop(_build(identity, settings, arguments), world, settings, prefix)
 
 
 def distracting_factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The task under the distractions for training, under those for testing, and bare.
+    """The task under the distractions for training, under those for testing, bare, and in worlds.
 
     Args:
         identity: (domain, task).
@@ -53,7 +76,7 @@ def distracting_factories(identity: tuple[str, ...], settings: EnvSettings) -> F
     for name, prefix in (("train", ""), ("test", "test_")):
         if distractions := _distractions(domain, settings, prefix):
             factories[name] = functools.partial(build, distractions=distractions)
-    return factories
+    return {**factories, **_world_factories(identity, settings)}
 
 
 def _build(
@@ -69,6 +92,8 @@ def _build(
     shadow_size = software_shadow_size(settings.shadow_size)
     domain, task = identity
     height, width = settings.size
+    given = dict(distractions or {})
+    behind = given.pop("background_kwargs", None) if settings.background_by != "texture" else None
     env = dmc2gym.make(
         domain,
         task,
@@ -80,13 +105,13 @@ def _build(
         episode_length=settings.time_limit,
         channels_first=False,
         shadow_size=shadow_size,
-        **(distractions or {}),
+        **given,
     )
     # Read when the first frame makes the context. The model asks for 640×480 with four samples a
     # pixel, all of which the floor's reflection clears and writes again for every frame.
     buffer = env.dmc_env.physics.model.vis.global_
     buffer.offheight, buffer.offwidth = height, width
-    return env
+    return env if behind is None else worlds.segmented(env, settings, behind)
 
 
 def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, Any]:
@@ -113,15 +138,31 @@ def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, 
 
 
 _TASKS = _table()
+_IN_WORLDS = {
+    f"{name}_{world}": (*identity, world)
+    for name, identity in _TASKS.items()
+    for world in worlds.WORLDS
+}
 _ENDLESS = frozenset(_TASKS.values())
+_WORLD_SETTINGS = MOVING_SETTINGS | {
+    "background_by",
+    "background_ground_plane_alpha",
+    "dmcgb_path",
+}
 
 SUITES = (
-    Suite("dmc", _TASKS, plain_factories, endless=_ENDLESS),
+    Suite(
+        "dmc",
+        _TASKS | _IN_WORLDS,
+        plain_factories,
+        reads=COMMON | _WORLD_SETTINGS,
+        endless=_ENDLESS | frozenset(_IN_WORLDS.values()),
+    ),
     Suite(
         "dmc2gym",
         _TASKS,
         distracting_factories,
-        reads=COMMON | DISTRACTION_SETTINGS,
+        reads=COMMON | DISTRACTION_SETTINGS | _WORLD_SETTINGS,
         endless=_ENDLESS,
     ),
 )

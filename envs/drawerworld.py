@@ -2,8 +2,8 @@
 
 The version is that of the reward function, v3 being the package's default, which is v2's; the
 simulator is always its newest.
-Only the texture of the table top differs between variations. MuJoCo is imported with the first
-environment; by then OpenGL is chosen.
+Only the texture of the table top differs between variations, and there a picture may move. MuJoCo
+is imported with the first environment; by then OpenGL is chosen.
 """
 
 import functools
@@ -16,7 +16,8 @@ import numpy as np
 
 from distracting_control.rendering import software_shadow_size
 from envs import drawer_geometry
-from envs.settings import TEXTURE_SETTINGS, EnvSettings
+from envs.backgrounds import MovingTexture, background_of, play, texture_size
+from envs.settings import MOVING_SETTINGS, TEXTURE_SETTINGS, EnvSettings
 from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
 from envs.wrappers import ActionRepeat, OwnContext
@@ -45,6 +46,7 @@ TOP_CAMERA = {
     "lookat": np.array([0.0, 0.6, 0.0]),
 }
 TABLE_TEXTURE, TABLE_MATERIAL = "T_table", "table_wood"
+SEEN = 0.8  # metres of the table that are seen from there
 # From there the table fills the picture, so these are not seen, and no shadow of theirs either.
 UNSEEN_BODIES = ("controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link")
 UNSEEN_MESH = "tablebody"  # what carries the table top
@@ -122,11 +124,13 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
     """The task under the texture of each variation, and under each texture's own name.
 
     'train' is for the first half of training, 'switch' for the second, 'test' for evaluation,
-    'original' is the package's own table.
+    'original' is the package's own table. A background takes the texture's place: that of set 1 in
+    'train' and 'switch', that of set 2 in 'test'.
 
     Args:
         identity: (name, reward version).
-        settings: Of which the first group, the textures and the drawer's geometry concern it.
+        settings: Of which the first group, the textures, the background and the drawer's geometry
+            concern it.
 
     Raises:
         ValueError: If the task has no such geometry.
@@ -136,10 +140,16 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
     of_texture = {
         texture: functools.partial(_build, identity, settings, texture) for texture in TEXTURES
     }
+    first, second = (
+        functools.partial(_build, identity, settings, None, prefix)
+        if background_of(settings, prefix)
+        else None
+        for prefix in ("", "test_")
+    )
     return {
-        "train": of_texture[settings.train_texture],
-        "switch": of_texture[settings.switch_texture],
-        "test": of_texture[settings.texture],
+        "train": first or of_texture[settings.train_texture],
+        "switch": first or of_texture[settings.switch_texture],
+        "test": second or of_texture[settings.texture],
         "original": functools.partial(_build, identity, settings, None),
         **of_texture,
     }
@@ -163,14 +173,28 @@ def switch_texture(split: str, color_distractor: bool, second_half: bool) -> str
     return "switch" if color_distractor and second_half else "train"
 
 
-def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None) -> gym.Env:
-    """One environment whose table has the texture; None keeps the package's."""
+def _build(
+    identity: tuple[str, ...],
+    settings: EnvSettings,
+    texture: str | None,
+    prefix: str | None = None,
+) -> gym.Env:
+    """One environment whose table has the texture; None keeps the package's.
+
+    Args:
+        identity: (name, reward version).
+        settings: The settings.
+        texture: One of ``TEXTURES``.
+        prefix: Of the settings of the background; None for none.
+    """
     shadow_size = software_shadow_size(settings.shadow_size)
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     name, version = identity
     height, width = settings.size
-    package_class = _textured(ALL_V3_ENVIRONMENTS[f"{name}-v3"], texture)
+    background, dynamic = (None if prefix is None else background_of(settings, prefix)) or (None, 0)
+    table: str | int | None = texture if background is None else texture_size(background)
+    package_class = _textured(ALL_V3_ENVIRONMENTS[f"{name}-v3"], table)
     if settings.drawer_geometry == "published":
         package_class = drawer_geometry.published(package_class, name)
     sawyer = package_class(
@@ -185,7 +209,11 @@ def _build(identity: tuple[str, ...], settings: EnvSettings, texture: str | None
         if width <= height:  # a wider picture shows what lies beside the table
             leave_out_unseen(sawyer.model)
     # Beyond this many it would refuse, and ActionRepeat ends the episode.
-    env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
+    env: gym.Env = MetaWorld(sawyer, max_path_length=settings.time_limit + 1)
+    if background is not None:
+        size = texture_size(background)
+        player = play(background, size, dynamic=bool(dynamic))
+        env = MovingTexture(env, sawyer, player, TABLE_TEXTURE, size)
     env = OwnContext(env, sawyer, settings.camera_id, shadow_size)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
 
@@ -211,8 +239,14 @@ def leave_out_unseen(model: Any) -> None:
     model.mat_reflectance[:] = 0.0
 
 
-def _textured(package_class: type, texture: str | None) -> type:
-    """The package's class with another table top in its model; nothing else is changed."""
+def _textured(package_class: type, texture: str | int | None) -> type:
+    """The package's class with another table top in its model; nothing else is changed.
+
+    Args:
+        package_class: The class.
+        texture: One of ``TEXTURES``, a number of texels a side for one that is to be painted over,
+            or None for its own.
+    """
     if texture is None:
         return package_class
 
@@ -231,7 +265,7 @@ def _textured(package_class: type, texture: str | None) -> type:
     return type(package_class.__name__, (package_class,), methods)
 
 
-def _set_table(spec: Any, texture: str) -> None:
+def _set_table(spec: Any, texture: str | int) -> None:
     """Puts a texture on the table of a scene.
 
     Raises:
@@ -245,11 +279,12 @@ def _set_table(spec: Any, texture: str) -> None:
     # Seen from above the box is a rectangle of 1.4 × 0.8 m; a cube's face would be stretched.
     table.type = mujoco.mjtTexture.mjTEXTURE_2D
     material.texuniform = True
-    material.texrepeat = [1 / TILE, 1 / TILE]
-    if texture in FILES:
+    tile = TILE if isinstance(texture, str) else SEEN
+    material.texrepeat = [1 / tile, 1 / tile]
+    if isinstance(texture, str) and texture in FILES:
         table.file = str(Path(table.file).with_name(FILES[texture]))
         return
-    image = draw(texture)
+    image = draw(texture) if isinstance(texture, str) else np.zeros((texture, texture, 3), np.uint8)
     table.file = ""
     table.height, table.width, table.nchannel = image.shape
     table.data = image.tobytes()
@@ -263,7 +298,7 @@ SUITES = (
         _TASKS,
         factories,
         switch_texture,
-        reads=COMMON | TEXTURE_SETTINGS | {"drawer_geometry"},
+        reads=COMMON | TEXTURE_SETTINGS | MOVING_SETTINGS | {"drawer_geometry"},
         endless=frozenset(_TASKS.values()),
     ),
 )

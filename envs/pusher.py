@@ -1,20 +1,31 @@
 """Gymnasium's MuJoCo environments (``gymnasium_<id>``), Pusher in changing colours.
 
-Only Pusher's parts are recoloured; the other environments are drawn as they are. MuJoCo is
-imported with the first environment; by then OpenGL is chosen.
+Only Pusher's parts are recoloured; the other environments are drawn as they are. Backgrounds move
+on the floor of any, which is Pusher's table, or where there is none in the sky. MuJoCo is imported
+with the first environment; by then OpenGL is chosen.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import RescaleAction, TransformAction
 
 from distracting_control.color import ColorSettings, color_boxes
 from distracting_control.rendering import software_shadow_size
-from envs.settings import EnvSettings
+from envs.backgrounds import (
+    SURFACE,
+    MovingTexture,
+    add_surface,
+    background_of,
+    play,
+    texture_size,
+)
+from envs.settings import MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext
 
@@ -47,7 +58,13 @@ class PusherColors(gym.Wrapper):
         high: Upper corners, likewise.
     """
 
-    def __init__(self, env: gym.Env, max_delta: float | None, disjoint_set: str | None):
+    def __init__(
+        self,
+        env: gym.Env,
+        max_delta: float | None,
+        disjoint_set: str | None,
+        has_background: bool = False,
+    ):
         """Wraps ``env``, which must be Pusher.
 
         Args:
@@ -56,6 +73,7 @@ class PusherColors(gym.Wrapper):
                 leaves table and arm in their own colours.
             disjoint_set: Centre of the boxes: that of 'train', that of 'test', or None for
                 each part's own colour.
+            has_background: Whether a picture moves over the table, which then has no colour.
 
         Raises:
             ValueError: If the boxes of the two sets would overlap in every channel.
@@ -69,6 +87,7 @@ class PusherColors(gym.Wrapper):
             own = np.array([model.geom_rgba[part[0], :3] for part in self._parts], np.float64)
             self.low, self.high = color_boxes(own, max_delta, disjoint_set)
         self._colors = np.random.default_rng()
+        self._colored = self._parts[1:] if has_background else self._parts
 
     @property
     def rgb(self) -> np.ndarray:
@@ -83,7 +102,7 @@ class PusherColors(gym.Wrapper):
             self._colors = np.random.default_rng(sequence)
         if self.low is not None:
             colors = self._colors.uniform(self.low, self.high)
-            for part, rgb in zip(self._parts, colors, strict=True):
+            for part, rgb in zip(self._colored, colors[-len(self._colored) :], strict=True):
                 self.unwrapped.model.geom_rgba[part, :3] = rgb
         return self.env.reset(seed=seed, options=options)
 
@@ -98,39 +117,52 @@ def _tasks() -> dict[str, tuple[str, ...]]:
 
 
 def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The environment in the colours of each variation; one that is not Pusher has one alone.
+    """The environment in the colours and before the background of each variation.
 
     Args:
         identity: (id,).
-        settings: Of which the first group and the colours concern it; ``step_std`` does not, as
-            colours last an episode.
+        settings: Of which the first group, the colours and the background concern it; ``step_std``
+            does not, as colours last an episode.
     """
-    build = functools.partial(_build, identity[0], settings)
-    if identity[0] != PUSHER:
-        return dict.fromkeys(VARIATIONS, build)
-    factories = dict.fromkeys(VARIATIONS, functools.partial(build, (None, None)))
+    is_pusher = identity[0] == PUSHER
+    bare = functools.partial(_build, identity[0], settings, (None, None) if is_pusher else None)
+    factories = dict.fromkeys(VARIATIONS, bare)
     for name, prefix in (("train", ""), ("test", "test_")):
-        colors = ColorSettings.of(vars(settings), prefix)
-        if not colors.leaves_all:
-            factories[name] = functools.partial(build, (colors.max_delta, colors.disjoint_sets))
+        colors, drawn = ColorSettings.of(vars(settings), prefix), None
+        if is_pusher:
+            drawn = (None, None)
+            if not colors.leaves_all:
+                drawn = (colors.max_delta, colors.disjoint_sets)
+        moving = background_of(settings, prefix) is not None
+        if moving or drawn not in (None, (None, None)):
+            build = functools.partial(_build, identity[0], settings, drawn)
+            factories[name] = functools.partial(build, prefix) if moving else build
     return factories
 
 
-def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym.Env:
+def _build(
+    name: str, settings: EnvSettings, colors: tuple | None = None, prefix: str | None = None
+) -> gym.Env:
     """One environment, drawn at the size that is wanted.
 
     Args:
         name: Gymnasium's id.
         settings: The settings.
         colors: ``(max_delta, disjoint_set)`` of :class:`PusherColors`; None leaves all as it is.
+        prefix: Of the settings of the background; None for none.
     """
     shadow_size = software_shadow_size(settings.shadow_size)
     height, width = settings.size
     kwargs: dict[str, Any] = {"camera_id": settings.camera_id}
     if name == PUSHER and settings.camera_id is None:
         kwargs = {"default_camera_config": TOP_CAMERA}
+    spec = gym.spec(name)
+    background, dynamic = (None if prefix is None else background_of(settings, prefix)) or (None, 0)
+    if background is not None:
+        entry_point = _surfaced(load_env_creator(spec.entry_point), texture_size(background))
+        spec = dataclasses.replace(spec, entry_point=entry_point)
     env = gym.make(
-        name,
+        spec,
         render_mode="rgb_array",
         width=width,
         height=height,
@@ -138,13 +170,34 @@ def _build(name: str, settings: EnvSettings, colors: tuple | None = None) -> gym
         disable_env_checker=True,
         **kwargs,
     )
-    env = OwnContext(env, env.unwrapped, settings.camera_id, shadow_size)
+    drawing = env.unwrapped
+    if background is not None:
+        size = texture_size(background)
+        player = play(background, size, dynamic=bool(dynamic))
+        env = MovingTexture(env, drawing, player, SURFACE, size)
+    env = OwnContext(env, drawing, settings.camera_id, shadow_size)
     if colors is not None:
-        env = PusherColors(env, *colors)
+        env = PusherColors(env, *colors, has_background=background is not None)
     env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     if settings.clip_actions:
         env = TransformAction(env, _clip, env.action_space)
     return ActionRepeat(env, settings.action_repeat, settings.time_limit)
+
+
+def _surfaced(package_class: type, size: int) -> type:
+    """Gymnasium's class with a texture to show a background on in its model."""
+
+    def _initialize_simulation(self):
+        import mujoco
+
+        spec = mujoco.MjSpec.from_file(self.fullpath)
+        add_surface(spec, size)
+        model = spec.compile()
+        model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
+        return model, mujoco.MjData(model)
+
+    methods = {"_initialize_simulation": _initialize_simulation}
+    return type(package_class.__name__, (package_class,), methods)
 
 
 def _clip(action: np.ndarray) -> np.ndarray:
@@ -158,7 +211,7 @@ SUITES = (
         "gymnasium",
         _tasks(),
         factories,
-        reads=COMMON | _COLORS | {"clip_actions"},
+        reads=COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
         limits="Of Gymnasium's environments only MuJoCo's newest, v5, are taken",
     ),

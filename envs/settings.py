@@ -11,6 +11,12 @@ from envs.textures import TEXTURES
 GEOMETRIES = ("package", "published")
 TEXTURE_SETTINGS = frozenset({"train_texture", "switch_texture", "texture"})
 DISTRACTION_SETTINGS = frozenset(distracting_control.defaults())
+BACKGROUND_BY = ("texture", "segmentation")
+# What says which pictures move behind or under the robot.
+MOVING = ("background_dataset_path", "background_dataset_videos", "background_num_videos")
+MOVING_SETTINGS = DISTRACTION_SETTINGS & {
+    f"{prefix}{name}" for name in (*MOVING, "dynamic") for prefix in ("", "test_")
+}
 
 # One field for each configuration key of each distraction.
 _Distractions = make_dataclass(
@@ -39,6 +45,10 @@ class EnvSettings(_Distractions):
             model's own on a GPU.
         clip_actions: Whether Gymnasium's environments see actions within [−1, 1] alone. If not,
             the simulator limits what they do, but not what their cost of control counts.
+        background_by: How the control suite's backgrounds come into the picture: as the 'texture'
+            of its sky, or laid behind the robot by a 'segmentation' of the picture.
+        dmcgb_path: Folder of the DMControl Generalization Benchmark's colours and movies; None
+            draws colours from its distribution, and computes pictures.
 
         train_texture: Table top of DrawerWorld in the variation 'train'.
         switch_texture: The same in 'switch', the second half of training.
@@ -54,6 +64,8 @@ class EnvSettings(_Distractions):
     camera_id: int | None = None
     shadow_size: int | None = None
     clip_actions: bool = True
+    background_by: str = "texture"
+    dmcgb_path: str | None = None
 
     train_texture: str = "grid"
     switch_texture: str = "wood"
@@ -81,6 +93,9 @@ class EnvSettings(_Distractions):
         if self.drawer_geometry not in GEOMETRIES:
             known = " or ".join(GEOMETRIES)
             raise ValueError(f"drawer_geometry must be {known}, not {self.drawer_geometry!r}")
+        if self.background_by not in BACKGROUND_BY:
+            known = " or ".join(BACKGROUND_BY)
+            raise ValueError(f"background_by must be {known}, not {self.background_by!r}")
         for kind in distracting_control.all_settings():
             for prefix in ("", "test_"):
                 kind.of(vars(self), prefix)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from envs import dmc, drawerworld, pusher
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
+from envs.worlds import corrupted
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
@@ -61,12 +62,15 @@ def parse_task(task: str, beside: str = "") -> Task:
 def factories_of(task: str, settings: EnvSettings) -> Factories:
     """{variation: thunk that builds the task's environment in it}; those that look alike share one.
 
+    Among them are all corruptions of what 'test' shows.
+
     Raises:
         UnknownTask: If there is no such task.
         ValueError: If the settings do not fit together.
     """
     suite, identity = parse_task(task)
-    return SUITES[suite].factories(identity, settings)
+    factories = SUITES[suite].factories(identity, settings)
+    return {**factories, **corrupted(factories["test"])}
 
 
 def variation_for(task: str, split: str, color_distractor: bool, second_half: bool) -> str:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from distracting_control.background import MAX_FRAMES, TEXTURE_SIZE, BackgroundSettings
 from distracting_control.base import Strength
+from distracting_control.palette import read_colors
+from distracting_control.procedural import is_procedural
 from distracting_control.videos import find_videos, usable
+from envs import worlds
 from envs.checks import as_flags
 from envs.settings import EnvSettings
-from envs.suites import COMMON
+from envs.suites import COMMON, VARIATIONS
 from envs.tasks import SUITES, factories_of, parse_task
 from tools import UserError, print_safe
 
@@ -20,7 +23,8 @@ _SETS = {"train": "", "test": "test_"}  # which settings hold in a variation, by
 def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> None:
     """Looks at the videos of all variations, and draws a frame of each but the first.
 
-    Where everything that could tell variations apart has its default, nothing is drawn.
+    Where everything that could tell variations apart has its default, only other looks than the
+    usual ones are drawn.
 
     Args:
         task: Name of the task.
@@ -33,7 +37,7 @@ def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> No
     check_backgrounds(task, names, settings)
     own = SUITES[parse_task(task).suite].reads - COMMON
     if all(getattr(settings, name) == getattr(EnvSettings, name) for name in own):
-        return
+        names = [names[0], *(name for name in names[1:] if name not in (*VARIATIONS, "switch"))]
     factories = factories_of(task, settings)
     drawn = [factories[names[0]]]
     for name in names[1:]:
@@ -63,12 +67,17 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             flags and a file.
     """
     suite, (domain, *_) = parse_task(task)
-    if "background_dataset_path" not in SUITES[suite].reads:
+    _check_worlds(task, names, settings)
+    if "background_dataset_path" not in SUITES[suite].reads or suite == "dmc":
         return
     until, found, still = time.monotonic() + SECONDS, dict[str, list[Path]](), []
     for prefix in (_SETS[name] for name in names if name in _SETS):
         background = BackgroundSettings.of(vars(settings), prefix)
         if background.background_dataset_path is None:
+            continue
+        if not getattr(settings, f"{prefix}dynamic"):
+            still.append(f"--{prefix}dynamic True")
+        if is_procedural(background.background_dataset_path):
             continue
         flags = _flags(settings, background)
         videos = _listed(background, flags)
@@ -81,10 +90,43 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             folder = background.background_dataset_path
             print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
         found[background.background_dataset_videos] = videos
-        if not getattr(settings, f"{prefix}dynamic"):
-            still.append(f"--{prefix}dynamic True")
     if still:
         print_safe(f"note: backgrounds stand still; {' '.join(still)} plays the videos")
+
+
+def _check_worlds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
+    """Looks at the files of the worlds among variations, and says which show computed pictures.
+
+    Raises:
+        UserError: A file is missing, or nothing in a folder can be shown.
+    """
+    _, (_, *rest) = parse_task(task)
+    own = [(rest[1], _SETS[name]) for name in names if len(rest) > 1 and name in _SETS]
+    shown = [*own, *((name, "test_") for name in names if name in worlds.WORLDS)]
+    computed = []
+    for world, prefix in dict.fromkeys(shown):
+        try:
+            if world in worlds.COLORS and settings.dmcgb_path is not None:
+                read_colors(settings.dmcgb_path, worlds.COLORS[world])
+            if not worlds.moves(world):
+                continue
+            films = worlds.film_settings(world, settings, prefix)
+            if not is_procedural(films.background_dataset_path):
+                paths = find_videos(
+                    films.background_dataset_path or "", films.background_dataset_videos
+                )
+                until = time.monotonic() + SECONDS / 4
+                usable(paths, None, TEXTURE_SIZE, MAX_FRAMES, until)
+            elif worlds.has_no_films(world, settings, prefix):
+                computed.append(world)
+        except (ValueError, OSError) as error:
+            raise UserError(f"the world {world} cannot be shown: {error}") from error
+    if computed:
+        listed = ", ".join(dict.fromkeys(computed))
+        print_safe(
+            f"note: {listed}: computed pictures move there, as no folder of videos is given "
+            "(--background_dataset_path, or --dmcgb_path for video_easy and video_hard)"
+        )
 
 
 def _flags(settings: EnvSettings, background: BackgroundSettings) -> str:

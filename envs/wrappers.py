@@ -265,8 +265,9 @@ class AgentInfo(gym.Wrapper):
     """``info`` has 'discount', 0.0 after a terminal step, and 'control_steps'.
 
     It also has 'success', above 0 where the task was achieved in this step, and 'distance' from
-    the goal: NaN where the environment does not tell them. Whatever else the environment says
-    ends here, as between processes it would cost time.
+    the goal: NaN where the environment does not tell them; and 'factors', {name: value} of what is
+    drawn beside the task, where that is told. Whatever else the environment says ends here, as
+    between processes it would cost time.
     Their types do not vary either: Gymnasium's vectors take an array's type from its first
     element, and an int there would cut the others' fractions off.
     """
@@ -286,7 +287,8 @@ class AgentInfo(gym.Wrapper):
 
 
 def _told(info: Info) -> Info:
-    return {name: float(info.get(name, "nan")) for name in TOLD}
+    told: Info = {name: float(info.get(name, "nan")) for name in TOLD}
+    return told | ({"factors": info["factors"]} if "factors" in info else {})
 
 
 class Resumable(gym.Wrapper):

@@ -21,7 +21,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from envs import SUITES, EnvSettings, RenderingError, UnknownTask, make_env, parse_task
+from envs import (
+    SUITES,
+    WORLDS,
+    EnvSettings,
+    RenderingError,
+    UnknownTask,
+    make_env,
+    parse_task,
+)
 from figures import save
 from tools import UserError
 
@@ -33,7 +41,8 @@ def looks(task: str, settings: dict) -> dict[str, str]:
     suite, identity = parse_task(task)
     names: dict[int, list[str]] = {}
     for name, thunk in SUITES[suite].factories(identity, EnvSettings.of(settings)).items():
-        names.setdefault(id(thunk), []).append(name)
+        if name not in WORLDS:  # which have a figure of their own
+            names.setdefault(id(thunk), []).append(name)
     return {same[0]: " = ".join(reversed(same)) for same in names.values()}
 
 

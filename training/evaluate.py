@@ -1,6 +1,7 @@
 """Evaluating the agent of a run, beside the run: whole episodes, their table, video and numbers.
 
 python dreamer.py --evaluate runs/dmc2gym_walker_walk/diswm/seed_0 --eval_colors test
+python dreamer.py --evaluate runs/… --eval_worlds color_hard video_hard
 
 The run may have ended or may go on. Its folder is only read, but for ``evaluations/``.
 """
@@ -11,7 +12,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from envs import (
     choose_backend,
     factories_of,
     look_of,
+    worlds_of,
 )
 from tools import UserError, expand_path, nearest, print_safe
-from training.evaluation_report import ROWS, Played, table, write
+from training.evaluation_report import ROWS, Played, table, worlds_table, write
 from training.evaluator import Evaluation, Evaluator, own_variation
 from training.factory import make_envs, spaces_of
 from training.run_folder import CHECKPOINT, CONFIG, check_writable
@@ -91,6 +93,8 @@ def _device_here(device: str) -> str:
 def evaluate(config: Config, runtime: Runtime) -> None:
     """Plays the episodes, prints what they came to, and writes it beside the run.
 
+    With ``--eval_worlds`` they are played there, too; a table of all comes last.
+
     Args:
         config: what :func:`configure` gave.
         runtime: where and how the agent computes.
@@ -101,13 +105,15 @@ def evaluate(config: Config, runtime: Runtime) -> None:
     folder = expand_path(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
-    played = play(config, runtime)
-    paths = write(played, folder / FOLDER)
-    print_safe("\n".join([table(played), *map(str, paths)]), sys.stdout)
+    looks = play(config, runtime)
+    texts = ["\n".join([table(one), *map(str, write(one, folder / FOLDER))]) for one in looks]
+    if len(looks) > 1:
+        texts.append(worlds_table(looks))
+    print_safe("\n\n".join(texts), sys.stdout)
 
 
-def play(config: Config, runtime: Runtime) -> Played:
-    """Plays ``--eval_episodes`` episodes with the run's agent.
+def play(config: Config, runtime: Runtime) -> list[Played]:
+    """Plays ``--eval_episodes`` episodes with the run's agent, and again in ``--eval_worlds``.
 
     As many of them as the run's own evaluation plays are the same ones, and so are the colours
     unless ``--eval_colors`` says otherwise: an evaluation of the run's last checkpoint with its
@@ -120,29 +126,28 @@ def play(config: Config, runtime: Runtime) -> Played:
     path = expand_path(config.evaluate, "evaluate") / CHECKPOINT
     saved = load_saved(path.parent / CONFIG, METHODS)
     state = load_state("evaluate", path.parent)
-    steps, start = state["collector"]["steps"], time.monotonic()
+    steps = state["collector"]["steps"]
     longest = -(-config.time_limit // config.action_repeat)
     rounds = -(-config.eval_episodes // min(config.eval_envs, config.eval_episodes)) * longest
     variation = config.eval_colors or own_variation(config, saved, steps)
-    _check_variation(config, variation)
+    _check_variations(config, [variation, *worlds_of(config.eval_worlds)])
     variation = look_of(config.task, variation, config)
+    looks = dict.fromkeys([variation, *worlds_of(config.eval_worlds)])
     choose_backend(device=config.device)
     make = functools.partial(make_envs, variation=variation)
-    with tqdm(total=rounds, disable=None) as bar:
+    played = []
+    with tqdm(total=rounds * len(looks), disable=None) as bar:
         evaluator = Evaluator(config, runtime, bar.update, of_run=saved, make_envs=make)
         with contextlib.closing(evaluator):
             agent = _load_agent(config, runtime, spaces_of(evaluator.envs), state["learner"], path)
             if not state["updates"]:
                 print("note: this agent has made no update yet", file=sys.stderr)
-            evaluation = _play(evaluator, agent, steps, variation)
-    return Played(
-        config,
-        state["frames"],
-        state["updates"],
-        state["finished"],
-        evaluation,
-        time.monotonic() - start,
-    )
+            for look in looks:
+                start = time.monotonic()
+                evaluation = _play(evaluator, agent, steps, look)
+                at = (state["frames"], steps, state["updates"], state["finished"])
+                played.append(Played(config, *at, evaluation, time.monotonic() - start))
+    return played
 
 
 def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Evaluation:
@@ -162,15 +167,16 @@ def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Eva
             print(f"warning: {note['reason']}; {what}", file=sys.stderr)
 
 
-def _check_variation(config: Config, variation: str) -> None:
-    settings = EnvSettings.within(config)
+def _check_variations(config: Config, variations: Sequence[str]) -> None:
+    """Checks ``--eval_colors``, the first one, and the files of all; `envs.check` has the rest."""
+    variation, settings = variations[0], EnvSettings.within(config)
     names = factories_of(config.task, settings)
     if variation not in names:
         raise UserError(
             f"--eval_colors takes {', '.join(names)} for {config.task}, not '{variation}'"
             + nearest(variation, names)
         )
-    check_backgrounds(config.task, [variation], settings)
+    check_backgrounds(config.task, variations, settings)
 
 
 def _load_agent(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +38,14 @@ class Played(NamedTuple):
 
     Attributes:
         config: the run's configuration under the given flags.
-        frames, updates, finished: where the run's checkpoint stands.
+        frames, decisions, updates, finished: where the run's checkpoint stands.
         evaluation: the episodes and what they came to; as many as are shown have images.
         seconds: how long it took to play them.
     """
 
     config: Config
     frames: int
+    decisions: int
     updates: int
     finished: bool
     evaluation: Evaluation
@@ -92,6 +93,30 @@ def table(played: Played) -> str:
     )
 
 
+def worlds_table(looks: Sequence[Played]) -> str:
+    """What one agent came to in several worlds, as aligned text: a line for each.
+
+    Its episodes began alike in all of them. Lengths are in decisions, which are agent steps, and
+    in frames.
+    """
+    c = looks[0].config
+    lines = [["world", "return", "±", "95%", "decisions", "frames", "success"]]
+    for played in looks:
+        whole, n = played.evaluation.summary, len(played.evaluation.outcomes)
+        half = f"{float(interval(whole.std, n)):.2f}" if n > 1 else ""
+        frames = f"{whole.length * c.action_repeat:.0f}"
+        success = "" if whole.success is None else f"{whole.success:.0%}"
+        numbers = [f"{whole.mean:.2f}", f"{whole.std:.2f}", half, f"{whole.length:.0f}"]
+        lines.append([played.evaluation.variation, *numbers, frames, success])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    ]
+    title = f"{c.task}, {variant(c.method_name, c.label)}: frame {looks[0].frames}, decision "
+    return "\n".join([f"{title}{looks[0].decisions}", "", *text])
+
+
 def _statistics(whole: Summary, played: Played) -> list[str]:
     """The table's last lines."""
     n = len(played.evaluation.outcomes)
@@ -118,6 +143,7 @@ def record(played: Played) -> dict[str, Any]:
         "method": c.method_name,
         "label": c.label,
         "frames": played.frames,
+        "decisions": played.decisions,
         "updates": played.updates,
         "finished": played.finished,
         "colors": played.evaluation.variation,

@@ -16,7 +16,7 @@ from accel.generators import scratch_rng
 from accel.runtime import Runtime
 from agents.base import Policy
 from config import Config
-from envs import EnvError, VectorEnv, episode_seed
+from envs import EnvError, VectorEnv, episode_seed, worlds_of
 from logger import Logger
 from tools import derive_seed
 from training.collector import check_finite, first_row, step_rows
@@ -113,6 +113,22 @@ class Evaluator:
         outcomes = [outcome(episode) for episode in episodes]
         played = [seed for i, seed in enumerate(seeds) if i not in lost]
         return Evaluation(variation, played, episodes, outcomes, summarize(outcomes))
+
+    def play_worlds(self, policy: Policy, steps: int) -> dict[str, Evaluation]:
+        """The same episodes in each of ``--eval_worlds``; no images are kept.
+
+        Args:
+            policy: acts; its state starts as None.
+            steps: agent steps of training so far.
+
+        Returns:
+            ``{eval_<world>: its evaluation}``.
+
+        Raises:
+            EnvError: no episode of a world is left.
+        """
+        names = worlds_of(self._config.eval_worlds)
+        return {f"eval_{name}": self.play(policy, steps, name, images=0) for name in names}
 
     def take_notes(self) -> list[dict[str, Any]]:
         """What has happened to the environments since the last call."""
@@ -214,9 +230,13 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
     return episode
 
 
-def log_evaluation(logger: Logger, kind: str, evaluation: Evaluation) -> None:
-    """A line of numbers named ``<kind>_…``, and an event."""
+def log_evaluation(logger: Logger, kind: str, evaluation: Evaluation, steps: int) -> None:
+    """A line of numbers named ``<kind>_…``, and an event.
+
+    The line stands at frames, as all do, and has the agent's ``decisions`` until then.
+    """
     summary = evaluation.summary
+    logger.scalar("decisions", steps)
     logger.scalar(f"{kind}_return", summary.mean)
     logger.scalar(f"{kind}_return_std", summary.std)
     logger.scalar(f"{kind}_length", summary.length)

@@ -25,6 +25,7 @@ from envs import (
     try_variations,
     used_up,
     variation_for,
+    worlds_of,
 )
 from replay import Columns, Replay, row_fields
 from replay.device import place
@@ -55,6 +56,8 @@ def check_variations(config: Config) -> None:
         for split in splits
         for second_half in halves
     ]
+    if len(splits) > 1:
+        names += worlds_of(config.eval_worlds)
     settings = EnvSettings.within({**config, "size": image_size(config)})
     try_variations(config.task, list(dict.fromkeys(names)), settings)
 

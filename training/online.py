@@ -348,8 +348,7 @@ class OnlineTrainer(Trainer):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        c, steps = self.config, self.collector.steps
-        played = {}
+        c, steps, played = self.config, self.collector.steps, {}
         try:
             if self.evaluated_at < 0:
                 seed = derive_seed(c.seed, "random evaluation")
@@ -359,13 +358,14 @@ class OnlineTrainer(Trainer):
             images = PICTURED if pictured and c.log_videos else 1
             policy = functools.partial(self.act, mode="eval")
             played["eval"] = self.evaluator.play(policy, steps, images=images)
+            played |= self.evaluator.play_worlds(policy, steps)
         finally:
             self._log_restarts("eval", self.evaluator.take_notes())
         self.take("eval")
         self.evaluated_at = steps
         self.results["eval"] = played["eval"].summary.mean
         for kind, evaluation in played.items():
-            log_evaluation(self.run.logger, kind, evaluation)
+            log_evaluation(self.run.logger, kind, evaluation, steps)
         episodes = played["eval"].pictured
         self.seen.replace(episodes)
         if episodes:  # otherwise those to look at were lost with their environment

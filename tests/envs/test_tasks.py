@@ -35,7 +35,10 @@ def test_every_task_of_the_suite_is_known_and_no_other(prefix):
         for name in envs.known_tasks()
         if name.startswith(f"{prefix}_")
     }
-    assert found == {*suite.ALL_TASKS, ("cup", "catch")}
+    worlds = {identity for identity in found if len(identity) > 2}
+    assert found - worlds == {*suite.ALL_TASKS, ("cup", "catch")}
+    everywhere = {(*identity, world) for identity in found - worlds for world in envs.WORLDS}
+    assert worlds == (everywhere if prefix == "dmc" else set())
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,13 @@ def test_whose_episodes_can_end_before_their_time(task, early):
         ("dmc_humanoid_run_pure_state", "dmc", ("humanoid", "run_pure_state")),
         ("dmc2gym_point_mass_easy", "dmc2gym", ("point_mass", "easy")),
         ("dmc_lqr_lqr_2_1", "dmc", ("lqr", "lqr_2_1")),
+        ("dmc_walker_stand_video", "dmc", ("walker", "stand", "video")),
+        ("dmc_point_mass_easy_video_easy", "dmc", ("point_mass", "easy", "video_easy")),
+        (
+            "dmc_walker_stand_distracting_cs_0.025",
+            "dmc",
+            ("walker", "stand", "distracting_cs_0.025"),
+        ),
         ("dmc2gym_cartpole_swingup_sparse", "dmc2gym", ("cartpole", "swingup_sparse")),
         ("gymnasium_Pusher-v5", "gymnasium", ("Pusher-v5",)),
         ("metaworld_drawer-open-v1", "metaworld", ("drawer-open", "v1")),

@@ -114,12 +114,17 @@ def test_backgrounds_that_stand_still_are_noted(tmp_path, capsys, moving, flags)
     )
 
 
-def test_suites_without_backgrounds_do_not_look(tmp_path):
+def test_tasks_without_backgrounds_do_not_look(tmp_path):
     settings = EnvSettings(background_dataset_path=f"{tmp_path}/nowhere")
-    for task in ("dmc_cheetah_run", "gymnasium_Pusher-v5", "metaworld_drawer-open-v1"):
-        check_backgrounds(task, ["train", "test"], settings)
-    with pytest.raises(UserError, match="nowhere"):
-        check_backgrounds(CHEETAH, ["train", "test"], settings)
+    check_backgrounds("dmc_cheetah_run", ["train", "test"], settings)
+    for task in (CHEETAH, "gymnasium_Pusher-v5", "metaworld_drawer-open-v1"):
+        with pytest.raises(UserError, match="nowhere"):
+            check_backgrounds(task, ["train", "test"], settings)
+
+
+def test_computed_backgrounds_that_stand_still_are_noted(capsys):
+    check_backgrounds(CHEETAH, ["train"], EnvSettings(background_dataset_path="procedural"))
+    assert "--dynamic True plays" in capsys.readouterr().err
 
 
 class Drawn(gym.Env):
@@ -172,7 +177,7 @@ def test_each_look_but_the_first_is_drawn_once(suite):
 
 def test_nothing_is_drawn_where_nothing_was_set(suite):
     ledger, _ = suite
-    settings = EnvSettings(time_limit=7, size=(8, 8), background_num_videos=3)  # not DrawerWorld's
+    settings = EnvSettings(time_limit=7, size=(8, 8), max_delta=0.1)  # not DrawerWorld's
     try_variations("metaworld_drawer-open-v1", ["train", "switch", "test"], settings)
     assert ledger == []
 

@@ -10,7 +10,7 @@ from PIL import Image
 import config
 from logger.pictures import cut_grid, write_text
 from training import evaluation_report
-from training.evaluation_report import HEAD, Played, record, table
+from training.evaluation_report import HEAD, Played, record, table, worlds_table
 from training.evaluator import Evaluation
 from training.returns import Outcome, outcome, summarize
 
@@ -23,7 +23,7 @@ def played(tmp_path):
     black = [{"image": np.zeros((length + 1, 64, 64, 3), np.uint8)} for _, length, _, _ in each]
     results = [Outcome(*one) for one in each]
     evaluation = Evaluation("wood", [11, 12, 13, 14], black, results, summarize(results))
-    return Played(c, 40, 7, False, evaluation, 1.5)
+    return Played(c, 40, 20, 7, False, evaluation, 1.5)
 
 
 def of(played, episodes, outcomes, seeds):
@@ -56,6 +56,19 @@ def test_record_has_success_and_distance(played):
     wanted = {"seed": 12, "return": 2.0, "length": 5, "success": False, "distance": 1.5}
     assert found["episodes"][1] == wanted
     json.dumps(found, allow_nan=False)
+
+
+def test_table_of_worlds_has_a_line_for_each(played):
+    results = played.evaluation.outcomes[:1]
+    evaluation = Evaluation("video_hard", [11], [], results, summarize(results))
+    title, _, names, *lines = worlds_table([played, played._replace(evaluation=evaluation)]).split(
+        "\n"
+    )
+    assert title == "dmc_walker_walk, diswm: frame 40, decision 20"
+    assert names.split() == ["world", "return", "±", "95%", "decisions", "frames", "success"]
+    first, second = (line.split() for line in lines)
+    assert first[:2] + first[4:] == ["wood", "4.00", "6", "12", "75%"]
+    assert second == ["video_hard", "1.00", "0.00", "5", "10", "100%"]  # one has no interval
 
 
 def test_table_has_success_and_distance(played):
