@@ -12,8 +12,7 @@ import functools
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
-from gymnasium.wrappers import GrayscaleObservation, TransformObservation
+from gymnasium.wrappers import GrayscaleObservation
 
 from distracting_control.rendering import Backend, RenderingError, choose_backend
 from envs.checks import as_flags, check
@@ -35,7 +34,7 @@ from envs.tasks import (
 )
 from envs.trial import check_backgrounds, try_variations
 from envs.vector import StepResult, VectorEnv, episode_seed
-from envs.wrappers import AgentInfo, Pixels, Resumable, Variations
+from envs.wrappers import AgentInfo, Named, Pixels, Resumable, Variations
 
 __all__ = [
     "SPLITS",
@@ -93,9 +92,7 @@ def make_env(task: str, *, variation: str = "train", index: int = 0, **settings:
     env = Pixels(Variations(factories_of(task, resolved), variation), resolved.size)
     if resolved.grayscale:
         env = GrayscaleObservation(env, keep_dim=True)
-    space = spaces.Dict({"image": env.observation_space})
-    env = TransformObservation(env, _as_dict, space)
-    return Resumable(AgentInfo(env), index)
+    return Resumable(AgentInfo(Named(env)), index)
 
 
 def make_vector(
@@ -132,7 +129,3 @@ def make_vector(
     build = functools.partial(make_env, task, variation=variation or first, **settings)
     factories = [functools.partial(build, index=index) for index in range(n)]
     return VectorEnv(factories, workers=workers, split=split, timeout=timeout)
-
-
-def _as_dict(image):
-    return {"image": image}

@@ -24,6 +24,7 @@ from training.collector import Collector
 from training.evaluation_report import draw_episode
 from training.evaluator import Evaluator, log_evaluation
 from training.factory import (
+    check_spaces,
     check_variations,
     expected_rows,
     make_envs,
@@ -35,7 +36,7 @@ from training.factory import (
 )
 from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
-from training.run_names import variant
+from training.run_names import task_name, variant
 from training.trainer import Trainer, load_episodes, note_restored, note_stale
 
 PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the first ones
@@ -83,9 +84,9 @@ class OnlineTrainer(Trainer):
     def _build(self, method: type[Agent], source: Source | None) -> None:
         c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
         note_switch(c)
-        self.replay = make_replay(
-            c,
-            self.runtime,
+        check_spaces(c, spaces)
+        make = functools.partial(make_replay, c, self.runtime, vector_size=spaces.vector_size)
+        self.replay = make(
             "train",
             spaces.action_size,
             folder=self.own_folder("train"),
@@ -93,13 +94,12 @@ class OnlineTrainer(Trainer):
             background=self.runtime.overlap,
         )
         # The last evaluation's episodes, to draw from.
-        self.seen = make_replay(c, self.runtime, "eval", spaces.action_size, capacity=0)
+        self.seen = make("eval", spaces.action_size, capacity=0)
         self.learner = method(c, self.runtime, spaces, method.find_source(c))
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
         self.random = RandomPolicy(spaces, derive_seed(c.seed, "random policy"))
         if self.run.resumed:
-            self.resume()
-            return
+            return self.resume()
         if source is not None:
             begin_from(self.run, self.learner, source)
         if c.offline_traindir:
@@ -180,7 +180,7 @@ class OnlineTrainer(Trainer):
         """The middle of the names of evaluated episodes; ``--evaldir`` may be shared."""
         c = self.config
         tag = f"{variant(c.method_name, c.label)}-s{c.seed}"
-        return f"{c.task}-{tag}" if c.evaldir else tag
+        return f"{task_name(c.task)}-{tag}" if c.evaldir else tag
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
