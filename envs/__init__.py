@@ -9,6 +9,7 @@ OpenGL must be chosen before (see :mod:`distracting_control.rendering`).
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from gymnasium.wrappers import GrayscaleObservation
 
 from distracting_control.rendering import Backend, RenderingError, choose_backend
 from envs.checks import as_flags, check
+from envs.corruptions import CORRUPTIONS, corrupt
 from envs.errors import EnvError
 from envs.recovery import in_a_line, used_up
 from envs.settings import EnvSettings
@@ -37,6 +39,7 @@ from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.wrappers import AgentInfo, Named, Pixels, Resumable, Variations
 
 __all__ = [
+    "CORRUPTIONS",
     "SPLITS",
     "SUITES",
     "VARIATIONS",
@@ -68,10 +71,18 @@ __all__ = [
 ]
 
 
-def make_env(task: str, *, variation: str = "train", index: int = 0, **settings: Any) -> gym.Env:
+def make_env(
+    task: str,
+    *,
+    variation: str = "train",
+    index: int = 0,
+    corruption: Sequence | None = None,
+    **settings: Any,
+) -> gym.Env:
     """One environment.
 
-    Observations are ``{"image": uint8 [height, width, channels]}``, actions float32 [A] in
+    Observations are ``{"image": uint8 [height, width, channels]}``, with ``"vector"`` float32 [V]
+    beside it where the environment observes numbers, too; actions are float32 [A] in
     [−1, 1], or one-hot where the suite's are discrete. A step lasts ``action_repeat`` control
     steps and returns the sum of their rewards; ``info`` has 'discount' (0.0 once terminated)
     and 'control_steps'. ``reset(seed=…)`` determines the whole episode, whatever came before;
@@ -81,6 +92,8 @@ def make_env(task: str, *, variation: str = "train", index: int = 0, **settings:
         task: Name of the task.
         variation: The one to build first; ``reset`` can change it.
         index: The environment's place in its vector.
+        corruption: (name, strength, seed) of :func:`envs.corruptions.corrupt`; None for clear
+            sight.
         **settings: Fields of :class:`EnvSettings`.
 
     Raises:
@@ -92,7 +105,10 @@ def make_env(task: str, *, variation: str = "train", index: int = 0, **settings:
     env = Pixels(Variations(factories_of(task, resolved), variation), resolved.size)
     if resolved.grayscale:
         env = GrayscaleObservation(env, keep_dim=True)
-    return Resumable(AgentInfo(Named(env)), index)
+    env = AgentInfo(Named(env))
+    if corruption is not None:
+        env = corrupt(env, *corruption)
+    return Resumable(env, index)
 
 
 def make_vector(
@@ -103,6 +119,7 @@ def make_vector(
     split: str = "train",
     variation: str | None = None,
     timeout: int = 0,
+    corruption: Sequence | None = None,
     **settings: Any,
 ) -> VectorEnv:
     """``n`` environments of one task, stepped together.
@@ -116,6 +133,7 @@ def make_vector(
         variation: The one to build first, so that the first reset need not change it; None for
             the split's, without a switch.
         timeout: Seconds after which a worker that does not answer has failed; 0 for never.
+        corruption: As for :func:`make_env`.
         **settings: Fields of :class:`EnvSettings`.
 
     Raises:
@@ -126,6 +144,7 @@ def make_vector(
     """
     first = variation_for(task, split, color_distractor=False, second_half=False)
     EnvSettings.of(settings)
+    settings["corruption"] = corruption
     build = functools.partial(make_env, task, variation=variation or first, **settings)
     factories = [functools.partial(build, index=index) for index in range(n)]
     return VectorEnv(factories, workers=workers, split=split, timeout=timeout)

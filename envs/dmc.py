@@ -1,7 +1,7 @@
 """The DeepMind Control Suite: plain (``dmc_``) and distracting (``dmc2gym_``).
 
 Both are built by the package ``dmc2gym``, which imports MuJoCo only when it makes its first
-environment; by then OpenGL is chosen.
+environment; by then OpenGL is chosen. The manipulation tasks are in :mod:`envs.manipulation`.
 """
 
 import functools
@@ -13,6 +13,7 @@ import gymnasium as gym
 import distracting_control
 import dmc2gym
 from distracting_control.rendering import software_shadow_size
+from envs import manipulation
 from envs.settings import DISTRACTION_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
@@ -33,6 +34,9 @@ def plain_factories(identity: tuple[str, ...], settings: EnvSettings) -> Factori
         identity: (domain, task).
         settings: Of which only the first group concerns it.
     """
+    domain, task = identity
+    if domain == manipulation.DOMAIN:
+        return dict.fromkeys(VARIATIONS, functools.partial(manipulation.build, task, settings))
     thunk = functools.partial(_build, identity, settings)
     return dict.fromkeys(VARIATIONS, thunk)
 
@@ -114,9 +118,10 @@ def _distractions(domain: str, settings: EnvSettings, prefix: str) -> dict[str, 
 
 _TASKS = _table()
 _ENDLESS = frozenset(_TASKS.values())
+_ARM = {f"{manipulation.DOMAIN}_{name}": (manipulation.DOMAIN, name) for name in manipulation.NAMES}
 
 SUITES = (
-    Suite("dmc", _TASKS, plain_factories, endless=_ENDLESS),
+    Suite("dmc", _TASKS | _ARM, plain_factories, endless=_ENDLESS | frozenset(_ARM.values())),
     Suite(
         "dmc2gym",
         _TASKS,

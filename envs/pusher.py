@@ -1,7 +1,8 @@
-"""Gymnasium's MuJoCo environments (``gymnasium_<id>``), Pusher in changing colours.
+"""Gymnasium's environments (``gymnasium_<id>``), Pusher in changing colours.
 
 Only Pusher's parts are recoloured; the other environments are drawn as they are. MuJoCo is
-imported with the first environment; by then OpenGL is chosen.
+imported with the first environment; by then OpenGL is chosen. What is not MuJoCo's is in
+:mod:`envs.registered`.
 """
 
 import functools
@@ -14,6 +15,7 @@ from gymnasium.wrappers import RescaleAction, TransformAction
 
 from distracting_control.color import ColorSettings, color_boxes
 from distracting_control.rendering import software_shadow_size
+from envs import registered
 from envs.settings import EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext
@@ -93,7 +95,7 @@ def _tasks() -> dict[str, tuple[str, ...]]:
     return {
         name: (name,)
         for name, spec in gym.registry.items()
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version == 5
+        if registered.is_mujoco(spec) and spec.version == 5
     }
 
 
@@ -105,6 +107,8 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
         settings: Of which the first group and the colours concern it; ``step_std`` does not, as
             colours last an episode.
     """
+    if identity not in _MUJOCO.values():
+        return registered.factories(identity, settings)
     build = functools.partial(_build, identity[0], settings)
     if identity[0] != PUSHER:
         return dict.fromkeys(VARIATIONS, build)
@@ -153,13 +157,15 @@ def _clip(action: np.ndarray) -> np.ndarray:
 
 _COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
 
+_MUJOCO = _tasks()
+
 SUITES = (
     Suite(
         "gymnasium",
-        _tasks(),
+        registered.Tasks(_MUJOCO),
         factories,
         reads=COMMON | _COLORS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
-        limits="Of Gymnasium's environments only MuJoCo's newest, v5, are taken",
+        limits="Of Gymnasium's MuJoCo environments only the newest, v5, are taken",
     ),
 )

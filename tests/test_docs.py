@@ -84,6 +84,7 @@ def test_files_that_are_named_are_there(page):
         "config.yaml",
         "mine.yaml",
         "agents/greedy_pixel.py",
+        "my_envs.py",
         "envs/dot.py",
         "distracting_control/light.py",
     }
@@ -198,12 +199,12 @@ def followed(tmp_path_factory):
     edit(folder / "models.py", "        return outputs\n", f"{term}        return outputs\n")
     add_keys(folder, key)
 
-    suite, names, listed, light = blocks("docs/add_an_environment.md", "python")
+    mine, suite, names, listed, light = blocks("docs/add_an_environment.md", "python")
+    (folder / "my_envs.py").write_text(mine)
     (folder / "envs" / "dot.py").write_text(suite)
     tasks = folder / "envs" / "tasks.py"
-    edit(tasks, "from envs import dmc, drawerworld, pusher\n", names)
-    old = "suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)"
-    edit(tasks, old, f"suite\n{listed.rstrip()}")
+    edit(tasks, "from envs import atari, crafter, dmc, drawerworld, minigrid, pusher\n", names)
+    edit(tasks, "    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter)\n", listed)
     (folder / "distracting_control" / "light.py").write_text(light)
     add_keys(folder, *blocks("docs/add_an_environment.md", "yaml"))
     make_tiny(folder)
@@ -241,8 +242,32 @@ def test_a_new_loss_term_is_logged_and_weighed(followed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_new_suite_is_played(followed):
+def test_an_environment_of_ones_own_is_learned_and_evaluated(followed):
     done = bash(followed, blocks("docs/add_an_environment.md", "bash")[0])
+    assert done.returncode == 0, done.stderr
+    folder = followed / "runs/gymnasium_my_envs_Cart-v0/dreamerv2/seed_0"
+    rows = metrics(folder)
+    assert any("discount_loss" in row for row in rows)
+    with np.load(next(folder.glob("train_eps/*.npz"))) as episode:
+        speeds, steered = episode["vector"][:, 0], episode["action"].argmax(1) - 1
+        np.testing.assert_allclose(speeds[1:], 0.8 * speeds[:-1] + 0.02 * steered[1:], atol=1e-6)
+    assert list((folder / "evaluations").iterdir())
+    # Nobody's folder runs code by itself.
+    done = bash(followed, f"python dreamer.py --evaluate {folder}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "imports the module my_envs" in done.stderr
+    script = "python dreamer.py --configs defaults cpu debug --task gymnasium_my_envs:Cart-v0"
+    done = bash(followed, f"{script} --method_name sac")
+    assert done.returncode == 2
+    assert (
+        "shows 1 numbers beside its image, and --method_name sac sees images alone" in done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_a_new_suite_is_played(followed):
+    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[1])
     assert done.returncode == 0, done.stderr
     folder = followed / "runs/dot_middle/random/seed_0"
     assert events(folder, "finished")
@@ -277,7 +302,7 @@ def test_a_new_distraction_is_drawn_where_it_is_on(followed):
     assert done.returncode == 0, done.stderr
     told = ["True True False", "True False False", "DistractingLight", "True False"]
     assert done.stdout.splitlines() == told
-    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[1])
+    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[2])
     assert done.returncode == 0, done.stderr
     done = bash(followed, "python dreamer.py --light_delta 2")
     assert done.returncode == 2

@@ -51,9 +51,7 @@ def test_citation_names_the_version_of_the_package():
     assert _found(r'^version = "(.*)"$', "pyproject.toml") == cited
 
 
-@pytest.mark.parametrize(
-    "file", ["requirements.txt", "requirements-dev.txt", "requirements-formats.txt"]
-)
+@pytest.mark.parametrize("file", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_constraints_hold_what_is_required(file):
     free = _pins(file) - _pins("constraints.txt")
     assert {name for name, _ in free} <= {"torch"}  # whose needs differ from machine to machine
@@ -73,4 +71,8 @@ def test_editable_installation_puts_this_folder_into_pythons_path(tmp_path, monk
     assert not [name for name in files if name.endswith(".py")]
     assert re.search(r"^Requires-Dist: mujoco==3\.3\.0$", files["METADATA"], re.M)
     assert re.search(r'^Requires-Dist: pytest==.*; extra == "dev"$', files["METADATA"], re.M)
+    for package, extra in (("ale-py", "atari"), ("minigrid", "minigrid"), ("crafter", "crafter")):
+        assert re.search(
+            rf"^Requires-Dist: {package}==.*; .*extra == \"{extra}\"$", files["METADATA"], re.M
+        )
     assert re.search(r'^Requires-Dist: h5py==.*; extra == "formats"$', files["METADATA"], re.M)
