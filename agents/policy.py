@@ -65,7 +65,8 @@ class RecurrentPolicy:
 
     def parts(self, world_model: Any, behavior: ActorCritic) -> tuple[Any, ...]:
         """The modules that act: encoder, RSSM, actor, and what else there is beside them."""
-        beside = () if world_model.vector is None else (world_model.vector,)
+        vector = getattr(world_model, "vector", None)
+        beside = () if vector is None else (vector,)
         return world_model.encoder, world_model.rssm, behavior.actor, *beside
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from envs.checks import as_flags, check
 from envs.corruptions import CORRUPTIONS, corrupt
 from envs.errors import EnvError
 from envs.recovery import in_a_line, used_up
+from envs.registered import module_of
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS
 from envs.tasks import (
@@ -64,6 +65,7 @@ __all__ = [
     "look_of",
     "make_env",
     "make_vector",
+    "module_of",
     "parse_task",
     "try_variations",
     "used_up",

@@ -246,8 +246,8 @@ def test_an_environment_of_ones_own_is_learned_and_evaluated(followed):
     done = bash(followed, blocks("docs/add_an_environment.md", "bash")[0])
     assert done.returncode == 0, done.stderr
     folder = followed / "runs/gymnasium_my_envs_Cart-v0/dreamerv2/seed_0"
-    rows = metrics(folder)
-    assert any("discount_loss" in row for row in rows)
+    assert any("discount_loss" in row for row in metrics(folder))
+    assert f"--evaluate {folder} --task gymnasium_my_envs:Cart-v0" in done.stdout  # what comes next
     with np.load(next(folder.glob("train_eps/*.npz"))) as episode:
         speeds, steered = episode["vector"][:, 0], episode["action"].argmax(1) - 1
         np.testing.assert_allclose(speeds[1:], 0.8 * speeds[:-1] + 0.02 * steered[1:], atol=1e-6)

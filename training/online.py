@@ -152,7 +152,7 @@ class OnlineTrainer(Trainer):
             return (
                 f"\nIts learning curve:\n\n  {commands.module('figures.learning_curve', folder)}\n"
                 "\nMore episodes of its policy, on these or other --eval_colors:\n\n"
-                f"  {commands.dreamer('--evaluate', folder, '--eval_episodes', '20')}\n"
+                f"  {commands.evaluate(run.config.task, folder, '--eval_episodes', '20')}\n"
             )
         episodes = run.config.traindir or run.folder / "train_eps"
         return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"
