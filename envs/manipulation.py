@@ -49,7 +49,7 @@ class Manipulation(gym.Env):
         model = self._env.task.root_entity.mjcf_model
         if shadow_size is not None:
             model.visual.quality.shadowsize = shadow_size
-        buffer = getattr(model.visual, "global")  # noqa: B009  # a keyword of Python
+        buffer = getattr(model.visual, "global")  # a keyword of Python
         buffer.offheight, buffer.offwidth = settings.size
         count, own = self._env.physics.model.ncam, settings.camera_id
         if own is not None and not -1 <= own < count:
