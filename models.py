@@ -21,6 +21,7 @@ from heads import DenseHead, HeadConfig
 from networks import (
     Encoding,
     ImageConfig,
+    VectorEncoder,
     chunks,
     draw_latent,
     float_image,
@@ -31,6 +32,7 @@ from rssm import RSSM, RSSMConfig, State
 from tools import UserError
 
 TEACHER_MEAN, TEACHER_LOGVAR = "teacher_mean", "teacher_logvar"  # of a batch, [B, T, Z]
+VECTOR = "vector"  # of a batch: the numbers beside its images
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]  # of a loss, by name, 0-d each
@@ -58,6 +60,16 @@ class PredictorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VectorConfig:
+    """An encoder of ``size`` numbers: ``layers`` hidden layers of ``units``."""
+
+    size: int
+    layers: int
+    units: int
+    act: str = "ELU"
+
+
+@dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
     """A world model.
 
@@ -67,6 +79,7 @@ class WorldModelConfig:
         discount: the discount's head; None for none.
         action_gap: zeros that are appended to actions.
         train_teacher: the teacher's encoder learns with the student's, from the distillation.
+        vector: the encoder of the numbers beside an image; None for none.
     """
 
     predictor: PredictorConfig
@@ -74,6 +87,7 @@ class WorldModelConfig:
     discount: HeadConfig | None = None
     action_gap: int = 0
     train_teacher: bool = False
+    vector: VectorConfig | None = None
 
 
 class FilterNoise(NamedTuple):
@@ -168,16 +182,17 @@ class VideoPredictor(nn.Module):
     Args:
         config: sizes and kinds.
         action_size: width of the RSSM's action input. Fed nothing, it is an action-free predictor.
+        beside: numbers that the RSSM sees beside the embedding of an image.
 
     Attributes:
         complete: False for a teacher that came without its RSSM or decoder.
     """
 
-    def __init__(self, config: PredictorConfig, action_size: int):
+    def __init__(self, config: PredictorConfig, action_size: int, beside: int = 0):
         super().__init__()
         self.config, self.complete = config, True
         self.encoder = make_encoder(config.image)
-        self.rssm = RSSM(self.encoder.embed_size, action_size, config.rssm)
+        self.rssm = RSSM(self.encoder.embed_size + beside, action_size, config.rssm)
         self.decoder = make_decoder(self.rssm.feat_size, config.image)
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
@@ -188,12 +203,17 @@ class VideoPredictor(nn.Module):
         """The actions [B, T, A] that the RSSM is fed: none here."""
         return None
 
+    def join(self, embed: Tensor, batch: Batch) -> Tensor:
+        """What the RSSM sees of rows [B, T], beside their images' embedding [B, T, E]: that."""
+        return embed
+
     def observe(
         self, batch: Batch, encoding: Encoding, noise: Tensor | None = None
     ) -> tuple[State, State]:
         """Posterior (its mode without ``noise``) and prior over a batch, each [B, T, …]."""
         action, is_first, sample = self.actions(batch), batch["is_first"], noise is not None
-        return self.rssm.observe(encoding.embed, action, is_first, sample=sample, noise=noise)
+        embed = self.join(encoding.embed, batch)
+        return self.rssm.observe(embed, action, is_first, sample=sample, noise=noise)
 
     def draw_noise(self, *lead: int) -> FilterNoise:
         """What the terms of a batch [*lead] = [B, T] draw with."""
@@ -300,7 +320,12 @@ class WorldModel(VideoPredictor):
     def __init__(
         self, config: WorldModelConfig, action_size: int, teacher: VideoPredictor | None = None
     ):
-        super().__init__(config.predictor, action_size + config.action_gap)
+        vector = config.vector
+        beside = 0 if vector is None else vector.units
+        super().__init__(config.predictor, action_size + config.action_gap, beside)
+        self.vector: VectorEncoder | None = None
+        if vector is not None:
+            self.vector = VectorEncoder(vector.size, vector.layers, vector.units, vector.act)
         self.action_gap, feat_size = config.action_gap, self.rssm.feat_size
         self.reward = DenseHead(feat_size, config.reward)
         self.discount: DenseHead | None = None
@@ -314,6 +339,10 @@ class WorldModel(VideoPredictor):
 
     def actions(self, batch: Batch) -> Tensor:
         return self.pad_action(batch["action"])
+
+    def join(self, embed: Tensor, batch: Batch) -> Tensor:
+        """The embedding [B, T, E]; behind it that of ``vector`` [B, T, V], where there is one."""
+        return embed if self.vector is None else torch.cat([embed, self.vector(batch[VECTOR])], -1)
 
     def pad_action(self, action: Tensor) -> Tensor:
         """[…, A] → […, A + action_gap], zeros appended."""

@@ -379,6 +379,18 @@ class PlainDecoder(nn.Module):
         return UnitNormal(x.reshape(*feat.shape[:-1], *x.shape[1:]), event_dims=3)
 
 
+class VectorEncoder(nn.Module):
+    """Numbers [N, V] → [N, units], through symlog: sign(x)·log(1 + |x|) (arXiv 2301.04104)."""
+
+    def __init__(self, size: int, layers: int, units: int, act: str):
+        super().__init__()
+        self.layers = mlp(size, layers, units, activation(act))
+        self.embed_size = units
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.layers(vector.sign() * vector.abs().log1p()).float()
+
+
 Encoder = PlainEncoder | BetaVAEEncoder
 Decoder = PlainDecoder | BetaVAEDecoder
 

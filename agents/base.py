@@ -24,7 +24,7 @@ from replay.sampler import Windows
 if TYPE_CHECKING:
     from config import Config
 
-Obs = Mapping[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N]
+Obs = Mapping[str, np.ndarray]  # image uint8 [N, H, W, C], is_first bool [N], vector [N, V] or none
 Batch = dict[str, Tensor]  # image uint8 [B, T, H, W, C], is_first bool [B, T]; see `Learner.learn`
 State = dict[str, Tensor]  # what an agent remembers of N environments, [N, …] each
 Policy = Callable[[Obs, State | None], tuple[np.ndarray, State | None]]  # as `Agent.act`, one mode
@@ -39,11 +39,13 @@ class Spaces(NamedTuple):
         image: (H, W, C).
         action_size: A. Continuous actions lie in [−1, 1]; discrete ones are one-hot vectors.
         discrete: whether actions are discrete.
+        vector_size: V, the numbers that are seen beside the image; 0 for none.
     """
 
     image: tuple[int, int, int]
     action_size: int
     discrete: bool
+    vector_size: int = 0
 
     @property
     def kind(self) -> str:
@@ -187,10 +189,13 @@ class Agent(Learner):
     Attributes:
         pretrainer: what its first stage trains, if it has one.
         kinds: of actions that it can take, ``continuous`` and ``discrete``.
+        sees_vectors: whether it learns from the numbers beside an image, too, where environments
+            show them: ``vector`` float32 [N, V] of observations, [B, T, V] of batches.
     """
 
     pretrainer: ClassVar[type[Learner] | None] = None
     kinds: ClassVar[frozenset[str]] = frozenset({"continuous", "discrete"})
+    sees_vectors: ClassVar[bool] = False
 
     @classmethod
     def find_source(cls, config: Config) -> Path | None:

@@ -53,6 +53,7 @@ class DisWM(GradientLearner, Agent):
     """
 
     name = "diswm"
+    sees_vectors = True
     pretrainer: ClassVar[type[Learner] | None] = Predictor
     policy_class: ClassVar[type[RecurrentPolicy]] = RecurrentPolicy
 
@@ -62,10 +63,12 @@ class DisWM(GradientLearner, Agent):
         check_actor(config, spaces)
         super().__init__(config, runtime)
         size, chunk_size = spaces.action_size, runtime.image_chunk
+        self.vector_size = spaces.vector_size
         teacher = None if source is None else load_predictor(config, chunk_size)
         self.world_model = self.make_world_model(size, teacher).to(self.device)
         feat_size = self.world_model.rssm.feat_size
-        self.behavior = ActorCritic(behavior_config(config), feat_size, size).to(self.device)
+        behavior = behavior_config(config, spaces.discrete)
+        self.behavior = ActorCritic(behavior, feat_size, size).to(self.device)
         c, b = config, self.behavior
         self.optimizers = {
             "model": Optimizer("model", self.world_model.parameters(), c, c.model_lr, c.grad_clip),
@@ -79,7 +82,10 @@ class DisWM(GradientLearner, Agent):
 
     def make_world_model(self, size: int, teacher: VideoPredictor | None) -> WorldModel:
         """The world model for actions of that size."""
-        return WorldModel(world_model_config(self.config, self.runtime.image_chunk), size, teacher)
+        chunk_size = self.runtime.image_chunk
+        return WorldModel(
+            world_model_config(self.config, chunk_size, self.vector_size), size, teacher
+        )
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -152,7 +158,7 @@ class DisWM(GradientLearner, Agent):
         skip: Tensor | None = None,
     ) -> Metrics:
         """Actor and critic learn from every row of a batch; ``discount`` [B, T] is its own."""
-        c, model, behavior = self.config, self.world_model, self.behavior
+        model, behavior = self.world_model, self.behavior
         start = {k: v.detach().flatten(0, 1) for k, v in post.items()}
         first = None if discount is None else discount.flatten()
         # Gradients pass through the model and the critic to the actions, and stop nowhere else.
@@ -173,7 +179,7 @@ class DisWM(GradientLearner, Agent):
             "target_mean": for_value.detach().mean(),
             "actor_entropy_scale": scales["actor_entropy"],
         }
-        if c.imag_gradient == "both":
+        if behavior.config.gradient == "both":
             metrics["imag_gradient_mix"] = scales["imag_gradient_mix"]
         return metrics
 
@@ -255,10 +261,11 @@ def check_actor(config: Config, spaces: Spaces) -> None:
         UserError: it does not.
     """
     fitting = ActionHead.DISCRETE if spaces.discrete else ActionHead.CONTINUOUS
-    if config.actor_dist not in fitting:
+    if config.actor_dist not in ("auto", *fitting):
         raise UserError(
             f"--actor_dist {config.actor_dist} does not fit the {spaces.kind} actions of "
-            f"{config.task}: give {' or '.join(fitting)}"
+            f"{config.task}: leave it out, or give {' or '.join(fitting)}"
         )
-    if spaces.discrete and config.imag_gradient == "dynamics" and config.actor_dist == "onehot":
+    relaxed = config.actor_dist == "onehot_gumble"
+    if spaces.discrete and config.imag_gradient == "dynamics" and not relaxed:
         print_safe("note: discrete actors learn better with --imag_gradient reinforce")

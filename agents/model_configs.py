@@ -9,7 +9,7 @@ from behavior import BehaviorConfig
 from config import Config
 from envs import ends_early
 from heads import ActorConfig, HeadConfig
-from models import PredictorConfig, WorldModelConfig
+from models import PredictorConfig, VectorConfig, WorldModelConfig
 from networks import ImageConfig
 from rssm import RSSMConfig
 from tools import is_on, is_zero
@@ -48,25 +48,38 @@ def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
     return PredictorConfig(image, rssm, c.grad_heads, c.kl_forward, sample)
 
 
-def world_model_config(config: Config, chunk_size: int = 0) -> WorldModelConfig:
-    """A world model's."""
+def world_model_config(
+    config: Config, chunk_size: int = 0, vector_size: int = 0
+) -> WorldModelConfig:
+    """A world model's; ``vector_size`` numbers are seen beside an image."""
     c, discount = config, None
+    vector = VectorConfig(vector_size, c.vector_layers, c.units, c.act) if vector_size else None
     if is_on(c.pred_discount, ends_early(c.task)):
         discount = HeadConfig(c.discount_layers, c.units, c.act, "binary")
     reward = HeadConfig(c.reward_layers, c.units, c.act)
     predictor = dataclasses.replace(predictor_config(c, chunk_size), sample=True)
     train_teacher = c.teacher == "trainable"
-    return WorldModelConfig(predictor, reward, discount, c.action_num_gap, train_teacher)
+    return WorldModelConfig(predictor, reward, discount, c.action_num_gap, train_teacher, vector)
 
 
-def behavior_config(config: Config) -> BehaviorConfig:
-    """An actor's and a critic's."""
+def behavior_config(config: Config, discrete: bool = False) -> BehaviorConfig:
+    """An actor's and a critic's.
+
+    Args:
+        config: the run's.
+        discrete: whether actions are choices; what is ``auto`` follows from it.
+    """
     c = config
+    auto = ("onehot", "reinforce") if discrete else ("trunc_normal", "dynamics")
+    dist, gradient = (
+        own if given == "auto" else given
+        for given, own in zip((c.actor_dist, c.imag_gradient), auto, strict=True)
+    )
     actor = ActorConfig(
         layers=c.actor_layers,
         units=c.units,
         act=c.act,
-        dist=c.actor_dist,
+        dist=dist,
         init_std=c.actor_init_std,
         min_std=c.actor_min_std,
         temperature=c.actor_temp,
@@ -80,7 +93,7 @@ def behavior_config(config: Config) -> BehaviorConfig:
         discount_lambda=c.discount_lambda,
         lambda_return=c.lambda_return,
         actor_target=c.actor_target,
-        gradient=c.imag_gradient,
+        gradient=gradient,
         sample=c.imag_sample,
         stop_grad=c.behavior_stop_grad,
         future_entropy=c.future_entropy,

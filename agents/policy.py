@@ -64,8 +64,10 @@ class RecurrentPolicy:
         }
 
     def parts(self, world_model: Any, behavior: ActorCritic) -> tuple[Any, ...]:
-        """The modules that act: encoder, RSSM, actor, and what a subclass has beside them."""
-        return world_model.encoder, world_model.rssm, behavior.actor
+        """The modules that act: encoder, RSSM, actor, and what else there is beside them."""
+        vector = getattr(world_model, "vector", None)
+        beside = () if vector is None else (vector,)
+        return world_model.encoder, world_model.rssm, behavior.actor, *beside
 
     @torch.no_grad()
     def sync(self) -> None:
@@ -134,8 +136,10 @@ class RecurrentPolicy:
         Returns:
             [N, E], and tensors [N, …] by their names.
         """
-        encoding = parts[0](inputs["image"][:, None], inputs.get("embed_noise"))
-        return encoding.embed[:, 0], {}
+        embed = parts[0](inputs["image"][:, None], inputs.get("embed_noise")).embed[:, 0]
+        if "vector" in inputs:
+            embed = torch.cat([embed, parts[3](inputs["vector"])], -1)
+        return embed, {}
 
     def _step(self, mode: str) -> Callable[[State], State]:
         copied = mode == "train" and self._copy is not None
@@ -169,7 +173,7 @@ class RecurrentPolicy:
         noise = c.eval_noise if mode == "eval" else c.expl_amount
         if not noise:
             return action
-        if c.actor_dist in ActionHead.DISCRETE:
+        if self._live[2].dist in ActionHead.DISCRETE:
             probs = noise / self.actions + (1 - noise) * action
             index = torch.multinomial(probs, 1)[:, 0]
             return nn.functional.one_hot(index, self.actions).float()

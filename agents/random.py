@@ -45,6 +45,7 @@ class Random(Agent):
     """An agent that acts at random and learns nothing: the least that a method has to beat."""
 
     name = "random"
+    sees_vectors = True
 
     def __init__(
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None

@@ -84,7 +84,8 @@ def traversal(model: VideoPredictor, batch: Batch) -> np.ndarray:
     moves = torch.eye(len(mean), device=mean.device)[:, None] * offsets[:, None]  # [Z, 7, Z]
     latents = (mean + moves).flatten(0, 1)[:, None]  # [Z·7, 1, Z]
     first = torch.ones(latents.shape[:2], dtype=torch.bool, device=mean.device)
-    post, _ = model.rssm.observe(latents, None, first, sample=False)
+    last = {k: v[:1, -1:].expand(len(latents), 1, -1) for k, v in batch.items() if k == "vector"}
+    post, _ = model.rssm.observe(model.join(latents, last), None, first, sample=False)
     images = model.decoder(model.rssm.get_feat(post)).mode()[:, 0]  # [Z·7, H, W, C]
     rows = images.unflatten(0, (len(mean), len(OFFSETS)))
     return _to_numpy(torch.cat([torch.cat(list(row), 1) for row in rows], 0))

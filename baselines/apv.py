@@ -81,6 +81,7 @@ class APV(DisWM):
     """
 
     name = "apv"
+    sees_vectors = False  # its RSSM begins as one that saw images alone
     Keys = Keys
     pretrainer = APVPredictor
     policy_class = StackedPolicy

@@ -23,6 +23,7 @@ class DV2Finetune(DisWM):
     """
 
     name = "dv2_finetune"
+    sees_vectors = False  # its RSSM begins as one that saw images alone
     pretrainer = VideoPredictorLearner
 
     def __init__(

@@ -9,16 +9,18 @@ OpenGL must be chosen before (see :mod:`distracting_control.rendering`).
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
-from gymnasium.wrappers import GrayscaleObservation, TransformObservation
+from gymnasium.wrappers import GrayscaleObservation
 
 from distracting_control.rendering import Backend, RenderingError, choose_backend
 from envs.checks import as_flags, check
+from envs.corruptions import CORRUPTIONS, corrupt
 from envs.errors import EnvError
 from envs.recovery import in_a_line, used_up
+from envs.registered import module_of
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS
 from envs.tasks import (
@@ -36,9 +38,10 @@ from envs.tasks import (
 from envs.trial import check_backgrounds, try_variations
 from envs.vector import StepResult, VectorEnv, episode_seed
 from envs.worlds import WORLDS, worlds_of
-from envs.wrappers import AgentInfo, Pixels, Resumable, Variations
+from envs.wrappers import AgentInfo, Named, Pixels, Resumable, Variations
 
 __all__ = [
+    "CORRUPTIONS",
     "SPLITS",
     "SUITES",
     "VARIATIONS",
@@ -64,6 +67,7 @@ __all__ = [
     "look_of",
     "make_env",
     "make_vector",
+    "module_of",
     "parse_task",
     "try_variations",
     "used_up",
@@ -72,10 +76,18 @@ __all__ = [
 ]
 
 
-def make_env(task: str, *, variation: str = "train", index: int = 0, **settings: Any) -> gym.Env:
+def make_env(
+    task: str,
+    *,
+    variation: str = "train",
+    index: int = 0,
+    corruption: Sequence | None = None,
+    **settings: Any,
+) -> gym.Env:
     """One environment.
 
-    Observations are ``{"image": uint8 [height, width, channels]}``, actions float32 [A] in
+    Observations are ``{"image": uint8 [height, width, channels]}``, with ``"vector"`` float32 [V]
+    beside it where the environment observes numbers, too; actions are float32 [A] in
     [−1, 1], or one-hot where the suite's are discrete. A step lasts ``action_repeat`` control
     steps and returns the sum of their rewards; ``info`` has 'discount' (0.0 once terminated)
     and 'control_steps'. ``reset(seed=…)`` determines the whole episode, whatever came before;
@@ -85,6 +97,8 @@ def make_env(task: str, *, variation: str = "train", index: int = 0, **settings:
         task: Name of the task.
         variation: The one to build first; ``reset`` can change it.
         index: The environment's place in its vector.
+        corruption: (name, strength, seed) of :func:`envs.corruptions.corrupt`; None for clear
+            sight.
         **settings: Fields of :class:`EnvSettings`.
 
     Raises:
@@ -96,9 +110,10 @@ def make_env(task: str, *, variation: str = "train", index: int = 0, **settings:
     env = Pixels(Variations(factories_of(task, resolved), variation), resolved.size)
     if resolved.grayscale:
         env = GrayscaleObservation(env, keep_dim=True)
-    space = spaces.Dict({"image": env.observation_space})
-    env = TransformObservation(env, _as_dict, space)
-    return Resumable(AgentInfo(env), index)
+    env = AgentInfo(Named(env))
+    if corruption is not None:
+        env = corrupt(env, *corruption)
+    return Resumable(env, index)
 
 
 def make_vector(
@@ -109,6 +124,7 @@ def make_vector(
     split: str = "train",
     variation: str | None = None,
     timeout: int = 0,
+    corruption: Sequence | None = None,
     **settings: Any,
 ) -> VectorEnv:
     """``n`` environments of one task, stepped together.
@@ -122,6 +138,7 @@ def make_vector(
         variation: The one to build first, so that the first reset need not change it; None for
             the split's, without a switch.
         timeout: Seconds after which a worker that does not answer has failed; 0 for never.
+        corruption: As for :func:`make_env`.
         **settings: Fields of :class:`EnvSettings`.
 
     Raises:
@@ -132,10 +149,7 @@ def make_vector(
     """
     first = variation_for(task, split, color_distractor=False, second_half=False)
     EnvSettings.of(settings)
+    settings["corruption"] = corruption
     build = functools.partial(make_env, task, variation=variation or first, **settings)
     factories = [functools.partial(build, index=index) for index in range(n)]
     return VectorEnv(factories, workers=workers, split=split, timeout=timeout)
-
-
-def _as_dict(image):
-    return {"image": image}

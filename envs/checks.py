@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distracting_control.procedural import families_of, is_procedural
+from envs.registered import module_of
 from envs.settings import EnvSettings
 from envs.suites import COMMON
 from envs.tasks import SUITES, factories_of, parse_task
@@ -28,7 +29,13 @@ def check(config: Mapping[str, Any]) -> None:
     """
     # Of the blocks of suites the last one is that of the task.
     beside = [block for block in config.blocks if block in SUITES]
-    parse_task(config["task"], beside[-1] if beside else "")
+    suite = parse_task(config["task"], beside[-1] if beside else "").suite
+    _check_module(config)
+    if config["color_distractor"] and not SUITES[suite].has_distractors:
+        raise UserError(
+            f"--color_distractor True: {config['task']} has no distractors: leave it out, or "
+            "choose another --task"
+        )
     evaluates = config["evaluate"] is not None
     plays = evaluates or not config["beta_vae_pretrain"]
     try:
@@ -65,6 +72,20 @@ def _check_films(given: str | None, flag: str) -> None:
         raise UserError(f"--{flag} {given}: {error}") from None
 
 
+def _check_module(config: Mapping[str, Any]) -> None:
+    """Checks that code is named by whoever starts the run, and by no file.
+
+    Raises:
+        UserError: a task that imports a module comes from a run's folder or another file.
+    """
+    task = config["task"]
+    if (module := module_of(task)) and "task" not in config.overrides:
+        raise UserError(
+            f"the task {task} imports the module {module}, whose code then runs: if you trust it, "
+            f"say so with --task {task}"
+        )
+
+
 def as_flags(text: str) -> str:
     """A text in which the names of settings are flags."""
     names = "|".join(EnvSettings.names())
@@ -78,7 +99,8 @@ def _note_unread(config: Mapping[str, Any]) -> None:
         print(f"note: the agent in HRSSM's world is {config['method_name']}", file=sys.stderr)
     others = (set(config.blocks) & set(SUITES)) - {suite}
     stacked = set(config.blocks) - {"defaults", VISION}
-    if stacked and not others and suite not in config.blocks:
+    own = any(block.startswith(suite) for block in config.blocks)  # such as atari100k
+    if stacked and not others and not own:
         print(
             f"note: the settings of {suite}_… tasks are in the block {suite}, which is not stacked",
             file=sys.stderr,

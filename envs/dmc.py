@@ -1,7 +1,7 @@
 """The DeepMind Control Suite: plain (``dmc_``), distracting (``dmc2gym_``), and in other worlds.
 
 All are built by the package ``dmc2gym``, which imports MuJoCo only when it makes its first
-environment; by then OpenGL is chosen.
+environment; by then OpenGL is chosen. The manipulation tasks are in :mod:`envs.manipulation`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import gymnasium as gym
 import distracting_control
 import dmc2gym
 from distracting_control.rendering import software_shadow_size
-from envs import worlds
+from envs import manipulation, worlds
 from envs.settings import DISTRACTION_SETTINGS, MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
@@ -36,6 +36,9 @@ def plain_factories(identity: tuple[str, ...], settings: EnvSettings) -> Factori
         identity: (domain, task), or (domain, task, world).
         settings: Of which the first group concerns it, and a world's films.
     """
+    if identity[0] == manipulation.DOMAIN:
+        build = functools.partial(manipulation.build, identity[1], settings)
+        return dict.fromkeys(VARIATIONS, build)
     thunk = functools.partial(_build, identity[:2], settings)
     there = _world_factories(identity[:2], settings)
     factories = {**dict.fromkeys(VARIATIONS, thunk), **there}
@@ -144,6 +147,7 @@ _IN_WORLDS = {
     for world in worlds.WORLDS
 }
 _ENDLESS = frozenset(_TASKS.values())
+_ARM = {f"{manipulation.DOMAIN}_{name}": (manipulation.DOMAIN, name) for name in manipulation.NAMES}
 _WORLD_SETTINGS = MOVING_SETTINGS | {
     "background_by",
     "background_ground_plane_alpha",
@@ -153,10 +157,10 @@ _WORLD_SETTINGS = MOVING_SETTINGS | {
 SUITES = (
     Suite(
         "dmc",
-        _TASKS | _IN_WORLDS,
+        _TASKS | _IN_WORLDS | _ARM,
         plain_factories,
         reads=COMMON | _WORLD_SETTINGS,
-        endless=_ENDLESS | frozenset(_IN_WORLDS.values()),
+        endless=_ENDLESS | frozenset([*_IN_WORLDS.values(), *_ARM.values()]),
     ),
     Suite(
         "dmc2gym",

@@ -62,12 +62,17 @@ def close(env: gym.Env, index: int, told: bool) -> None:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
-    """Does what a vector asks of one environment; its frame is written into ``image``.
+def seen(space: gym.spaces.Dict, n: int) -> dict[str, np.ndarray]:
+    """Room for what n environments show, each part black or zero, by its name."""
+    return {name: np.zeros((n, *part.shape), part.dtype) for name, part in space.items()}
+
+
+def perform(env: gym.Env, shown: Mapping[str, np.ndarray], command: str, data: Any) -> tuple:
+    """Does what a vector asks of one environment; what it shows is written into ``shown``.
 
     Args:
         env: The environment, :class:`Reported`.
-        image: Of the frame's shape and type.
+        shown: A part of each name that its observations have, of its shape and type.
         command: 'step' or 'reset'.
         data: The action, or the arguments of ``reset``.
 
@@ -80,5 +85,6 @@ def perform(env: gym.Env, image: np.ndarray, command: str, data: Any) -> tuple:
     else:
         observation, *answer = env.step(data)
     with reporting(env.index, command):
-        image[...] = observation["image"]
+        for name, part in shown.items():
+            part[...] = observation[name]
     return tuple(answer)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from envs.errors import EnvError
+from envs.errors import EnvError, seen
 from envs.recovery import steps_of
-from envs.worker import PATIENCE, Worker
+from envs.worker import PATIENCE, Worker, views
 
 BUILDING = 60  # seconds that building may take beyond the timeout
 
@@ -25,13 +24,14 @@ BUILDING = 60  # seconds that building may take beyond the timeout
 class ParallelEnvs:
     """One process per environment, frames through shared memory.
 
-    What is sent to a worker is answered once, in its order; the frame then lies in ``images``. One
+    What is sent to a worker is answered once, in its order; the frame then lies in ``shown``. One
     that failed answers no more until it is made anew.
 
     Attributes:
         timeout: Seconds that an answer may take, and one more for each step of an episode that is
             taken up and a minute for building; 0 for any.
-        images: [n, …], the newest frame of each environment, black before its first.
+        shown: By their names the newest parts of each environment's observations, [n, …]: ``image``
+            and, where there is one, ``vector``; zero before its first.
         observation_space: Of each environment.
         action_space: Likewise.
     """
@@ -50,12 +50,13 @@ class ParallelEnvs:
         env = factories[0]()
         self.observation_space, self.action_space = env.observation_space, env.action_space
         env.close()
-        space = self.observation_space["image"]
-        self.timeout = timeout
-        self._factories, self._shape = factories, (len(factories), *space.shape)
-        size = int(np.prod(self._shape)) * space.dtype.itemsize
-        self._memory = multiprocessing.get_context("spawn").RawArray("B", size)
-        self.images = np.frombuffer(self._memory, space.dtype).reshape(self._shape)
+        self.timeout, self._factories = timeout, factories
+        context = multiprocessing.get_context("spawn")
+        self._memory = {
+            name: (context.RawArray("B", part.nbytes), part.dtype, part.shape)
+            for name, part in seen(self.observation_space, len(factories)).items()
+        }
+        self.shown = views(self._memory)
         self._workers: list[Worker | None] = [None] * len(factories)
         # Seconds that were waited for answers in vain, in all and before each was last sent to:
         # those that hang at once are waited for at once. And how many more than usual it may take.
@@ -137,9 +138,8 @@ class ParallelEnvs:
 
     def _start(self, index: int) -> None:
         self._since[index], self._extra[index] = self._waited, BUILDING
-        memory = (self._memory, self.images.dtype, self._shape)
         try:
-            self._workers[index] = Worker(index, self._factories[index], memory)
+            self._workers[index] = Worker(index, self._factories[index], self._memory)
         except OSError as error:  # no process or descriptor left
             raise EnvError(f"env {index} could not be built: {error}") from error
 

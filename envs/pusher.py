@@ -1,8 +1,9 @@
-"""Gymnasium's MuJoCo environments (``gymnasium_<id>``), Pusher in changing colours.
+"""Gymnasium's environments (``gymnasium_<id>``), Pusher in changing colours.
 
 Only Pusher's parts are recoloured; the other environments are drawn as they are. Backgrounds move
 on the floor of any, which is Pusher's table, or where there is none in the sky. MuJoCo is imported
-with the first environment; by then OpenGL is chosen.
+with the first environment; by then OpenGL is chosen. What is not MuJoCo's is in
+:mod:`envs.registered`.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from gymnasium.wrappers import RescaleAction, TransformAction
 
 from distracting_control.color import ColorSettings, color_boxes
 from distracting_control.rendering import software_shadow_size
+from envs import registered
 from envs.backgrounds import (
     SURFACE,
     MovingTexture,
@@ -112,7 +114,7 @@ def _tasks() -> dict[str, tuple[str, ...]]:
     return {
         name: (name,)
         for name, spec in gym.registry.items()
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version == 5
+        if registered.is_mujoco(spec) and spec.version == 5
     }
 
 
@@ -124,6 +126,8 @@ def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
         settings: Of which the first group, the colours and the background concern it; ``step_std``
             does not, as colours last an episode.
     """
+    if identity not in _MUJOCO.values():
+        return registered.factories(identity, settings)
     is_pusher = identity[0] == PUSHER
     bare = functools.partial(_build, identity[0], settings, (None, None) if is_pusher else None)
     factories = dict.fromkeys(VARIATIONS, bare)
@@ -206,13 +210,15 @@ def _clip(action: np.ndarray) -> np.ndarray:
 
 _COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
 
+_MUJOCO = _tasks()
+
 SUITES = (
     Suite(
         "gymnasium",
-        _tasks(),
+        registered.Tasks(_MUJOCO),
         factories,
         reads=COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
-        limits="Of Gymnasium's environments only MuJoCo's newest, v5, are taken",
+        limits="Of Gymnasium's MuJoCo environments only the newest, v5, are taken",
     ),
 )

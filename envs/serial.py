@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from envs.errors import EnvError, Reported, close, perform
+from envs.errors import EnvError, Reported, close, perform, seen
 
 
 class SerialEnvs:
@@ -34,8 +33,7 @@ class SerialEnvs:
         except BaseException:
             self.close()
             raise
-        space = self.observation_space["image"]
-        self.images = np.zeros((len(factories), *space.shape), space.dtype)
+        self.shown = seen(self.observation_space, len(factories))
 
     def send(self, index: int, command: str, data: Any) -> None:
         """Remembers a 'step' or a 'reset'."""
@@ -51,7 +49,8 @@ class SerialEnvs:
         if env is None:
             raise EnvError(f"env {index} is gone: it was closed, or could not be made anew")
         try:
-            return perform(env, self.images[index], *self._sent[index])
+            shown = {name: part[index] for name, part in self.shown.items()}
+            return perform(env, shown, *self._sent[index])
         except EnvError:
             self._failed.add(index)
             raise

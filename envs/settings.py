@@ -50,6 +50,14 @@ class EnvSettings(_Distractions):
         dmcgb_path: Folder of the DMControl Generalization Benchmark's colours and movies; None
             draws colours from its distribution, and computes pictures.
 
+        sticky_actions: Whether a frame of an Atari game repeats the last action with probability
+            0.25, whatever is chosen.
+        noops: Most frames without action at the start of an Atari game, of which at least one is
+            drawn; 0 for none.
+        life_loss: Whether an Atari game ends with its first life.
+        all_actions: All 18 actions in every Atari game, not only those that do something there.
+        full_view: Whether MiniGrid is seen whole, from above, instead of by its agent.
+
         train_texture: Table top of DrawerWorld in the variation 'train'.
         switch_texture: The same in 'switch', the second half of training.
         texture: The same in 'test'.
@@ -66,6 +74,12 @@ class EnvSettings(_Distractions):
     clip_actions: bool = True
     background_by: str = "texture"
     dmcgb_path: str | None = None
+
+    sticky_actions: bool = True
+    noops: int = 30
+    life_loss: bool = False
+    all_actions: bool = False
+    full_view: bool = False
 
     train_texture: str = "grid"
     switch_texture: str = "wood"
@@ -84,6 +98,8 @@ class EnvSettings(_Distractions):
         for name in ("action_repeat", "time_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.noops < 0:
+            raise ValueError(f"noops must be at least 0, not {self.noops}")
         if self.shadow_size is not None and self.shadow_size < 1:
             raise ValueError(f"shadow_size must be above 0, not {self.shadow_size}")
         for name in sorted(TEXTURE_SETTINGS):

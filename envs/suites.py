@@ -58,6 +58,7 @@ class Suite:
             is nothing to learn of their ends.
         limits: A sentence on which of the package's environments are none of its tasks; '' if all
             are.
+        has_distractors: Whether any of its tasks can look different.
     """
 
     prefix: str
@@ -67,3 +68,4 @@ class Suite:
     reads: frozenset[str] = COMMON
     endless: frozenset[tuple[str, ...]] = frozenset()
     limits: str = ""
+    has_distractors: bool = True

@@ -5,13 +5,15 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from envs import dmc, drawerworld, pusher
+from envs import atari, crafter, dmc, drawerworld, minigrid, pusher
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
 from envs.worlds import corrupted
 
 SUITES: dict[str, Suite] = {
-    suite.prefix: suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)
+    suite.prefix: suite
+    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter)
+    for suite in module.SUITES
 }
 
 
@@ -39,7 +41,7 @@ def known_tasks() -> tuple[str, ...]:
 
 
 def parse_task(task: str, beside: str = "") -> Task:
-    """The suite and the task that a name means. Imports no simulator.
+    """The suite and the task that a name means. Imports no simulator but those of small packages.
 
     Args:
         task: The name.
@@ -47,6 +49,7 @@ def parse_task(task: str, beside: str = "") -> Task:
 
     Raises:
         UnknownTask: If there is none; the message gives the nearest name.
+        UserError: If the suite's package is not installed.
     """
     prefix, _, name = task.partition("_")
     suite = SUITES.get(prefix)

@@ -18,7 +18,7 @@ from envs.parallel import ParallelEnvs
 from envs.recovery import OpenEpisode, in_a_line, used_up
 from envs.serial import SerialEnvs
 from envs.suites import SPLITS
-from envs.wrappers import OneHot
+from envs.wrappers import VECTOR, OneHot
 
 WORKERS = ("none", "process", "auto")
 # What a step of a broken environment answers.
@@ -39,6 +39,7 @@ class StepResult(NamedTuple):
         success: float32 [n], above 0 where the task was achieved in this step; NaN where the
             environment does not tell.
         distance: float32 [n], from the goal, in the environment's unit; NaN likewise.
+        vector: float32 [n, V], the numbers beside the image; V is 0 where there are none.
         broken: bool [n], the environment failed and its episode is lost: what the other fields
             say of it means nothing, and it has to be reset.
     """
@@ -50,6 +51,7 @@ class StepResult(NamedTuple):
     discount: np.ndarray
     success: np.ndarray
     distance: np.ndarray
+    vector: np.ndarray
     broken: np.ndarray
 
 
@@ -93,6 +95,7 @@ class VectorEnv:
         split: The stream of seeds that is theirs, 'train' or 'eval'.
         workers: 'none' or 'process'.
         image_shape: (height, width, channels).
+        vector_size: V, the numbers that are seen beside the image.
         action_size: A.
         discrete: Whether an action is a one-hot choice.
     """
@@ -135,7 +138,8 @@ class VectorEnv:
         self.n = len(factories)
         self.split = split
         self.workers = workers
-        self.image_shape = self._envs.observation_space["image"].shape
+        self.image_shape = self._envs.shown["image"].shape[1:]
+        self.vector_size = self.vectors.shape[1]
         self.action_size = int(self._envs.action_space.shape[0])
         self.discrete = isinstance(self._envs.action_space, OneHot)
         self.restarts = self.restarted = 0
@@ -144,6 +148,12 @@ class VectorEnv:
         self._episodes = [OpenEpisode() for _ in factories]
         self._running = np.zeros(self.n, bool)  # inside an episode, so able to step
         self._actions: np.ndarray | None = None  # sent or about to be, not yet answered
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """float32 [n, V], the numbers beside the newest images."""
+        vectors = self._envs.shown.get(VECTOR)
+        return np.zeros((self.n, 0), np.float32) if vectors is None else vectors.copy()
 
     def reset(
         self,
@@ -299,7 +309,7 @@ class VectorEnv:
         self.lost[chosen] = False
         self.lost[lost] = True
         self._running[chosen] = True
-        return self._envs.images.copy()
+        return self._envs.shown["image"].copy()
 
     def _receive(self, chosen: list[int]) -> tuple[dict[int, tuple], dict[int, EnvError]]:
         """What the chosen environments answer, and the errors of those that failed."""
@@ -358,12 +368,13 @@ class VectorEnv:
         reward, terminated, truncated, info = zip(*rows, strict=True)
         told = {name: [row[name] for row in info] for name in _NOTHING}
         return StepResult(
-            self._envs.images.copy(),
+            self._envs.shown["image"].copy(),
             np.array(reward, np.float32),
             np.array(terminated, bool),
             np.array(truncated, bool),
             np.array(told["discount"], np.float32),
             np.array(told["success"], np.float32),
             np.array(told["distance"], np.float32),
+            self.vectors,
             np.array([i not in answers for i in range(self.n)]),
         )

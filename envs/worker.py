@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -40,10 +40,22 @@ _SURROUNDINGS = dict.fromkeys(
 _SURROUNDINGS["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)
 
 
+# (buffer, dtype, shape [n, …]) of each part of the observations, by its name.
+Memory = Mapping[str, tuple[Any, np.dtype, tuple[int, ...]]]
+
+
+def views(memory: Memory) -> dict[str, np.ndarray]:
+    """The arrays [n, …] that lie in shared memory."""
+    return {
+        name: np.frombuffer(buffer, dtype).reshape(shape)
+        for name, (buffer, dtype, shape) in memory.items()
+    }
+
+
 class Worker:
     """A process, and this end of the pipe to it."""
 
-    def __init__(self, index: int, factory: Callable[[], gym.Env], memory: tuple):
+    def __init__(self, index: int, factory: Callable[[], gym.Env], memory: Memory):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
@@ -149,7 +161,7 @@ def _work(
     index: int,
     factory: Callable[[], gym.Env],
     pipe: Connection,
-    memory: tuple,
+    memory: Memory,
     parent: int | None,
 ) -> None:
     """A worker's life: it builds its environment, then answers until told to close."""
@@ -174,16 +186,15 @@ def _work(
             close(env, index, told)
 
 
-def _serve(env: gym.Env, index: int, pipe: Connection, memory: tuple) -> bool:
+def _serve(env: gym.Env, index: int, pipe: Connection, memory: Memory) -> bool:
     """Answers until told to close; returns whether the environment failed, which has been told."""
-    buffer, dtype, shape = memory
-    image = np.frombuffer(buffer, dtype).reshape(shape)[index]
+    shown = {name: part[index] for name, part in views(memory).items()}
     while True:
         command, data = pipe.recv()
         if command == "close":
             return False
         try:
-            answer = perform(env, image, command, data)
+            answer = perform(env, shown, command, data)
         except EnvError as error:
             pipe.send((False, str(error)))
             return True

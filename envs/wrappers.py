@@ -13,6 +13,7 @@ from envs.suites import Factories
 Info = dict[str, Any]
 
 TOLD = ("success", "distance")
+VECTOR = "vector"  # key of the numbers that the agent sees beside the image, where there are any
 
 
 class Variations(gym.Env):
@@ -90,11 +91,19 @@ class Pixels(gym.Wrapper):
 
     Inside ``with env.unseen():`` nothing is drawn and the observation is black: a step that
     nobody looks at costs physics alone.
+
+    Attributes:
+        numbers: Space of what the agent sees beside the image, float32 [V]; None where the
+            environment's observations are no Dict with a ``vector``.
+        vector: That, as it is now.
     """
 
     def __init__(self, env: gym.Env, size: tuple[int, int]):
         """Wraps ``env``, whose ``render()`` gives images of ``size`` (height, width)."""
         super().__init__(env)
+        inner = env.observation_space
+        self.numbers = inner.get(VECTOR) if isinstance(inner, spaces.Dict) else None
+        self.vector: np.ndarray | None = None
         self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
         self._black = np.zeros((*size, 3), np.uint8)
         self._seen = True
@@ -110,13 +119,19 @@ class Pixels(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Starts an episode; returns its first frame."""
-        _, info = self.env.reset(seed=seed, options=options)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._keep(observation)
         return self._frame(), info
 
     def step(self, action: np.ndarray):
         """One step; returns the frame after it."""
-        _, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._keep(observation)
         return self._frame(), reward, terminated, truncated, info
+
+    def _keep(self, observation: Any) -> None:
+        if self.numbers is not None:
+            self.vector = observation[VECTOR]
 
     def _frame(self) -> np.ndarray:
         if not self._seen:
@@ -127,6 +142,32 @@ class Pixels(gym.Wrapper):
             raise ValueError(f"the frame is {frame.dtype}{frame.shape}, expected uint8{shape}")
         # OpenGL's rows go upwards, so simulators hand out flipped views.
         return np.ascontiguousarray(frame)
+
+
+class Named(gym.Wrapper):
+    """Observations by their names: ``image``, and ``vector`` where the environment has one."""
+
+    def __init__(self, env: gym.Env):
+        """Wraps an environment that observes images, with :class:`Pixels` in it."""
+        super().__init__(env)
+        numbers = env.get_wrapper_attr("numbers")
+        parts = {"image": env.observation_space} | ({} if numbers is None else {VECTOR: numbers})
+        self.observation_space = spaces.Dict(parts)
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
+        """Starts an episode."""
+        image, info = self.env.reset(seed=seed, options=options)
+        return self._name(image), info
+
+    def step(self, action: np.ndarray):
+        """One step."""
+        image, *rest = self.env.step(action)
+        return self._name(image), *rest
+
+    def _name(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if VECTOR not in self.observation_space.spaces:
+            return {"image": image}
+        return {"image": image, VECTOR: self.get_wrapper_attr("vector")}
 
 
 class OwnContext(gym.Wrapper):

@@ -33,6 +33,7 @@ DTYPES = {
     "reward": np.float32,
     "discount": np.float32,
     "is_terminal": np.bool_,
+    "vector": np.float32,  # the numbers that are seen beside the image, where there are any
 }
 STORED = ("image", "action", "reward", "discount")
 Fields = Mapping[str, tuple[tuple[int, ...], type]]  # name → shape of a row, dtype
@@ -115,21 +116,23 @@ def check_episode(episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise ValueError(f"{key} is {describe(value)}, not [T]")
     with np.errstate(over="ignore"):  # what is too large for its dtype is infinite, and refused
         fields = {key: value.astype(DTYPES[key], copy=False) for key, value in fields.items()}
-    for key in STORED:
+    for key in (*STORED, "vector"):
         if key in fields and not np.isfinite(fields[key]).all():
             raise ValueError(f"{key} holds a number that is not finite")
     return fields
 
 
-def row_fields(image_shape: tuple[int, ...], action_size: int) -> Fields:
+def row_fields(image_shape: tuple[int, ...], action_size: int, vector_size: int = 0) -> Fields:
     """The fields that batches have, of such images and actions.
 
     Args:
         image_shape: (H, W, C).
         action_size: A; 0 for action-free data.
+        vector_size: V, the numbers that are seen beside the image; 0 for none, and no field.
     """
-    shapes = {"image": tuple(image_shape), "action": (action_size,)}
-    return {key: (shapes.get(key, ()), DTYPES[key]) for key in STORED}
+    shapes = {"image": tuple(image_shape), "action": (action_size,), "vector": (vector_size,)}
+    keys = (*STORED, "vector") if vector_size else STORED
+    return {key: (shapes.get(key, ()), DTYPES[key]) for key in keys}
 
 
 def conform(episode: dict[str, np.ndarray], fields: Fields) -> dict[str, np.ndarray]:
@@ -167,8 +170,12 @@ def check_row(worker: int, row: Mapping, fields: Fields) -> dict[str, np.ndarray
     if np.asarray(row["image"]).dtype != np.uint8:  # a cast would wrap floats round
         raise ValueError(f"worker {worker}: image is {describe(np.asarray(row['image']))}")
     given = {"action": np.zeros(fields["action"][0]), **row}
+    if "vector" in fields and "vector" not in row:
+        raise ValueError(f"worker {worker}: row without vector")
     checked: dict[str, np.ndarray] = {
-        key: np.array(given[key], dtype) for key, dtype in DTYPES.items()
+        key: np.array(given[key], dtype)
+        for key, dtype in DTYPES.items()
+        if key != "vector" or key in fields
     }
     for key, (shape, _) in fields.items():
         if checked[key].shape != shape:
@@ -282,4 +289,4 @@ def describe(value: np.ndarray) -> str:
 
 def stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Rows to arrays [T, …]."""
-    return {key: np.stack([row[key] for row in rows]) for key in DTYPES}
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

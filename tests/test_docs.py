@@ -84,6 +84,7 @@ def test_files_that_are_named_are_there(page):
         "config.yaml",
         "mine.yaml",
         "agents/greedy_pixel.py",
+        "my_envs.py",
         "envs/dot.py",
         "distracting_control/light.py",
     }
@@ -203,12 +204,12 @@ def followed(tmp_path_factory):
     edit(folder / "models.py", "        return outputs\n", f"{term}        return outputs\n")
     add_keys(folder, key)
 
-    suite, names, listed, light = blocks("docs/add_an_environment.md", "python")
+    mine, suite, names, listed, light = blocks("docs/add_an_environment.md", "python")
+    (folder / "my_envs.py").write_text(mine)
     (folder / "envs" / "dot.py").write_text(suite)
     tasks = folder / "envs" / "tasks.py"
-    edit(tasks, "from envs import dmc, drawerworld, pusher\n", names)
-    old = "suite for suite in (*dmc.SUITES, *pusher.SUITES, *drawerworld.SUITES)"
-    edit(tasks, old, f"suite\n{listed.rstrip()}")
+    edit(tasks, "from envs import atari, crafter, dmc, drawerworld, minigrid, pusher\n", names)
+    edit(tasks, "    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter)\n", listed)
     (folder / "distracting_control" / "light.py").write_text(light)
     add_keys(folder, *blocks("docs/add_an_environment.md", "yaml"))
     make_tiny(folder)
@@ -246,8 +247,29 @@ def test_a_new_loss_term_is_logged_and_weighed(followed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_new_suite_is_played(followed):
+def test_an_environment_of_ones_own_is_learned_and_evaluated(followed):
     done = bash(followed, blocks("docs/add_an_environment.md", "bash")[0])
+    assert done.returncode == 0, done.stderr
+    folder = followed / "runs/gymnasium_my_envs_Cart-v0/dreamerv2/seed_0"
+    assert any("discount_loss" in row for row in metrics(folder))
+    assert f"--evaluate {folder} --task gymnasium_my_envs:Cart-v0" in done.stdout  # what comes next
+    with np.load(next(folder.glob("train_eps/*.npz"))) as episode:
+        speeds, steered = episode["vector"][:, 0], episode["action"].argmax(1) - 1
+        np.testing.assert_allclose(speeds[1:], 0.8 * speeds[:-1] + 0.02 * steered[1:], atol=1e-6)
+    assert list((folder / "evaluations").iterdir())
+    # Nobody's folder runs code by itself, and who sees images alone says so.
+    words = ["--device", "cpu", "--method_name", "sac", "--task", "gymnasium_my_envs:Cart-v0"]
+    calls = [["--evaluate", str(folder)], words]
+    script = f"import dreamer; print([dreamer.main(words) for words in {calls}])"
+    done = bash(followed, f"python -c {shlex.quote(script)}")
+    assert done.stdout == "[2, 2]\n"
+    assert "imports the module my_envs, whose code then runs" in done.stderr
+    assert "shows 1 numbers beside its image, and --method_name sac sees images" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_new_suite_is_played(followed):
+    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[1])
     assert done.returncode == 0, done.stderr
     folder = followed / "runs/dot_middle/random/seed_0"
     assert events(folder, "finished")
@@ -282,7 +304,7 @@ def test_a_new_distraction_is_drawn_where_it_is_on(followed):
     assert done.returncode == 0, done.stderr
     told = ["True True False", "True False False", "DistractingLight", "True False"]
     assert done.stdout.splitlines() == told
-    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[1])
+    done = bash(followed, blocks("docs/add_an_environment.md", "bash")[2])
     assert done.returncode == 0, done.stderr
     done = bash(followed, "python dreamer.py --light_delta 2")
     assert done.returncode == 2

@@ -22,10 +22,17 @@ def check_finite(action: np.ndarray) -> None:
         raise Diverged("an action")
 
 
-def first_row(image: np.ndarray) -> dict[str, Any]:
-    """Row 0 of an episode: its first image, and nothing that led to it."""
+def observed(image: np.ndarray, vector: np.ndarray, is_first: np.ndarray) -> Obs:
+    """What a policy is shown of N environments; without numbers there is no ``vector`` [N, V]."""
+    obs = {"image": image, "is_first": is_first}
+    return obs | ({"vector": vector} if vector.shape[1] else {})
+
+
+def first_row(image: np.ndarray, vector: np.ndarray) -> dict[str, Any]:
+    """Row 0 of an episode: what is seen first, and nothing that led to it."""
     return {
         "image": image,
+        "vector": vector,
         "reward": 0.0,
         "discount": 1.0,
         "is_first": True,
@@ -43,6 +50,7 @@ def step_rows(action: np.ndarray, result: StepResult) -> list[dict[str, Any]]:
     return [
         {
             "image": result.image[i],
+            "vector": result.vector[i],
             "action": action[i],
             "reward": result.reward[i],
             "discount": result.discount[i],
@@ -79,10 +87,8 @@ class Collector:
         # environment does not tell.
         self.playing: list[dict[str, Any]] = [{} for _ in range(envs.n)]
         self.ended = np.ones(envs.n, bool)
-        self.obs: Obs = {
-            "image": np.zeros((envs.n, *envs.image_shape), np.uint8),
-            "is_first": np.zeros(envs.n, bool),
-        }
+        black = np.zeros((envs.n, *envs.image_shape), np.uint8)
+        self.obs: Obs = observed(black, envs.vectors, np.zeros(envs.n, bool))
         self.state: State | None = None  # the policy's
         self.sent: np.ndarray | None = None  # actions [N, A] of the step that is under way
 
@@ -107,7 +113,7 @@ class Collector:
         whole = np.flatnonzero(~result.broken)
         closed = [self._add(int(i), rows[i]) for i in whole]
         self.ended = result.terminated | result.truncated | result.broken
-        self.obs = {"image": result.image, "is_first": np.zeros(self.envs.n, bool)}
+        self.obs = observed(result.image, result.vector, np.zeros(self.envs.n, bool))
         self.steps += self.envs.n
         return [episode for episode in closed if episode is not None]
 
@@ -129,9 +135,10 @@ class Collector:
             self.begun += 1
         seeds = [entry["seed"] for entry in self.playing]
         image = self.envs.reset(self.ended, seeds, variation)
+        vector = self.envs.vectors
         for i in np.flatnonzero(self.ended):
-            self.replay.add(int(i), first_row(image[i]))
-        self.obs = {"image": image, "is_first": self.ended.copy()}
+            self.replay.add(int(i), first_row(image[i], vector[i]))
+        self.obs = observed(image, vector, self.ended.copy())
         self.ended = np.zeros(self.envs.n, bool)
 
     def whole_since(self, step: int) -> bool:

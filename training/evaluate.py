@@ -72,6 +72,8 @@ def configure(given: Config) -> Config:
     ):  # in place of all that the run has in that way
         saved = saved.replace(**{name: given[name] for name in distractor_settings()})
     config = saved.override({name: given[name] for name in given.overrides})
+    if config.task != saved.task:
+        raise UserError(f"--task does not go with --evaluate, unless it is its own: {saved.task}")
     if config.size != saved.size:
         asked, own = (" ".join(map(str, c.size)) for c in (config, saved))
         raise UserError(f"--size {asked}: the run's agent sees images of {own}: leave out --size")

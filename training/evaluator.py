@@ -19,7 +19,7 @@ from config import Config
 from envs import EnvError, VectorEnv, episode_seed, worlds_of
 from logger import Logger
 from tools import derive_seed
-from training.collector import check_finite, first_row, step_rows
+from training.collector import check_finite, first_row, observed, step_rows
 from training.factory import make_more_envs, variation_at
 from training.returns import Outcome, Summary, outcome, summarize
 
@@ -170,8 +170,8 @@ def play_episodes(
 
     Returns:
         The episodes in the order of the seeds: ``image`` [T, H, W, C], ``action`` [T, A],
-        ``reward``, ``discount``, ``is_terminal`` [T]; where the environment tells them, also
-        ``success`` and ``distance`` float32 [T], NaN in row 0.
+        ``reward``, ``discount``, ``is_terminal`` [T]; ``vector`` [T, V] where there is one; where
+        the environment tells them, also ``success`` and ``distance`` float32 [T], NaN in row 0.
 
     Raises:
         EnvError: no episode is left.
@@ -188,10 +188,11 @@ def play_episodes(
                 # Beyond the last seed an idle environment plays along, and nobody looks.
                 playing[i], begun = begun, begun + 1
             image = envs.reset(ended, [seeds[p % len(seeds)] for p in playing], variation)
+            vector = envs.vectors
             for i in np.flatnonzero(ended):
-                rows[playing[i]] = [first_row(image[i])]
+                rows[playing[i]] = [first_row(image[i], vector[i])]
             is_first = ended
-        action, state = policy({"image": image, "is_first": is_first}, state)
+        action, state = policy(observed(image, vector, is_first), state)
         check_finite(action)
         result = envs.step(action)
         for i, row in enumerate(step_rows(action, result)):
@@ -202,7 +203,8 @@ def play_episodes(
             del rows[playing[i]]
             if playing[i] < len(seeds):
                 lost(playing[i])
-        image, ended = result.image, result.terminated | result.truncated | result.broken
+        image, vector = result.image, result.vector
+        ended = result.terminated | result.truncated | result.broken
         is_first = np.zeros(envs.n, bool)
         finished |= {playing[i] for i in np.flatnonzero(ended) if playing[i] < len(seeds)}
     return _whole(rows, len(seeds), envs)
@@ -223,6 +225,8 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
     if all("image" in row for row in rows):
         episode["image"] = np.stack([row["image"] for row in rows])
     episode["action"] = np.stack([row.get("action", zero) for row in rows])
+    if len(rows[0]["vector"]):
+        episode["vector"] = np.stack([row["vector"] for row in rows])
     for name in ("success", "distance"):
         told = np.array([row.get(name, np.nan) for row in rows], np.float32)
         if not np.isnan(told).all():

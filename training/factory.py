@@ -160,7 +160,21 @@ def image_size(config: Config) -> tuple[int, ...]:
 
 def spaces_of(envs: VectorEnv) -> Spaces:
     """What an agent sees and how it acts in these environments."""
-    return Spaces(envs.image_shape, envs.action_size, envs.discrete)
+    return Spaces(envs.image_shape, envs.action_size, envs.discrete, envs.vector_size)
+
+
+def check_spaces(config: Config, spaces: Spaces) -> None:
+    """Checks that the method learns from what these environments show.
+
+    Raises:
+        UserError: it does not.
+    """
+    if spaces.vector_size and not agent_class(config.method_name).sees_vectors:
+        raise UserError(
+            f"{config.task} shows {spaces.vector_size} numbers beside its image, and --method_name "
+            f"{config.method_name} sees images alone: use dreamerv2 or diswm, or wrap the "
+            "environment so that it observes the image alone"
+        )
 
 
 def make_replay(
@@ -169,6 +183,7 @@ def make_replay(
     name: str,
     action_size: int,
     *,
+    vector_size: int = 0,
     folder: Path | None = None,
     capacity: int | None = None,
     rows: int | None = None,
@@ -182,6 +197,7 @@ def make_replay(
         runtime: its device.
         name: what it is for; its generator follows from it.
         action_size: A; 0 for action-free data.
+        vector_size: V, the numbers beside an image.
         folder: where closed episodes are written; None writes nothing.
         capacity: rows to keep, 0 for all; None is ``--dataset_size``.
         rows: how many will come; then ``--replay_device`` holds, and too little memory is told of.
@@ -193,7 +209,8 @@ def make_replay(
         UserError: its rows are to lie on disk, and ``--cache_dir`` cannot be used; or on a device
             or disk that cannot hold them.
     """
-    fields = row_fields((*image_size(config), 1 if config.grayscale else 3), action_size)
+    image_shape = (*image_size(config), 1 if config.grayscale else 3)
+    fields = row_fields(image_shape, action_size, vector_size)
     fields = {**fields, **(columns.fields if columns else {})}
     choice = "cpu" if rows is None else config.replay_device
     cache = cache_root(config.cache_dir) if config.replay_storage == "disk" else None

@@ -24,6 +24,7 @@ from training.collector import Collector
 from training.evaluation_report import draw_episode
 from training.evaluator import Evaluator, log_evaluation
 from training.factory import (
+    check_spaces,
     check_variations,
     expected_rows,
     make_envs,
@@ -35,7 +36,7 @@ from training.factory import (
 )
 from training.init_from import Source, begin_from, read_source
 from training.run_folder import RunFolder, check_writable
-from training.run_names import variant
+from training.run_names import task_name, variant
 from training.trainer import Trainer, load_episodes, note_stale, restore_replay
 
 PICTURED = 16  # episodes of an evaluation that pictures are drawn from, the first ones
@@ -83,10 +84,10 @@ class OnlineTrainer(Trainer):
     def _build(self, method: type[Agent], source: Source | None) -> None:
         c, envs, spaces = self.config, self.train_envs, spaces_of(self.train_envs)
         note_switch(c)
+        check_spaces(c, spaces)
         self.learner = method(c, self.runtime, spaces, method.find_source(c))
-        self.replay = make_replay(
-            c,
-            self.runtime,
+        make = functools.partial(make_replay, c, self.runtime, vector_size=spaces.vector_size)
+        self.replay = make(
             "train",
             spaces.action_size,
             folder=self.own_folder("train"),
@@ -95,12 +96,11 @@ class OnlineTrainer(Trainer):
             columns=self.learner.columns(),
         )
         # The last evaluation's episodes, to draw from.
-        self.seen = make_replay(c, self.runtime, "eval", spaces.action_size, capacity=0)
+        self.seen = make("eval", spaces.action_size, capacity=0)
         self.collector = Collector(envs, self.replay, c.seed, lambda: self.variation("train"))
         self.random = RandomPolicy(spaces, derive_seed(c.seed, "random policy"))
         if self.run.resumed:
-            self.resume()
-            return
+            return self.resume()
         if source is not None:
             begin_from(self.run, self.learner, source)
         if c.offline_traindir:
@@ -153,7 +153,7 @@ class OnlineTrainer(Trainer):
             return (
                 f"\nIts learning curve:\n\n  {commands.module('figures.learning_curve', folder)}\n"
                 "\nMore episodes of its policy, on these or other --eval_colors:\n\n"
-                f"  {commands.dreamer('--evaluate', folder, '--eval_episodes', '20')}\n"
+                f"  {commands.evaluate(run.config.task, folder, '--eval_episodes', '20')}\n"
             )
         episodes = run.config.traindir or run.folder / "train_eps"
         return f"\nIts episodes, for --pretrain_datasets_path:\n\n  {episodes}\n"
@@ -181,7 +181,7 @@ class OnlineTrainer(Trainer):
         """The middle of the names of evaluated episodes; ``--evaldir`` may be shared."""
         c = self.config
         tag = f"{variant(c.method_name, c.label)}-s{c.seed}"
-        return f"{c.task}-{tag}" if c.evaldir else tag
+        return f"{task_name(c.task)}-{tag}" if c.evaldir else tag
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""

@@ -47,6 +47,11 @@ def is_pretraining(name: str) -> bool:
     return name == PRETRAIN or name.startswith(f"{PRETRAIN}-")
 
 
+def task_name(task: str) -> str:
+    """A task's name as that of a folder: Gymnasium's may have slashes, and colons."""
+    return re.sub(r"[/:]+", "_", task)
+
+
 def _subject(config: Config) -> str:
     if not config.beta_vae_pretrain:
         if config.dataset_name:
@@ -54,11 +59,11 @@ def _subject(config: Config) -> str:
                 "--dataset_name is for a pretraining: --task names the run of an agent, and "
                 "--label tells variants of it apart"
             )
-        return config.task
+        return task_name(config.task)
     if config.dataset_name:
         return config.dataset_name
     if "task" in config.overrides:
-        return config.task
+        return task_name(config.task)
     if not config.pretrain_datasets_path:
         return _name_of(config.offline_traindir)
     given = sources.names(config.pretrain_datasets_path, "pretrain_datasets_path")

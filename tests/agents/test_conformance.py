@@ -31,7 +31,6 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN
 LENGTHS = {"drqv2": 6, "ted": 7}  # rows of the batches that they take; else 4 will do
-DISCRETE = {"actor_dist": "onehot", "imag_gradient": "reinforce"}
 SPACES = {
     "continuous": Spaces((64, 64, 3), 2, False),
     "discrete": Spaces((64, 64, 3), 3, True),
@@ -49,8 +48,7 @@ def words(tiny: Tiny, runs: Path, method: str, **more: Any) -> list[str]:
 
 def build(tiny: Tiny, method: str, kind: str, seed: int = 0) -> Agent:
     """An agent as the loop builds it."""
-    more = DISCRETE if kind == "discrete" else {}
-    given = words(tiny, Path("runs"), method, seed=seed, **more)
+    given = words(tiny, Path("runs"), method, seed=seed)
     parsed = config.parse(given, methods=METHODS)
     kept = agent_class(method)
     kept.check(parsed)
@@ -123,8 +121,7 @@ def test_a_saved_state_is_data_and_everything_there_is(tiny, method, kind, same)
     same.values(trace(other, spaces), trace(agent, spaces))
     if any(value.ndim for value in other.parameters()):
         wider = spaces._replace(action_size=spaces.action_size + 1)
-        more = DISCRETE if wider.discrete else {}
-        parsed = config.parse(words(tiny, Path("runs"), method, **more), methods=METHODS)
+        parsed = config.parse(words(tiny, Path("runs"), method), methods=METHODS)
         other = type(agent)(parsed, Runtime.resolve(parsed), wider)
         with pytest.raises(ValueError, match="shape"):
             other.load_state(agent.save_state())
@@ -140,8 +137,7 @@ def test_another_agent_begins_with_what_fits_of_its_weights(tiny, method, kind, 
     assert taken.tensors <= len(other.state_dict())
     same.values(other.state_dict(), agent.state_dict())
     same.values(other.save_state().get("optimizers"), fresh)
-    more = DISCRETE if kind == "discrete" else {}
-    parsed = config.parse(words(tiny, Path("runs"), method, **more), methods=METHODS)
+    parsed = config.parse(words(tiny, Path("runs"), method), methods=METHODS)
     wider = type(agent)(
         parsed, Runtime.resolve(parsed), spaces._replace(action_size=spaces.action_size + 1)
     )

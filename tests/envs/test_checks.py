@@ -60,6 +60,23 @@ def test_settings_that_do_not_fit_together_are_refused_in_a_line():
     envs.check(Given(test_camera=True, beta_vae_pretrain=True))  # which plays nothing
 
 
+def test_a_modules_code_is_run_for_the_command_line_alone():
+    task = "gymnasium_mine.envs:Mine-v0"
+    with pytest.raises(UserError, match=r"imports the module mine\.envs, .* --task gymnasium_mine"):
+        envs.check(Given(task))  # of a file, or of a run's folder
+    with pytest.raises(UserError, match="say so with --task"):
+        envs.check(Given(task, evaluate="run"))
+    named = Given(task)
+    named.overrides = frozenset({"task"})
+    envs.check(named)  # it is not even looked for before it is built
+
+
+def test_crafter_has_no_distractors():
+    with pytest.raises(UserError, match="--color_distractor True: crafter_reward has no distract"):
+        envs.check(Given("crafter_reward", color_distractor=True))
+    envs.check(Given("crafter_reward"))
+
+
 def test_a_task_that_is_not_there_is_refused():
     with pytest.raises(UnknownTask, match="did you mean 'dmc2gym_walker_walk'"):
         envs.check(Given("dmc2gym_walker_wlak"))

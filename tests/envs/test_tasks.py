@@ -8,6 +8,8 @@ import pytest
 import distracting_control
 import envs
 from envs import EnvSettings, UnknownTask
+from envs.packages import PackageTasks
+from tools import UserError
 
 
 def test_importing_envs_loads_neither_torch_nor_a_simulator():
@@ -33,7 +35,7 @@ def test_every_task_of_the_suite_is_known_and_no_other(prefix):
     found = {
         envs.parse_task(name).identity
         for name in envs.known_tasks()
-        if name.startswith(f"{prefix}_")
+        if name.startswith(f"{prefix}_") and "_manipulation_" not in name
     }
     worlds = {identity for identity in found if len(identity) > 2}
     assert found - worlds == {*suite.ALL_TASKS, ("cup", "catch")}
@@ -48,6 +50,8 @@ def test_every_task_of_the_suite_is_known_and_no_other(prefix):
         ("dmc2gym_cup_catch", False),
         ("gymnasium_Pusher-v5", False),
         ("gymnasium_Hopper-v5", True),
+        ("gymnasium_CartPole-v1", True),
+        ("atari_pong", True),
         ("gymnasium_InvertedPendulum-v5", True),
         ("metaworld_drawer-open-v1", False),
         ("metaworld_reach-v3", False),
@@ -105,9 +109,9 @@ def test_unknown_task_names_the_nearest(wrong, nearest):
 
 
 def test_what_is_not_taken_of_gymnasium_is_said():
-    limits = "Of Gymnasium's environments only MuJoCo's newest, v5, are taken"
-    with pytest.raises(UnknownTask, match=f"no task 'gymnasium_CartPole-v1'; .*{limits}$"):
-        envs.parse_task("gymnasium_CartPole-v1")
+    limits = "Of Gymnasium's MuJoCo environments only the newest, v5, are taken"
+    with pytest.raises(UnknownTask, match=f"no task 'gymnasium_Ant-v4'; .*{limits}$"):
+        envs.parse_task("gymnasium_Ant-v4")
     with pytest.raises(UnknownTask, match=r"did you mean 'dmc_cartpole_swingup'\?$"):
         envs.parse_task("dmc_cartpole_swngup")
 
@@ -119,6 +123,9 @@ def test_what_is_not_taken_of_gymnasium_is_said():
         ("dmc_walker_walk", {}, False),
         ("gymnasium_Pusher-v5", {"units": 400}, True),
         ("gymnasium_Hopper-v5", {}, False),
+        ("atari_pong", {}, True),
+        ("minigrid_MiniGrid-Empty-5x5-v0", {}, True),
+        ("crafter_reward", {}, False),
         ("metaworld_drawer-open-v1", {}, True),
         ("metaworld_drawer-open-v1", {"switch_texture": "grid"}, False),
     ],
@@ -173,6 +180,17 @@ def test_variation_for_follows_the_papers_switch(split, color_distractor, second
         assert envs.variation_for(task, split, color_distractor, second_half) == expected
 
 
+@pytest.mark.parametrize("task", ["atari_pong", "minigrid_MiniGrid-Empty-5x5-v0"])
+def test_games_keep_their_colours_unless_a_distractor_is_asked_for(task):
+    for split in ("train", "eval"):
+        looks = [
+            envs.variation_for(task, split, distracts, half)
+            for distracts in (False, True)
+            for half in (False, True)
+        ]
+        assert looks == ["original", "original", "train", "test"]
+
+
 @pytest.mark.parametrize("color_distractor", [False, True])
 @pytest.mark.parametrize("second_half", [False, True])
 def test_drawerworld_switches_its_table_while_training_and_never_in_evaluation(
@@ -194,11 +212,57 @@ def test_variation_for_refuses_other_splits(task):
         envs.variation_for(task[:-1], "train", False, False)
 
 
-def test_gymnasiums_tasks_are_its_newest_of_mujoco():
+def test_gymnasiums_tasks_are_all_but_the_older_ones_of_mujoco():
     names = "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum "
     names += "InvertedPendulum Pusher Reacher Swimmer Walker2d"
     known = {name for name in envs.known_tasks() if name.startswith("gymnasium_")}
-    assert known == {f"gymnasium_{name}-v5" for name in names.split()}
+    newest = {f"gymnasium_{name}-v5" for name in names.split()}
+    assert newest | {"gymnasium_CartPole-v1", "gymnasium_LunarLander-v3"} <= known
+    assert not {name for name in known - newest if name.split("_")[1][:-3] in names.split()}
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("atari_pong", ("pong",)),
+        ("atari_Pong", ("pong",)),
+        ("atari_ms_pacman", ("ms_pacman",)),
+        ("atari_MsPacman", ("ms_pacman",)),
+        ("atari_james_bond", ("jamesbond",)),
+        ("minigrid_MiniGrid-Empty-5x5-v0", ("MiniGrid-Empty-5x5-v0",)),
+        ("minigrid_minigrid-empty-5x5-v0", ("MiniGrid-Empty-5x5-v0",)),
+        ("minigrid_BabyAI-GoToObj-v0", ("BabyAI-GoToObj-v0",)),
+        ("crafter_reward", ("reward",)),
+        ("gymnasium_CartPole-v1", ("CartPole-v1",)),
+        ("gymnasium_a.b:Mine-v0", ("a.b:Mine-v0",)),
+    ],
+)
+def test_games_are_called_as_their_packages_call_them_in_any_case(name, identity):
+    assert envs.parse_task(name).identity == identity
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("atari_breakuot", "atari_breakout"),
+        ("minigrid_Empty-5x5-v0", "minigrid_MiniGrid-Empty-5x5-v0"),
+        ("crafter_rewards", "crafter_reward"),
+        ("gymnasium_CartPol-v1", "gymnasium_CartPole-v1"),
+        ("gymnasium_:Mine-v0", "gymnasium_"),
+    ],
+)
+def test_an_unknown_game_names_the_nearest(wrong, nearest):
+    with pytest.raises(UnknownTask, match=rf"'{wrong}'; did you mean '{nearest}"):
+        envs.parse_task(wrong)
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_mend(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tasks = PackageTasks("atari", "ale_py", list)
+    said = r"^atari_… tasks need the package ale_py: pip install -e '\.\[atari\]' -c constraints"
+    with pytest.raises(UserError, match=said):
+        tasks.get("pong")
+    assert list(tasks) == []  # and other tasks are still looked for
 
 
 def test_defaults_are_the_authors_preset():
@@ -224,6 +288,7 @@ def test_every_setting_is_documented():
     ("settings", "message"),
     [
         ({"step_sdt": 0.1}, "'step_sdt'; did you mean 'step_std'"),
+        ({"noops": -1}, "noops must be at least 0"),
         ({"action_repeat": 0}, "action_repeat must be at least 1"),
         ({"time_limit": 0}, "time_limit must be at least 1"),
         ({"size": (64,)}, "size must be"),

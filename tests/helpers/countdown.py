@@ -29,6 +29,10 @@ class Countdown:
         image[:, 0, 0, 0], image[:, 0, 0, 1] = self.seed, self.t
         return image
 
+    @property
+    def vectors(self):
+        return np.zeros((self.n, 0), np.float32)
+
     def reset(self, mask=None, seeds=None, variation=None):
         assert not self.running[mask].any()
         for i in np.flatnonzero(mask):
@@ -64,7 +68,7 @@ class Countdown:
         if not self.tells:
             told = (np.full(self.n, np.nan, np.float32),) * 2
         ends = (ended & odd, ended & ~odd)
-        return StepResult(self.images(), reward, *ends, discount, *told, broken)
+        return StepResult(self.images(), reward, *ends, discount, *told, self.vectors, broken)
 
     def restore(self, entries):
         image = self.images()

@@ -93,6 +93,8 @@ def make_batch(seed: int = 0, size: int = 2, length: int = 4, spaces: Spaces = S
         "discount": np.ones(lead, np.float32),
         "is_first": np.zeros(lead, bool),
     }
+    if spaces.vector_size:
+        arrays["vector"] = rng.normal(size=(*lead, spaces.vector_size)).astype(np.float32)
     arrays["is_first"][:, 0] = arrays["is_first"][-1, length // 2] = True
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
@@ -101,8 +103,14 @@ def make_obs(
     seed: int = 0, envs: int = 3, first: bool = True, spaces: Spaces = SPACES
 ) -> dict[str, np.ndarray]:
     """What environments show."""
-    image = np.random.default_rng(seed).integers(0, 256, (envs, *spaces.image), np.uint8)
-    return {"image": image, "is_first": np.full(envs, first)}
+    rng = np.random.default_rng(seed)
+    obs = {
+        "image": rng.integers(0, 256, (envs, *spaces.image), np.uint8),
+        "is_first": np.full(envs, first),
+    }
+    if spaces.vector_size:
+        obs["vector"] = rng.normal(size=(envs, spaces.vector_size)).astype(np.float32)
+    return obs
 
 
 def stored(state: Any) -> Any:

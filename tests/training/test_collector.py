@@ -194,7 +194,7 @@ def test_random_policy_of_choices_is_one_hot():
 
 
 def test_first_row_has_no_past():
-    row = first_row(np.ones(SHAPE, np.uint8))
+    row = first_row(np.ones(SHAPE, np.uint8), np.zeros(0, np.float32))
     assert (row["reward"], row["discount"]) == (0.0, 1.0)
     assert (row["is_first"], row["is_last"], row["is_terminal"]) == (True, False, False)
     assert "action" not in row
