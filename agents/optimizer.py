@@ -21,8 +21,8 @@ class Optimizer:
 
     Those of ``apart`` are clipped by their own norm and the others by theirs, as two optimisers
     with the same settings would.
-    Parameters may come in groups, as `torch.optim` has them: dicts with ``params``, and a group's own
-    ``lr`` or ``eps``.
+    Parameters may come in groups, as `torch.optim` has them: dicts with ``params``, and a group's
+    own ``lr`` or ``eps``.
     ``beta`` is what Adam's and Adamax's mean of the gradient keeps of itself at each step.
 
     A step whose loss or gradient is not finite is not taken: parameters and moments stay as they

@@ -1,6 +1,7 @@
 """Pictures of what agents of stacked frames see.
 
-Symbols in shapes: B batch, T time (rows), N windows drawn, S frames of an observation, H and W image height and width, C channels.
+Symbols in shapes: B batch, T time (rows), N windows that are drawn, S frames of an observation, H
+and W image height and width, C channels.
 """
 
 from __future__ import annotations

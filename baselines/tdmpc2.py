@@ -120,9 +120,7 @@ class TDMPC2(GradientLearner, Agent):
         self.crops = Crops(spaces.image[:2], spaces.image[:2], c.crop_pad)
         encoder = Encoder(self.stack * spaces.image[2], spaces.image[:2], c.num_channels)
         two_hot = TwoHot(c.vmin, c.vmax, c.num_bins)
-        self.world = World(
-            encoder, actions, c.mlp_dim, two_hot, c.simnorm_dim, c.num_q, c.dropout
-        )
+        self.world = World(encoder, actions, c.mlp_dim, two_hot, c.simnorm_dim, c.num_q, c.dropout)
         self.target = copy.deepcopy(self.world.q).requires_grad_(False)
         self.register_buffer("scale", torch.ones(()))  # of the action values
         self.to(self.device)
@@ -372,7 +370,13 @@ class TDMPC2(GradientLearner, Agent):
         rollout = [seen[0, few]]
         for action in steps.action[:, few]:
             rollout.append(self.world.next(rollout[-1], action))
-        nearest = torch.cdist(torch.stack(rollout[1:]).flatten(0, 1), seen.flatten(0, 1)).argmin(1)
+        # Not by products: those lose the digits of small distances.
+        distance = torch.cdist(
+            torch.stack(rollout[1:]).flatten(0, 1),
+            seen.flatten(0, 1),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        nearest = distance.argmin(1)
         frames = data["image"][:, self.stack - 1 :].transpose(0, 1)  # [H+1, B, H, W, C]
         drawn = pictures.imagined(frames, few, nearest.unflatten(0, (h, len(few))))
         return {"nearest": drawn}

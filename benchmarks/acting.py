@@ -1,6 +1,7 @@
 """Policy steps per second: encode an image, go on with the recurrent state, choose an action.
 
-python -m benchmarks.acting [--reference PATH] [--device cuda] [--envs 1 4 16] [--json OUT]
+python -m benchmarks.acting [--method M] [--reference PATH] [--device cuda] [--envs 1 4 16]
+    [--json OUT]
 
 Settings: ``reference``, the authors' ``dreamer.Dreamer._policy``; ``exact``, ours with
 ``--compile False --precision 32``; ``default``, what a run does without flags. Each has a process
@@ -9,6 +10,8 @@ there, as in a run. In every round each setting makes ``--steps`` steps for ever
 environments in both modes, beginning with another setting each time; ``× reference`` is the
 median over rounds of the reference's time over the setting's in the same round. ``steps/s`` counts
 every environment's step.
+
+``--method M`` measures another method than DisWM, without a reference; TD-MPC2's steps are plans.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ACTIONS, base, chosen, look
+from benchmarks.settings import ACTIONS, base, check, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
 from tools import UserError
@@ -104,6 +107,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     made = base("acting", __doc__)
+    made.add_argument("--method", default="diswm", help="whose policy: a --method_name")
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
     made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
     made.add_argument("--settings", nargs="+", help=f"default: {' '.join(SETTINGS)}")
@@ -116,22 +120,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes; returns the exit status."""
-    for name in ("steps", "rounds"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
+    check(args)
+    if args.steps < 1:
+        raise UserError(f"--steps takes a whole number from 1, not {args.steps}")
     if min(args.envs) < 1:
         raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
-    if args.reference is not None and not (args.reference / "dreamer.py").is_file():
-        raise UserError(
-            f"--reference {args.reference} is no checkout of qiwang067/DisWM: no dreamer.py"
-        )
+    if args.reference is not None and args.method != "diswm":
+        raise UserError(f"--reference acts as diswm alone, not as {args.method}: leave it out")
     if args.device == "cuda":
         args.device = "cuda:0"
     if args.settings is None:
         args.settings = [n for n in SETTINGS if n != "reference" or args.reference is not None]
     here = look(args, ceiling=False)
     common = {"kind": "act", "device": here["device"], "threads": args.threads, "sizes": {}}
-    common |= {"actions": ACTIONS}
+    common |= {"method": args.method, "actions": ACTIONS}
     common["checkout"] = str((args.reference or ROOT).resolve())
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
     results, failed = measure(specs, args.envs, args.steps, args.rounds)
