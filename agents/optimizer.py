@@ -32,7 +32,7 @@ class Optimizer:
     def __init__(
         self,
         name: str,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        parameters: Iterable[nn.Parameter | dict[str, Any]],
         config: Config,
         lr: float,
         clip: float = math.inf,
@@ -41,9 +41,10 @@ class Optimizer:
     ):
         self.name, self.clip = name, clip
         given = list(parameters)
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
-        groups = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
-        self.parameters = [p for group in groups for p in group["params"]]
+        groups = [dict(g) for g in given if isinstance(g, dict)] or [{"params": given}]
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         own = {id(p) for p in apart}
         parts = [[p for p in self.parameters if (id(p) in own) == which] for which in (True, False)]
         self._parts = [part for part in parts if part]

@@ -52,7 +52,7 @@ class PlanNoise(NamedTuple):
     last: Tensor
     pair: Tensor
     elite: Tensor
-    action: Tensor | None
+    action: Tensor | None = None
 
 
 class Rollout(NamedTuple):

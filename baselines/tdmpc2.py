@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from agents.optimizer import Optimizer
 from baselines import pictures
 from baselines.augment import Crops, join
 from baselines.mppi import MPPI, PlanNoise
+from baselines.networks import move
 from baselines.pixels import refuse_discrete, refuse_others
 from baselines.stacking import Steps, frames_at, push, steps_from
 from baselines.tdmpc2_networks import Encoder, TwoHot, World, latent_size, least_side
@@ -108,6 +107,7 @@ class TDMPC2(GradientLearner, Agent):
     name = "tdmpc2"
     Keys = Keys
     kinds = frozenset({"continuous"})
+    scale: Tensor
     clips = 64  # their frames are what imagined latents are compared with
 
     def __init__(
@@ -129,9 +129,9 @@ class TDMPC2(GradientLearner, Agent):
         more = MORE_ITERATIONS if actions >= MANY_ACTIONS else 0
         values = {name: c[name] for name in same}
         self.planner = MPPI(iterations=c.iterations + more, **values)
+        # Each with a recording of its own: what they are given differs.
         self._plans = {
-            mode: Accelerated(functools.partial(self._plan), runtime, "a plan")
-            for mode in ("train", "eval")
+            mode: Accelerated(self._plan, runtime, "a plan") for mode in ("train", "eval")
         }
         if runtime.compile:
             compile_methods(self, "target_value", "model_loss", "actor_loss")
@@ -218,7 +218,7 @@ class TDMPC2(GradientLearner, Agent):
 
     @torch.no_grad()
     def _plan(self, inputs: State) -> State:
-        noise = PlanNoise(*(inputs.get(name) for name in PlanNoise._fields))
+        noise = PlanNoise(**{k: inputs[k] for k in PlanNoise._fields if k in inputs})
         frames = inputs["frames"]
         rows = torch.arange(self.stack, device=self.device).expand(len(frames), -1)
         z = self.encode(self.to_input(self.crops.take(frames, rows, inputs["crop"])))
@@ -263,7 +263,8 @@ class TDMPC2(GradientLearner, Agent):
             shape = (networks, steps, batch, c.mlp_dim)
             return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1 - c.dropout)
 
-        return TDMPC2Noise(crop, *normal, *pairs, kept(c.num_q, h), kept(2, h + 1))
+        masks = kept(c.num_q, h), kept(2, h + 1)
+        return TDMPC2Noise(crop, normal[0], normal[1], pairs[0], pairs[1], *masks)
 
     def compute(self, batch: Batch, scales: LossScales, noise: TDMPC2Noise) -> Metrics:
         """One update of the model, of the policy, and of the target."""
@@ -279,7 +280,7 @@ class TDMPC2(GradientLearner, Agent):
         with frozen(self.world.q.parameters()):
             loss, found = self.actor_loss(zs.detach(), steps, scales["entropy_coef"], noise)
         metrics |= self.optimizers["actor"].step(loss, metrics["skipped_model"])
-        self.move(found.pop("scale"))
+        self.follow(found.pop("scale"))
         metrics |= {f"{name}_loss": part.detach() for name, part in parts.items()}
         metrics |= {"target_mean": target.mean(), "reward_mean": steps.reward.mean()}
         return metrics | {k: x.detach() for k, x in found.items()} | {"value_scale": +self.scale}
@@ -342,21 +343,10 @@ class TDMPC2(GradientLearner, Agent):
         return (each * self.config.rho**step).mean()
 
     @torch.no_grad()
-    def move(self, scale: Tensor) -> None:
+    def follow(self, scale: Tensor) -> None:
         """The target's action values move; the scale of the action values is ``scale``."""
-        own, new = [*self.target.parameters()], [*self.world.q.parameters()]
-        torch._foreach_lerp_(own, new, self.config.tau)
+        move(self.target, self.world.q, self.config.tau)
         self.scale.copy_(scale)
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `save_state` returned.
-
-        Raises:
-            ValueError: a tensor is missing or of another shape.
-        """
-        super().load_state(state)
-        for plan in self._plans.values():
-            plan.reset()
 
     # Pictures
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -231,10 +231,10 @@ class ActionValues(nn.Module):
             [Q, N, K].
         """
         lead, x = z.shape[:-1], torch.cat([z, action], -1).flatten(0, -2)
-        taken = [self.weights, self.biases, self.scales, self.offsets]
-        if which is not None:
-            taken = [[tensor[which] for tensor in tensors] for tensors in taken]
-        weights, biases, scales, offsets = taken
+        weights, biases, scales, offsets = (
+            [tensor if which is None else tensor[which] for tensor in tensors]
+            for tensors in (self.weights, self.biases, self.scales, self.offsets)
+        )
         count = len(weights[0])
         # All see the same: one product for them, not one for each.
         x = (x @ weights[0].transpose(0, 1).flatten(1)).unflatten(1, (count, self.units))
@@ -308,4 +308,5 @@ def _init(module: nn.Module) -> None:
         for weight in list(module.weights)[:-1]:
             nn.init.normal_(weight, std=INIT_STD)
     elif isinstance(module, World):
-        nn.init.zeros_(module.reward.rest[-1].weight)
+        last: Any = module.reward.rest[-1]
+        nn.init.zeros_(last.weight)
