@@ -221,7 +221,9 @@ class TDMPC2(GradientLearner, Agent):
         noise = PlanNoise(**{k: inputs[k] for k in PlanNoise._fields if k in inputs})
         frames = inputs["frames"]
         rows = torch.arange(self.stack, device=self.device).expand(len(frames), -1)
-        z = self.encode(self.to_input(self.crops.take(frames, rows, inputs["crop"])))
+        obs = self.to_input(self.crops.take(frames, rows, inputs["crop"]))
+        # In float32: a single observation would have all weights cast for it.
+        z = self.world.simnorm(self.world.encoder(obs))
         action, mean = self.planner.plan(self.world, z, inputs["mean"], noise)
         return {"action": action, "mean": mean}
 
@@ -232,7 +234,7 @@ class TDMPC2(GradientLearner, Agent):
         return obs.float() / 255 - 0.5
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Latents [N, L] of observations [N, S·C, H, W].
+        """Latents [N, L] of observations [N, S·C, H, W], in updates.
 
         The convolutions compute in the run's precision, all else in float32: returns need its
         digits.
