@@ -1,7 +1,6 @@
 """Policy steps per second: encode an image, go on with the recurrent state, choose an action.
 
-python -m benchmarks.acting [--method M] [--reference PATH] [--device cuda] [--envs 1 4 16]
-    [--json OUT]
+python -m benchmarks.acting [--reference PATH] [--device cuda] [--envs 1 4 16] [--json OUT]
 
 Settings: ``reference``, the authors' ``dreamer.Dreamer._policy``; ``exact``, ours with
 ``--compile False --precision 32``; ``default``, what a run does without flags. Each has a process
@@ -23,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ACTIONS, base, check, chosen, look
+from agents.registry import agent_class
+from benchmarks.settings import ACTIONS, base, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
 from tools import UserError
@@ -120,20 +120,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes; returns the exit status."""
-    check(args)
-    if args.steps < 1:
-        raise UserError(f"--steps takes a whole number from 1, not {args.steps}")
+    for name in ("steps", "rounds"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
     if min(args.envs) < 1:
         raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
-    if args.reference is not None and args.method != "diswm":
-        raise UserError(f"--reference acts as diswm alone, not as {args.method}: leave it out")
+    if args.reference is not None and not (args.reference / "dreamer.py").is_file():
+        raise UserError(
+            f"--reference {args.reference} is no checkout of qiwang067/DisWM: no dreamer.py"
+        )
     if args.device == "cuda":
         args.device = "cuda:0"
+    agent_class(args.method)  # or a line that names the nearest
     if args.settings is None:
         args.settings = [n for n in SETTINGS if n != "reference" or args.reference is not None]
     here = look(args, ceiling=False)
     common = {"kind": "act", "device": here["device"], "threads": args.threads, "sizes": {}}
-    common |= {"method": args.method, "actions": ACTIONS}
+    common |= {"actions": ACTIONS, "method": args.method}
     common["checkout"] = str((args.reference or ROOT).resolve())
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
     results, failed = measure(specs, args.envs, args.steps, args.rounds)
