@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.registry import agent_class
 from benchmarks.settings import ACTIONS, base, chosen, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
@@ -120,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes; returns the exit status."""
+    from agents.registry import agent_class  # which the flags alone do not need
+
     for name in ("steps", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
