@@ -87,9 +87,11 @@ class Learner(nn.Module, ABC):
         name: how ``--method_name`` and the run's folder call it.
         Keys: the dataclass of the method's own configuration keys, made with `config.key`; None
             if it has none of its own.
+        clips: sequences that its pictures are drawn from.
     """
 
     name: ClassVar[str]
+    clips: ClassVar[int] = CLIPS
     Keys: ClassVar[type | None] = None
 
     @classmethod

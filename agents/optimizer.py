@@ -21,6 +21,8 @@ class Optimizer:
 
     Those of ``apart`` are clipped by their own norm and the others by theirs, as two optimisers
     with the same settings would.
+    Parameters may come in groups, as `torch.optim` has them: dicts with ``params``, and a group's
+    own ``lr`` or ``eps``.
     ``beta`` is what Adam's and Adamax's mean of the gradient keeps of itself at each step.
 
     A step whose loss or gradient is not finite is not taken: parameters and moments stay as they
@@ -30,7 +32,7 @@ class Optimizer:
     def __init__(
         self,
         name: str,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter | dict[str, Any]],
         config: Config,
         lr: float,
         clip: float = math.inf,
@@ -38,7 +40,11 @@ class Optimizer:
         beta: float = 0.9,
     ):
         self.name, self.clip = name, clip
-        self.parameters = [p for p in parameters if p.requires_grad]
+        given = list(parameters)
+        groups = [dict(g) for g in given if isinstance(g, dict)] or [{"params": given}]
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         own = {id(p) for p in apart}
         parts = [[p for p in self.parameters if (id(p) in own) == which] for which in (True, False)]
         self._parts = [part for part in parts if part]
@@ -53,7 +59,7 @@ class Optimizer:
             "sgd": lambda p: torch.optim.SGD(p, lr, weight_decay=decay),
             "momentum": lambda p: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
         }[config.opt]
-        self.optimizer = make(self.parameters)
+        self.optimizer = make(groups)
         # PyTorch would warn of every capturable step that no graph records, warming up included.
         self.optimizer._warned_capturable_if_run_uncaptured = True
 

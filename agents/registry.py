@@ -28,6 +28,7 @@ AGENTS = {
     "ted": "baselines.ted:TED",
     "drqv2": "baselines.drqv2:DrQV2",
     "svea": "baselines.svea:SVEA",
+    "tdmpc2": "baselines.tdmpc2:TDMPC2",
 }
 
 

@@ -4,6 +4,7 @@
   stacked.py: APV's two RSSMs; video_bonus.py: its bonus
 - sac.py, rad.py, curl.py, ted.py, svea.py: soft actor-critic from pixels, and what grew on it
 - drqv2.py: DrQ-v2
+- tdmpc2.py: TD-MPC2; tdmpc2_networks.py: what it is made of; mppi.py: its planner
 - pixels.py: what they share as agents; stacking.py: observations out of single frames;
   augment.py: crops, random convolutions, overlays; pictures.py: what is drawn of them
 - networks.py: their encoders, actors and critics

@@ -1,6 +1,7 @@
 """Pictures of what agents of stacked frames see.
 
-Symbols in shapes: B batch, S frames of an observation, H and W image height and width, C channels.
+Symbols in shapes: B batch, T time (rows), N windows that are drawn, S frames of an observation, H
+and W image height and width, C channels.
 """
 
 from __future__ import annotations
@@ -41,6 +42,33 @@ def observations(shown: Mapping[str, Tensor], channels: int, saliency: Tensor) -
     rows = torch.stack(tiles, 1).float().cpu().numpy()  # [B, columns, H, W, C]
     title = "what the encoder is shown, a transition in each row"
     return grid(to_rgb(rows), columns=names, title=title)
+
+
+def imagined(frames: Tensor, few: Tensor, nearest: Tensor) -> np.ndarray:
+    """What was seen, and above it what was imagined, as the frames that are like it the most.
+
+    Args:
+        frames: uint8 [T, B, H, W, C], all that were compared.
+        few: which windows are drawn, int64 [N].
+        nearest: of their rows 1 … T−1, the numbers of the nearest frames, int64 [T−1, N].
+
+    Returns:
+        uint8 [H', W', 3]; two rows for each window, and a rim around a frame that is the true one.
+    """
+    steps, windows = frames.shape[:2]
+    true = frames[:, few]  # [T, N, H, W, C]
+    found = torch.cat([true[:1], frames.flatten(0, 1)[nearest]])
+    tiles = torch.stack([found, true], 2).permute(1, 2, 0, 3, 4, 5)  # [N, 2, T, H, W, C]
+    hits = nearest == torch.arange(1, steps, device=few.device)[:, None] * windows + few
+    rims = np.zeros(tiles.shape[:3], bool)
+    rims[:, 0, 1:] = hits.T.cpu().numpy()
+    return grid(
+        to_rgb(tiles.flatten(0, 1).cpu().numpy()),
+        ["imagined", "true"] * len(few),
+        ["t", *(f"t+{step}" for step in range(1, steps))],
+        f"imagined latents as the nearest of {steps * windows} frames;\nwith a rim: the true one",
+        rims=rims.reshape(-1, steps),
+    )
 
 
 def _scaled(saliency: Tensor) -> Tensor:

@@ -58,6 +58,37 @@ class CropKeys:
     )
 
 
+def refuse_discrete(agent: Agent, config: Config, spaces: Spaces) -> None:
+    """Refuses a task that the agent cannot act in.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    if spaces.kind not in agent.kinds:
+        raise UserError(
+            f"--method_name {agent.name} takes continuous actions, and those of {config.task} "
+            "are discrete: give another task, or a method such as dreamerv2"
+        )
+
+
+def refuse_others(method: str, config: Config) -> None:
+    """Refuses what agents have that see sequences of frames.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    for name in ("beta_vae", "distillation", "traverse"):
+        if config[name]:
+            raise UserError(
+                f"--{name} True is for --method_name diswm, and {method} has neither β-VAE "
+                "nor teacher: leave one of them out"
+            )
+    if config.oversample_ends:
+        raise UserError(
+            f"--oversample_ends True: {method} draws all transitions alike: leave it out"
+        )
+
+
 class PixelAgent(GradientLearner, Agent):
     """An agent of stacked frames; the arguments are those of every agent (`agents/base.py`).
 
@@ -78,11 +109,7 @@ class PixelAgent(GradientLearner, Agent):
     def __init__(
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
     ):
-        if spaces.kind not in self.kinds:
-            raise UserError(
-                f"--method_name {self.name} takes continuous actions, and those of {config.task} "
-                "are discrete: give another task, or a method such as dreamerv2"
-            )
+        refuse_discrete(self, config, spaces)
         super().__init__(config, runtime)
         self.spaces, self.stack = spaces, config.frame_stack
         self.crops = self.crops_of(config, spaces.image[:2])
@@ -103,16 +130,7 @@ class PixelAgent(GradientLearner, Agent):
         Raises:
             UserError: one line that names the flag and the mend.
         """
-        for name in ("beta_vae", "distillation", "traverse"):
-            if config[name]:
-                raise UserError(
-                    f"--{name} True is for --method_name diswm, and {cls.name} has neither β-VAE "
-                    "nor teacher: leave one of them out"
-                )
-        if config.oversample_ends:
-            raise UserError(
-                f"--oversample_ends True: {cls.name} draws all transitions alike: leave it out"
-            )
+        refuse_others(cls.name, config)
         if config.batch_size < cls.min_batch:
             raise UserError(
                 f"--batch_size {config.batch_size}: {cls.name} tells transitions of a batch from "

@@ -1,7 +1,7 @@
 """Observations out of single frames: the last few of them, and the transitions between.
 
 The replay keeps each frame once. Symbols in shapes: B batch, T time (rows), S frames of an
-observation, A action, H and W image height and width, C channels.
+observation, A action, H steps, or H and W image height and width, C channels.
 """
 
 from __future__ import annotations
@@ -28,6 +28,22 @@ class Transition(NamedTuple):
 
     obs: Tensor
     next_obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    weight: Tensor
+
+
+class Steps(NamedTuple):
+    """What was done behind an observation, step by step.
+
+    Attributes:
+        action: [H, B, A].
+        reward: what each earned, [H, B].
+        discount: of what comes after it: γ, and 0 behind a terminal state, [H, B].
+        weight: 1; 0 from where a window goes on in another episode, [H, B].
+    """
+
     action: Tensor
     reward: Tensor
     discount: Tensor
@@ -79,6 +95,22 @@ def transition(batch: Batch, stack: int, steps: int = 1) -> Transition:
         discount,
         weight,
     )
+
+
+def steps_from(batch: Batch, stack: int, steps: int) -> Steps:
+    """The steps behind row ``stack`` − 1 of each window.
+
+    Args:
+        batch: as for `transition`.
+        stack: S.
+        steps: H; T is at least S + H.
+    """
+    rows = slice(stack, stack + steps)
+    action, reward, discount, first = (
+        batch[name][:, rows].transpose(0, 1)
+        for name in ("action", "reward", "discount", "is_first")
+    )
+    return Steps(action, reward, discount, (~first).cumprod(0).to(reward.dtype))
 
 
 def mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ there, as in a run. In every round each setting makes ``--steps`` steps for ever
 environments in both modes, beginning with another setting each time; ``× reference`` is the
 median over rounds of the reference's time over the setting's in the same round. ``steps/s`` counts
 every environment's step.
+
+``--method M`` measures another method than DisWM, without a reference; TD-MPC2's steps are plans.
 """
 
 from __future__ import annotations
@@ -104,6 +106,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     made = base("acting", __doc__)
+    made.add_argument("--method", default="diswm", help="whose policy: a --method_name")
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
     made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
     made.add_argument("--settings", nargs="+", help=f"default: {' '.join(SETTINGS)}")
@@ -116,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes; returns the exit status."""
+    from agents.registry import agent_class  # which the flags alone do not need
+
     for name in ("steps", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
@@ -125,11 +130,12 @@ def run(args: argparse.Namespace) -> int:
         check_checkout("diswm", args.reference, (64, 64))
     if args.device == "cuda":
         args.device = "cuda:0"
+    agent_class(args.method)  # or a line that names the nearest
     if args.settings is None:
         args.settings = [n for n in SETTINGS if n != "reference" or args.reference is not None]
     here = look(args, ceiling=False)
     common = {"kind": "act", "device": here["device"], "threads": args.threads, "sizes": {}}
-    common |= {"actions": ACTIONS}
+    common |= {"actions": ACTIONS, "method": args.method}
     common["checkout"] = str((args.reference or ROOT).resolve())
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
     results, failed = measure(specs, args.envs, args.steps, args.rounds)

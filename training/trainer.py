@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from accel.generators import scratch_rng
-from agents.base import CLIPS, Batch, Learner
+from agents.base import Batch, Learner
 from data import FLAG, Source, bar
 from fileio.checkpoints import to_arrays
 from logger import Pace, Rate, Status
@@ -91,7 +91,7 @@ class Trainer:
             return
         seed = derive_seed(self.config.seed, prefix, self.frames)
         with self.watch("log"):
-            pictures = self.draw(replay, CLIPS, seed)
+            pictures = self.draw(replay, self.learner.clips, seed)
             self.run.pictures(prefix, pictures)
             self.run.logger.write(self.frames)
 

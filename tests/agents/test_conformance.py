@@ -27,10 +27,12 @@ PIXELS = ("sac", "rad", "curl", "ted", "drqv2", "svea")  # one way to act and to
 FLAGS: dict[str, dict[str, Any]] = {
     "diswm": {"beta_vae": True, "distillation": True, "color_distractor": True},
     "apv": {"k": 3, "intr_seq_length": 2, "queue_size": 20, "queue_dim": 4},
+    "tdmpc2": {"mlp_dim": 16, "num_channels": 4, "num_bins": 11, "num_samples": 8}
+    | {"num_elites": 3, "num_pi_trajs": 2, "iterations": 2},
     **{name: {"hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8} for name in PIXELS},
 }
 FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN
-LENGTHS = {"drqv2": 6, "ted": 7}  # rows of the batches that they take; else 4 will do
+LENGTHS = {"drqv2": 6, "ted": 7, "tdmpc2": 6}  # rows of the batches that they take; else 4 will do
 SPACES = {
     "continuous": Spaces((64, 64, 3), 2, False),
     "discrete": Spaces((64, 64, 3), 3, True),

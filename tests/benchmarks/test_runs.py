@@ -173,6 +173,7 @@ def test_policies_take_turns(tmp_path, capsys):
         (acting.main, "--steps 0", "--steps takes a whole number from 1, not 0"),
         (acting.main, "--envs 0", "--envs takes numbers from 1"),
         (acting.main, "--reference .", "is no checkout"),
+        (acting.main, "--method tdmcp2", "did you mean 'tdmpc2'"),
         (acting.main, "--device cpu --settings exakt", "did you mean 'exact'"),
     ],
 )
