@@ -115,4 +115,5 @@ def test_numbers_beside_images_are_kept_with_them(tmp_path):
     plain.load(tmp_path)  # a replay without numbers leaves them out
     assert "vector" not in plain.sample(1, 2)
     with pytest.raises(ValueError, match="row without vector"):
-        again.add(0, {k: v for k, v in row.items() if k != "vector"} | {"is_first": True})
+        bare = {k: v for k, v in row.items() if k != "vector"}
+        again.add(0, bare | {"is_first": True, "is_last": False})
