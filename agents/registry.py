@@ -28,6 +28,7 @@ AGENTS = {
     "ted": "baselines.ted:TED",
     "drqv2": "baselines.drqv2:DrQV2",
     "svea": "baselines.svea:SVEA",
+    "dreamerv3": "baselines.dreamerv3:DreamerV3",
 }
 
 

@@ -32,11 +32,10 @@ from replay.episodes import (
     name_of,
     set_aside,
 )
-from replay.files import Fit, decode, episode_files
+from replay.files import Fit, decode, episode_files, unreadable
 from replay.open_episodes import OpenEpisodes
-from replay.sampler import Sampler, Windows, make_sampler
+from replay.sampler import Sampler, Windows, make_sampler, row_numbers
 from replay.storage import Storage
-from tools import UserError
 
 
 class _Held(NamedTuple):
@@ -45,6 +44,7 @@ class _Held(NamedTuple):
     path: Path | None
     name: str
     rows: int
+    number: int  # of its first row
     source: int = 0  # its number among those that were loaded with a share; 0 for all others
 
 
@@ -95,6 +95,7 @@ class Replay:
         self._sources: set[int] = set()  # sources that had episodes
         self._open = OpenEpisodes(storage.fields)
         self._steps = self._index = self._frames = 0
+        self._number = 1  # of the next episode's first row
         # Of those episodes, for one kind of windows.
         self._sampler: tuple[Windows, Sampler] | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -189,7 +190,7 @@ class Replay:
                 summary.skipped.append((name, npz.reason(error)))
                 episodes = []
             except (OSError, MemoryError) as error:  # another start would find another dataset
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             for episode in episodes:
                 rows = self._push(path, episode, name, source)
                 summary.episodes += 1
@@ -233,7 +234,8 @@ class Replay:
         Returns:
             image uint8 [B, T, H, W, C], action float32 [B, T, A], reward and discount float32
             [B, T], is_first bool [B, T]: row 0 and every seam inside a window, where the model
-            has to reset its state. NumPy arrays, or tensors on the storage's device.
+            has to reset its state; `row` where windows are numbered. NumPy arrays, or tensors on
+            the storage's device.
 
         Raises:
             ValueError: no closed episode yet, or a size below 1.
@@ -254,7 +256,11 @@ class Replay:
             )
             self._sampler = windows, sampler
         slices = self._sampler[1].plan(batch_size, rng or self._rng)
-        return self.storage.batch(slices, batch_size, length)
+        batch = self.storage.batch(slices, batch_size, length)
+        if windows.numbered:
+            firsts = [held.number for held in self._held]
+            batch["row"] = row_numbers(slices, firsts, batch_size, length)
+        return batch
 
     def written(self) -> None:
         """Waits until every closed episode is on the disk; raises what kept one from there."""
@@ -288,6 +294,8 @@ class Replay:
         return {
             "rng": self.rng_state(),
             "files": files,
+            "numbers": [held.number for held in self._held],
+            "number": self._number,
             "index": self._index,
             "steps": self._steps,
             "ongoing": self._open.state_dict(),
@@ -307,9 +315,11 @@ class Replay:
         self.written()
         self._clear()
         own, restored = self.directory or Path(), Restored()
+        numbers = iter(state.get("numbers", ()))  # earlier checkpoints have none
         counts = [(own / name, len([*same])) for name, same in itertools.groupby(state["files"])]
         read = decode([path for path, _ in counts], self.storage.fields, self._fit)
         for (path, content), (_, count) in zip(read, counts, strict=True):
+            firsts = [*itertools.islice(numbers, count)]
             try:
                 episodes = content.result()
                 check_length(path, sum(len(episode["image"]) for episode in episodes), own)
@@ -318,14 +328,16 @@ class Replay:
             except ValueError as error:
                 restored.lost.append((path, str(error)))
             except (OSError, MemoryError) as error:  # not the file's fault: it stays
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             else:
-                for episode in episodes[-count:]:
+                for i, episode in enumerate(episodes[-count:]):
+                    self._number = firsts[i] if firsts else self._number
                     self._push(path, episode)
         if restored.lost and not self._held:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
         self._index, self._steps = int(state["index"]), int(state["steps"])
+        self._number = int(state.get("number", self._number))
         self._open.load_state_dict(state["ongoing"])
         self.load_rng(state["rng"])
         if self.directory is not None:
@@ -369,8 +381,10 @@ class Replay:
             self._frames -= self._held.popleft().rows
         self.storage.push(episode)
         self._sources.add(source)
-        self._held.append(_Held(path, name or (path.name if path else ""), rows, source))
+        name = name or (path.name if path else "")
+        self._held.append(_Held(path, name, rows, self._number, source))
         self._frames += rows
+        self._number += rows + 1
         return rows
 
     def _clear(self) -> None:
@@ -378,13 +392,3 @@ class Replay:
         self.storage.clear()
         self._held.clear()
         self._frames = 0
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    memory = isinstance(error, MemoryError)
-    reason = (
-        "there is too little memory; --replay_storage disk takes less"
-        if memory
-        else npz.reason(error)
-    )
-    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

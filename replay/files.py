@@ -120,3 +120,14 @@ def decode(
             if len(pending) > 2 * DECODERS:
                 yield pending.popleft()
         yield from pending
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """That the machine cannot read a file now, and the mend."""
+    memory = isinstance(error, MemoryError)
+    reason = (
+        "there is too little memory; --replay_storage disk takes less"
+        if memory
+        else npz.reason(error)
+    )
+    return UserError(f"{path} cannot be read ({reason}): mend that, then the same command goes on")

@@ -27,6 +27,7 @@ PIXELS = ("sac", "rad", "curl", "ted", "drqv2", "svea")  # one way to act and to
 FLAGS: dict[str, dict[str, Any]] = {
     "diswm": {"beta_vae": True, "distillation": True, "color_distractor": True},
     "apv": {"k": 3, "intr_seq_length": 2, "queue_size": 20, "queue_dim": 4},
+    "dreamerv3": {"dyn_discrete": 3, "bins": 7, "lr_warmup": 0},
     **{name: {"hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8} for name in PIXELS},
 }
 FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN
