@@ -32,7 +32,7 @@ from baselines.dreamerv3_networks import MULTIPLES, NetworkConfig
 from baselines.laprop import LaProp
 from baselines.replayed_latents import ReplayedLatents
 from config import Config, key
-from models import LossScales
+from models import LossScales, Terms
 from networks import activation
 from replay.sampler import Windows
 from tools import UserError
@@ -186,25 +186,29 @@ class DreamerV3(GradientLearner, Agent):
 
     def compute(self, batch: Batch, scales: LossScales, noise: Noise) -> Metrics:
         """One update of world model, actor and critic, which have one loss."""
-        model, behavior = self.world_model, self.behavior
-        with self.autocast():
-            terms, post, told = model.terms(batch, scales, noise.filter)
-        start = {k: v.detach().flatten(0, 1) for k, v in post.items()}
-        with self.autocast():  # apart, as weights cast here are cast without gradients
-            imagined = behavior.rollout(model, start, noise.imagine)
-        with self.autocast():
-            of_behavior, returns, more = behavior.terms(model, imagined, scales)
-            feat, returns = model.rssm.get_feat(post), returns.view(post["deter"].shape[:2])
-            of_behavior["replay_value"] = behavior.replay_term(feat, batch, returns)
-        terms |= of_behavior
+        terms, post, told = self.terms(batch, scales, noise)
         loss = torch.stack([scales[name] * term for name, term in terms.items()]).sum()
         metrics = self.optimizers["model"].step(loss)
-        metrics |= told | more | {f"{name}_loss": term.detach() for name, term in terms.items()}
-        metrics["actor_entropy_scale"] = scales["actor_entropy"]
+        metrics |= told | {f"{name}_loss": term.detach() for name, term in terms.items()}
+        metrics |= {f"{name}_scale": scales[name] for name in ("kl_free", "actor_entropy")}
         if "deter" in batch:
             metrics[KEPT + "deter"] = post["deter"].detach()
             metrics[KEPT + "stoch"] = post["stoch"].detach().argmax(-1)
         return metrics
+
+    def terms(self, batch: Batch, scales: LossScales, noise: Noise) -> tuple[Terms, State, Metrics]:
+        """Every term of the loss, the posterior [B, T, …], and metrics."""
+        model, behavior = self.world_model, self.behavior
+        with self.autocast():
+            terms, post, metrics = model.terms(batch, scales, noise.filter)
+        start = {k: v.detach().flatten(0, 1) for k, v in post.items()}
+        with self.autocast():  # apart, as weights cast here are cast without gradients
+            imagined = behavior.rollout(model, start, noise.imagine)
+        with self.autocast():
+            more, returns, told = behavior.terms(model, imagined, scales)
+            feat, returns = model.rssm.get_feat(post), returns.view(post["deter"].shape[:2])
+            more["replay_value"] = behavior.replay_term(feat, batch, returns)
+        return terms | more, post, metrics | told
 
     def report(self, batch: Batch) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""

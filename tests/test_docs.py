@@ -18,7 +18,8 @@ from tests.helpers.docs import ROOT, add_keys, bash, blocks, copy_code, edit
 from tests.helpers.runs import events, metrics
 from training.run_folder import folder_of
 
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = ["README.md", *DOCS]
 WORDS = 1400
 # The blocks `debug` and those of the README stacked below it, tiny.
 DEBUG = """
@@ -132,6 +133,15 @@ def test_commands_of_the_paper_are_taken():
     assert len({folder_of(c) for c in parsed}) == len(parsed)
     for pretrained, finetuned in (parsed[4:6], parsed[8:10]):
         assert Path(finetuned.pretrain_checkpoint_path) == folder_of(pretrained)
+
+
+def test_commands_of_the_methods_are_taken():
+    for page in (page for page in PAGES if page.startswith("docs/methods/")):
+        words = [*commands("\n".join(blocks(page, "bash")))]
+        assert words, page
+        parsed = [config.parse(each, methods=METHODS) for each in words]
+        assert {c.method_name for c in parsed} == {Path(page).stem}
+        assert len({folder_of(c) for c in parsed}) == len(parsed)
 
 
 def test_commands_of_the_published_curves_are_taken():
