@@ -105,9 +105,10 @@ class DreamerV3(GradientLearner, Agent):
                 "model", self.parameters(), c.model_lr, c.agc, warmup=c.lr_warmup, eps=c.opt_eps
             )
         }
-        self.policy = Policy(config, runtime, self.world_model, self.behavior)
+        parts: Any = (self.world_model, self.behavior)  # have what a policy asks for
+        self.policy = Policy(config, runtime, *parts)
         self.latents: ReplayedLatents | None = None
-        if c.replay_latents:
+        if c.replay_latents and c.evaluate is None:  # who only acts has no use for them
             n = networks
             self.latents = ReplayedLatents(kept_rows(c), n.deter, n.stoch, n.classes, self.device)
         if runtime.compile:

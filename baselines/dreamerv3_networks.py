@@ -86,14 +86,14 @@ def linear(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean of x² + eps) · scale, over the last dimension; in float32."""
+    """x / √(mean of x² + eps) · scale, over the last dimension; computed in float32."""
 
     def __init__(self, size: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.scale.shape, self.scale, EPS)
+        return F.rms_norm(x.float(), self.scale.shape, self.scale, EPS).to(x.dtype)
 
 
 def dense(inputs: int, outputs: int, act: str) -> nn.Sequential:
@@ -135,7 +135,9 @@ def block_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Conv(nn.Conv2d):
-    """5×5, as large as it was, in the order of memory that is fast."""
+    """A 5×5 convolution; the image stays as large as it was."""
+
+    bias: Tensor
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 5, padding=2)
@@ -170,8 +172,14 @@ class UpConv(Conv):
         return kernel.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias.repeat_interleave(4)  # type: ignore[union-attr]
+        bias = self.bias.repeat_interleave(4)
         return F.pixel_shuffle(F.conv2d(x, self.kernel(), bias, padding=1), 2)
+
+
+def in_channels_last(layers: list[nn.Module]) -> nn.Sequential:
+    """The layers, their kernels in the order of memory that is fast."""
+    made = nn.Sequential(*layers)
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class ChannelNorm(RMSNorm):
@@ -198,7 +206,7 @@ class Encoder(nn.Module):
             layers += [Conv(channels, outputs), nn.MaxPool2d(2), ChannelNorm(outputs)]
             layers += [activation(config.act)()]
             channels = outputs
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layers = in_channels_last(layers)
         self.embed_size = channels * (height // 16) * (width // 16)
         self.chunk_size = config.chunk_size
 
@@ -240,7 +248,7 @@ class Decoder(nn.Module):
             layers += [UpConv(top, outputs), ChannelNorm(outputs), act()]
             top = outputs
         layers.append(UpConv(top, channels))
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layers = in_channels_last(layers)
 
     def pixels(self, feat: Tensor) -> Tensor:
         """[N, F] → [N, H, W, C] in ±0.5; N one dimension."""

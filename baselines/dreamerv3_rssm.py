@@ -6,7 +6,7 @@ S stoch, K classes, D deter, F feature, G blocks.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,7 @@ class RSSM(nn.Module):
         # What does not depend on the recurrent state is computed for all steps at once.
         weights = self.scan_weights()
         action_proj = self.project_action(weights, action * keep)  # [B, T, D]
-        embed_proj = F.linear(embed, weights.embed, self.posterior[0].bias)  # [B, T, hidden]
+        embed_proj = F.linear(embed, weights.embed, self._first().bias)  # [B, T, hidden]
         scanned = [x.transpose(0, 1).contiguous() for x in (action_proj, embed_proj, keep)]
         drawn = noise.transpose(0, 1).contiguous() if noise is not None and sample else None
         posts: list[State] = []
@@ -205,7 +205,7 @@ class RSSM(nn.Module):
         own, seen = hidden.split([c.deter // c.blocks, 3 * c.hidden], 1)
         seen = seen.transpose(0, 1).flatten(1)  # [3·hidden, D]: one product for all blocks
         shared, action = seen.split([2 * c.hidden, c.hidden])
-        first = self.posterior[0].weight.to(dtype)
+        first = self._first().weight.to(dtype)
         deter, embed = first.split([c.deter, first.shape[1] - c.deter], 1)
         return ScanWeights(own, shared, action, gates, deter, embed)
 
@@ -254,6 +254,10 @@ class RSSM(nn.Module):
         """What samples [*lead, …] are drawn with: uniform [*lead, S, K]."""
         c, device = self.config, self.prior_logits.weight.device
         return torch.rand((*lead, c.stoch, c.classes), device=device)
+
+    def _first(self) -> nn.Linear:
+        """The posterior's first layer, which is applied in parts."""
+        return cast(nn.Linear, self.posterior[0])
 
     def _mixed(self, logits: Tensor) -> Tensor:
         c = self.config

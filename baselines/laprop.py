@@ -68,7 +68,7 @@ class LaProp(Optimizer):
     @torch.no_grad()
     def take(self, loss: Tensor, skip: Tensor | None = None) -> Metrics:
         """One step along the gradients that are there, which are ``loss``'s; else as `step`."""
-        grads = [p.grad for p in self.parameters]
+        grads = [p.grad for p in self.parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(grads))
         norm = norms.norm()
         bad = ~(torch.isfinite(loss) & torch.isfinite(norm))

@@ -25,6 +25,7 @@ SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature
 NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
 NEEDS["svea"] = {**SMALL, "svea_augment": "overlay"}
 LENGTHS = {"drqv2": 6, "ted": 7}  # rows of the batches that they take; else 4 will do
+NUMBERED = {"dreamerv3"}  # those whose batches tell which rows they hold
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 AUTHORS = {"af_latents": "sample", "concat_embed": True, "clip_apart": True, "beta_type": "rel"}
@@ -56,7 +57,10 @@ def build(kind, changes, teacher=None, device=None):
 
 def batch_of(kind, changes, seed=0):
     spaces = SPACES._replace(discrete=changes.get("actor_dist", "").startswith("onehot"))
-    return make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
+    batch = make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
+    if kind.name in NUMBERED:
+        batch["row"] = torch.arange(batch["reward"].numel()).view_as(batch["reward"])
+    return batch
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)

@@ -120,7 +120,7 @@ class ByHand:
     def draw(self, probs, noise):
         """One-hot, with the gradient of the probabilities."""
         index = (probs.log() - (-noise.double().log()).log()).argmax(-1)
-        return F.one_hot(index, probs.shape[-1]) + probs - probs.detach()
+        return F.one_hot(index, probs.shape[-1]) + (probs - probs.detach())
 
     def latents(self, hidden, name):
         logits = self.affine(hidden, f"world_model.rssm.{name}_logits")
