@@ -98,7 +98,8 @@ class WorldModel(nn.Module):
         Where the batch has them, ``deter`` [B, D] and ``stoch`` [B, S, K] are the states before its
         first rows.
         """
-        state = {k: batch[k] for k in ("deter", "stoch") if k in batch} or None
+        names: tuple[str, ...] = ("deter", "stoch")
+        state = {name: batch[name] for name in names if name in batch} or None
         embed, action, is_first = encoding.embed, batch["action"], batch["is_first"]
         return self.rssm.observe(embed, action, is_first, state, noise is not None, noise)
 
@@ -229,7 +230,8 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def update_slow_target(self) -> None:
         """Moves the slow critic towards the critic."""
-        slow, fast = ([*each.parameters()] for each in (self.slow_value, self.value))
+        slow: list[Tensor] = [*self.slow_value.parameters()]
+        fast: list[Tensor] = [*self.value.parameters()]
         torch._foreach_lerp_(slow, fast, self.config.slow_fraction)
 
     def draw_noise(self, world_model: WorldModel, starts: int) -> ImagineNoise:

@@ -74,7 +74,8 @@ class LaProp(Optimizer):
         bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
         if skip is not None:
             bad = bad | (skip > 0)
-        limits = self.clip * torch.stack(torch._foreach_norm(self.parameters)).clamp(min=self.floor)
+        weights: list[Tensor] = [*self.parameters]
+        limits = self.clip * torch.stack(torch._foreach_norm(weights)).clamp(min=self.floor)
         torch._foreach_mul_(grads, (1 / (norms / limits).clamp(min=1)).unbind())
         for grad in grads:
             grad.masked_fill_(bad, 0)
@@ -107,7 +108,8 @@ class LaProp(Optimizer):
         torch._foreach_add_(self.momentum, grads, alpha=1 - beta1)
         torch._foreach_copy_(roots, self.momentum)
         torch._foreach_mul_(roots, (-rate).to(dtype))
-        torch._foreach_add_(self.parameters, roots)
+        steps: Any = roots  # PyTorch's types have no lists here
+        torch._foreach_add_([*self.parameters], steps)
 
     def state_dict(self) -> dict[str, Any]:
         """The moments and the count of steps."""
