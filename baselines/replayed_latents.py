@@ -37,16 +37,18 @@ class ReplayedLatents:
         self.rows, self.classes = rows, classes
         # One place more takes what is not to be kept.
         self.number = torch.full((rows + 1,), EMPTY, dtype=torch.int64, device=device)
-        self.deter = torch.zeros((rows + 1, deter), dtype=torch.float16, device=device)
-        self.stoch = torch.zeros((rows + 1, stoch), dtype=torch.uint8, device=device)
+        # Not filled, so that on a CPU memory is taken as rows come; nothing unknown is read.
+        self.deter = torch.empty((rows + 1, deter), dtype=torch.float16, device=device)
+        self.stoch = torch.empty((rows + 1, stoch), dtype=torch.uint8, device=device)
 
     def before(self, row: Tensor) -> tuple[State, Tensor]:
         """The states [B, …] of the rows before rows [B], and which of them are known, bool [B]."""
         place = (row - 1) % self.rows
         known = self.number[place] == row - 1
-        deter = self.deter[place].float() * known[:, None]
-        stoch = F.one_hot(self.stoch[place].long(), self.classes).to(deter.dtype)
-        return {"deter": deter, "stoch": stoch * known[:, None, None]}, known
+        deter = torch.where(known[:, None], self.deter[place].float(), 0.0)
+        index = torch.where(known[:, None], self.stoch[place].long(), 0)
+        stoch = F.one_hot(index, self.classes).to(deter.dtype) * known[:, None, None]
+        return {"deter": deter, "stoch": stoch}, known
 
     def keep(self, row: Tensor, deter: Tensor, stoch: Tensor) -> None:
         """Keeps the latents of rows [B, T]: deter [B, T, D], and stoch [B, T, S] as indices.

@@ -93,6 +93,17 @@ def test_norms_are_of_the_last_dimension_or_of_channels():
     np.testing.assert_allclose(found.detach(), expected, **float32)
 
 
+def test_a_norm_has_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    norm, x, grad = RMSNorm(5), torch.randn(3, 4, 5, requires_grad=True), torch.randn(3, 4, 5)
+    norm.scale.data.normal_()
+    wanted = [x, norm.scale]
+    found = torch.autograd.grad(norm(x), wanted, grad)
+    formula = x / (x.square().mean(-1, keepdim=True) + 1e-4).sqrt() * norm.scale
+    torch.testing.assert_close(found, torch.autograd.grad(formula, wanted, grad))
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_a_block_of_deter_draws_a_group_of_channels():
     torch.manual_seed(0)
     decoder = Decoder((16, 32, 3), TINY)
