@@ -326,7 +326,7 @@ class ActorCritic(nn.Module):
         """
         critic = self.value(feat[:, :-1])
         with torch.no_grad():
-            slow = self.slow_value(feat[:, :-1]).mode()
+            slow = self.slow_value(feat[:, :-1].detach()).mode()
         more = (~batch["is_first"][:, 1:]).to(returns.dtype)  # [B, T−1]: row t is not the last one
         goes_on = torch.cat([more, torch.ones_like(more[:, :1])], 1)
         lambda_ = self.config.discount_lambda * goes_on[:, 1:]

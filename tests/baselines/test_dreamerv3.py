@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import config
 from accel.runtime import Runtime
@@ -225,6 +226,17 @@ def test_what_is_kept_survives_a_checkpoint(same):
     for each in (agent, other):
         assert learned_from(each, [5, 14, 33], 2) == 1
     same.values(other.save_state(), agent.save_state())
+
+
+def test_the_arithmetic_of_an_update_can_be_counted():
+    """By what the benchmarks count with, which hooks into every module."""
+    counts = []
+    for horizon in (2, 3, 4):
+        agent = make(imag_horizon=horizon)
+        with FlopCounterMode(display=False) as counter:
+            agent.learn(make_rows(agent), 0)
+        counts.append(counter.get_total_flops())
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 
 def test_actions_stay_within_their_bounds():
