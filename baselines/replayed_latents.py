@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rssm import State
 
-EMPTY = -1
+EMPTY = -2  # no row's number, nor that before a first one
 
 
 class ReplayedLatents:
