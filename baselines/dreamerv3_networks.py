@@ -332,6 +332,7 @@ class ActorHead(nn.Module):
     def __init__(self, actions: int, discrete: bool, config: NetworkConfig):
         super().__init__()
         self.actions, self.discrete, self.config = actions, discrete, config
+        self.dist = "onehot" if discrete else "normal"  # what a policy asks before it adds noise
         self.layers = mlp(config.feat_size, config.layers[2], config.units, config.act)
         self.out = linear(config.units, actions, scale=0.01)
         self.std = None if discrete else linear(config.units, actions, scale=0.01)
