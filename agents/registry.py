@@ -29,6 +29,7 @@ AGENTS = {
     "drqv2": "baselines.drqv2:DrQV2",
     "svea": "baselines.svea:SVEA",
     "tdmpc2": "baselines.tdmpc2:TDMPC2",
+    "dreamerv3": "baselines.dreamerv3:DreamerV3",
 }
 
 

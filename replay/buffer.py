@@ -35,7 +35,7 @@ from replay.episodes import (
 )
 from replay.files import Fit, decode, episode_files, unreadable
 from replay.open_episodes import OpenEpisodes
-from replay.sampler import Sampler, Windows, make_sampler
+from replay.sampler import Sampler, Windows, make_sampler, row_numbers
 from replay.storage import Storage
 
 
@@ -45,6 +45,7 @@ class _Held(NamedTuple):
     path: Path | None
     name: str
     rows: int
+    number: int  # of its first row
     source: int = 0  # its number among those that were loaded with a share; 0 for all others
 
 
@@ -101,6 +102,7 @@ class Replay:
         self._sources: set[int] = set()  # sources that had episodes
         self._open = OpenEpisodes(self._fields)
         self._steps = self._index = self._frames = 0
+        self._number = 1  # of the next episode's first row
         # Of those episodes, for one kind of windows.
         self._sampler: tuple[Windows, Sampler] | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -239,7 +241,8 @@ class Replay:
         Returns:
             image uint8 [B, T, H, W, C], action float32 [B, T, A], reward and discount float32
             [B, T], the columns, is_first bool [B, T]: row 0 and every seam inside a window, where
-            the model has to reset its state. NumPy arrays, or tensors on the storage's device.
+            the model has to reset its state; `row` where windows are numbered. NumPy arrays, or
+            tensors on the storage's device.
 
         Raises:
             ValueError: no closed episode yet, or a size below 1.
@@ -260,7 +263,11 @@ class Replay:
             )
             self._sampler = windows, sampler
         slices = self._sampler[1].plan(batch_size, rng or self._rng)
-        return self.storage.batch(slices, batch_size, length)
+        batch = self.storage.batch(slices, batch_size, length)
+        if windows.numbered:
+            firsts = [held.number for held in self._held]
+            batch["row"] = row_numbers(slices, firsts, batch_size, length)
+        return batch
 
     def written(self) -> None:
         """Waits until every closed episode is on the disk; raises what kept one from there."""
@@ -294,6 +301,8 @@ class Replay:
         return {
             "rng": self.rng_state(),
             "files": files,
+            "numbers": [held.number for held in self._held],
+            "number": self._number,
             "index": self._index,
             "steps": self._steps,
             "ongoing": self._open.state_dict(),
@@ -319,9 +328,11 @@ class Replay:
         self.written()
         self._clear()
         own, restored = self.directory or Path(), Restored()
+        numbers = iter(state.get("numbers", ()))  # earlier checkpoints have none
         counts = [(own / name, len([*same])) for name, same in itertools.groupby(state["files"])]
         read = decode([path for path, _ in counts], self._fields, self._fit)
         for done, ((path, content), (_, count)) in enumerate(zip(read, counts, strict=True), 1):
+            firsts = [*itertools.islice(numbers, count)]
             try:
                 episodes = content.result()
                 check_length(path, sum(len(episode["image"]) for episode in episodes), own)
@@ -332,7 +343,8 @@ class Replay:
             except (OSError, MemoryError) as error:  # not the file's fault: it stays
                 raise unreadable(path, error) from error
             else:
-                for episode in episodes[-count:]:
+                for i, episode in enumerate(episodes[-count:]):
+                    self._number = firsts[i] if firsts else self._number
                     self._push(path, episode)
             if progress is not None:
                 progress(done, len(counts))
@@ -340,6 +352,7 @@ class Replay:
             path, reason = restored.lost[0]
             raise ValueError(f"{path}: the checkpoint needs this episode: {reason}")
         self._index, self._steps = int(state["index"]), int(state["steps"])
+        self._number = int(state.get("number", self._number))
         self._open.load_state_dict(state["ongoing"])
         self.load_rng(state["rng"])
         if self.directory is not None:
@@ -385,8 +398,10 @@ class Replay:
             self._frames -= self._held.popleft().rows
         self.storage.push(episode)
         self._sources.add(source)
-        self._held.append(_Held(path, name or (path.name if path else ""), rows, source))
+        name = name or (path.name if path else "")
+        self._held.append(_Held(path, name, rows, self._number, source))
         self._frames += rows
+        self._number += rows + 1
         return rows
 
     def _clear(self) -> None:

@@ -32,11 +32,14 @@ class Windows(NamedTuple):
         stack: 0 for a `SequenceSampler`'s windows. Else they lie around a transition, for agents
             that see the last so many frames at once: see `TransitionSampler`.
         elsewhere: of those T rows, how many at the end come from elsewhere in the same episode.
+        numbered: batches tell which rows they hold: `row` int64 [B, T]. Rows that follow each other
+            in an episode have numbers that do; the number before an episode's first is no row's.
     """
 
     length: int
     stack: int = 0
     elsewhere: int = 0
+    numbered: bool = False
 
 
 class SequenceSampler:
@@ -211,6 +214,17 @@ def make_sampler(
         wanted.length,
         [(every[source], own, plain([rows[n] for n in own])) for source, own in numbers.items()],
     )
+
+
+def row_numbers(
+    slices: Iterable[Slice], firsts: Sequence[int], size: int, length: int
+) -> np.ndarray:
+    """int64 [B, T]: the number of each row, from that of each episode's first."""
+    numbers = np.empty((size, length), np.int64)
+    for episode, first, rows, b, t in slices:
+        start = firsts[episode] + first
+        numbers[b, t : t + rows] = np.arange(start, start + rows)
+    return numbers
 
 
 def resets(slices: Iterable[Slice], size: int, length: int) -> np.ndarray:

@@ -20,11 +20,13 @@ META = torch.device("meta")
 NEEDS = {name: {"beta_vae": False} for name in ("dreamerv2", "dv2_finetune", "apv")}
 BONUS = {"queue_size": 20, "intr_seq_length": 2, "k": 3}
 NEEDS["apv"] |= BONUS
+NEEDS["dreamerv3"] = {"beta_vae": False, "dyn_discrete": 3}
 SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8}
 NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
 NEEDS["tdmpc2"] = {"beta_vae": False, "mlp_dim": 16, "num_channels": 4, "num_bins": 11}
 NEEDS["svea"] = {**SMALL, "svea_augment": "overlay"}
 LENGTHS = {"drqv2": 6, "ted": 7, "tdmpc2": 6}  # rows of the batches that they take; else 4 will do
+NUMBERED = {"dreamerv3"}  # those whose batches tell which rows they hold
 DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, "beta_vae": False}
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 AUTHORS = {"af_latents": "sample", "concat_embed": True, "clip_apart": True, "beta_type": "rel"}
@@ -56,7 +58,10 @@ def build(kind, changes, teacher=None, device=None):
 
 def batch_of(kind, changes, seed=0):
     spaces = SPACES._replace(discrete=changes.get("actor_dist", "").startswith("onehot"))
-    return make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
+    batch = make_batch(seed, length=LENGTHS.get(kind.name, 4), spaces=spaces)
+    if kind.name in NUMBERED:
+        batch["row"] = torch.arange(batch["reward"].numel()).view_as(batch["reward"])
+    return batch
 
 
 @pytest.mark.parametrize(("kind", "changes"), CASES, ids=str)

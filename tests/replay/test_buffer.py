@@ -8,6 +8,7 @@ import pytest
 
 from replay import Replay, Restored, episodes
 from replay.episodes import read_episode
+from replay.sampler import Windows
 from tests.replay.rows import SHAPE, decode, episode, equal, feed, make, row
 
 
@@ -377,3 +378,47 @@ def test_loaded_dataset_is_restored_and_own_folder_numbers_go_on(tmp_path):
 def test_arguments_that_cannot_be_are_refused(unfit):
     with pytest.raises(ValueError, match=next(iter(unfit))):
         make(**unfit)
+
+
+def numbered(replay):
+    """{(episode, row within it): number} of all rows there are."""
+    batch = replay.sample(100, Windows(5, numbered=True))
+    assert batch["row"].dtype == np.int64
+    places = zip(*(each.ravel().tolist() for each in decode(batch)), strict=True)
+    pairs = {*zip(places, batch["row"].ravel().tolist(), strict=True)}
+    found = dict(pairs)
+    assert len(found) == len(pairs) == len({number for _, number in pairs}) == replay.frames
+    return found
+
+
+def test_rows_have_numbers_that_stay_theirs(tmp_path):
+    replay = make(tmp_path / "eps", capacity=14)
+    for number in range(4):  # the first two leave the storage
+        feed(replay, number, 6)
+    found = numbered(replay)
+    first = found[2, 0]
+    # in a row within an episode, and one number left out before the next
+    expected = {(2, t): first + t for t in range(6)} | {(3, t): first + 7 + t for t in range(6)}
+    assert found == expected
+    assert "row" not in replay.sample(2, 5)
+    restored = make(tmp_path / "eps", capacity=14)
+    restored.load_state_dict(replay.state_dict())
+    assert numbered(restored) == found
+    feed(restored, 4, 6)
+    assert numbered(restored) == {
+        place: number for place, number in found.items() if place[0] == 3
+    } | {(4, t): first + 14 + t for t in range(6)}
+
+
+def test_numbers_stay_where_an_episode_is_lost(tmp_path):
+    replay = make(tmp_path / "eps")
+    paths = [feed(replay, number, 6).path for number in range(3)]
+    state, found = replay.state_dict(), numbered(replay)
+    paths[1].unlink()
+    restored = make(tmp_path / "eps")
+    restored.load_state_dict(state)
+    assert numbered(restored) == {at: n for at, n in found.items() if at[0] != 1}
+    del state["numbers"], state["number"]  # as checkpoints were before rows had numbers
+    older = make(tmp_path / "eps")
+    older.load_state_dict(state)
+    assert {episode for episode, _ in numbered(older)} == {0, 2}
