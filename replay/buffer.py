@@ -15,7 +15,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fileio import atomic, npz
 from replay.episodes import (
     Columns,
     Episode,
+    Held,
     LoadSummary,
     Restored,
     Writer,
@@ -37,16 +38,6 @@ from replay.files import Fit, decode, episode_files, unreadable
 from replay.open_episodes import OpenEpisodes
 from replay.sampler import Sampler, Windows, make_sampler, row_numbers
 from replay.storage import Storage
-
-
-class _Held(NamedTuple):
-    """A closed episode in the storage: its file, that file's name in its folder, and its rows."""
-
-    path: Path | None
-    name: str
-    rows: int
-    number: int  # of its first row
-    source: int = 0  # its number among those that were loaded with a share; 0 for all others
 
 
 class Replay:
@@ -97,14 +88,13 @@ class Replay:
         computed = columns.fields if columns else {}
         # What comes in has these; the storage holds the columns, too.
         self._fields = {key: f for key, f in storage.fields.items() if key not in computed}
-        self._held: deque[_Held] = deque()  # oldest first
+        self._held: deque[Held] = deque()  # oldest first
         self._shares: list[float] = []  # of the sources 1, 2, …; source 0 has the rest
         self._sources: set[int] = set()  # sources that had episodes
         self._open = OpenEpisodes(self._fields)
         self._steps = self._index = self._frames = 0
         self._number = 1  # of the next episode's first row
-        # Of those episodes, for one kind of windows.
-        self._sampler: tuple[Windows, Sampler] | None = None
+        self._sampler: tuple[Windows, Sampler] | None = None  # of those episodes
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._writer = Writer(background)
 
@@ -356,9 +346,8 @@ class Replay:
         self._open.load_state_dict(state["ongoing"])
         self.load_rng(state["rng"])
         if self.directory is not None:
-            for path, reason in restored.lost:
-                if path.parent == own and path.exists():
-                    restored.bad.append(atomic.quarantine(path, own.parent / "bad", reason))
+            ours = [(p, why) for p, why in restored.lost if p.parent == own and p.exists()]
+            restored.bad += [atomic.quarantine(p, own.parent / "bad", why) for p, why in ours]
             restored.stale += set_aside(own, self._index, self.tag)
         return restored
 
@@ -399,7 +388,7 @@ class Replay:
         self.storage.push(episode)
         self._sources.add(source)
         name = name or (path.name if path else "")
-        self._held.append(_Held(path, name, rows, self._number, source))
+        self._held.append(Held(path, name, rows, self._number, source))
         self._frames += rows
         self._number += rows + 1
         return rows

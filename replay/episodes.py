@@ -52,6 +52,16 @@ class Columns(NamedTuple):
     compute: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
+class Held(NamedTuple):
+    """A closed episode in the storage: its file, that file's name in its folder, and its rows."""
+
+    path: Path | None
+    name: str
+    rows: int
+    number: int  # of its first row
+    source: int = 0  # its number among those that were loaded with a share; 0 for all others
+
+
 @dataclass(frozen=True)
 class Episode:
     """One closed episode: `length` agent steps (rows − 1), `ret` the float64 sum of its rewards.

@@ -114,6 +114,6 @@ def test_numbers_beside_images_are_kept_with_them(tmp_path):
     plain = Replay(HostStorage(row_fields((2, 2, 3), 1)))
     plain.load(tmp_path)  # a replay without numbers leaves them out
     assert "vector" not in plain.sample(1, 2)
+    bare = {k: v for k, v in row.items() if k != "vector"} | {"is_first": True, "is_last": False}
     with pytest.raises(ValueError, match="row without vector"):
-        bare = {k: v for k, v in row.items() if k != "vector"}
-        again.add(0, bare | {"is_first": True, "is_last": False})
+        again.add(0, bare)
