@@ -18,6 +18,16 @@ from torch import Tensor
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def symlog(x: Tensor) -> Tensor:
+    """sign(x)·ln(1 + |x|) (arXiv 2301.04104, equation 1)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of :func:`symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
 def _sum_event(x: Tensor, dims: int) -> Tensor:
     return x.sum(dim=tuple(range(-dims, 0))) if dims else x
 

@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distributions import (
-    UnitNormal,
-)
+from distributions import UnitNormal, symlog
 from tools import UserError
 
 
@@ -380,7 +378,7 @@ class PlainDecoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Numbers [N, V] → [N, units], through symlog: sign(x)·log(1 + |x|) (arXiv 2301.04104)."""
+    """Numbers [N, V] → [N, units], through symlog (arXiv 2301.04104)."""
 
     def __init__(self, size: int, layers: int, units: int, act: str):
         super().__init__()
@@ -388,7 +386,7 @@ class VectorEncoder(nn.Module):
         self.embed_size = units
 
     def forward(self, vector: Tensor) -> Tensor:
-        return self.layers(vector.sign() * vector.abs().log1p()).float()
+        return self.layers(symlog(vector)).float()
 
 
 Encoder = PlainEncoder | BetaVAEEncoder

@@ -17,19 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distributions import symexp, symlog
+
 KERNELS, STRIDES = (7, 5, 3, 3), (2, 2, 2, 1)  # of the encoder's convolutions
 BOUNDS = (-10.0, 2.0)  # of the policy's log standard deviation
 INIT_STD = 0.02  # of linear weights at the start
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x)·ln(1 + |x|) (arXiv 2301.04104, equation 1)."""
-    return x.sign() * x.abs().log1p()
-
-
-def symexp(x: Tensor) -> Tensor:
-    """The inverse of :func:`symlog`."""
-    return x.sign() * x.abs().expm1()
 
 
 class TwoHot(NamedTuple):

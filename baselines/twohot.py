@@ -5,17 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distributions import symexp
+
 LARGEST = 20.0  # of the bins, in symlog
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x)·log(1 + |x|)."""
-    return x.sign() * x.abs().log1p()
-
-
-def symexp(x: Tensor) -> Tensor:
-    """sign(x)·(exp|x| − 1), the inverse of `symlog`."""
-    return x.sign() * x.abs().expm1()
 
 
 def make_bins(count: int) -> Tensor:

@@ -9,7 +9,8 @@ from accel.runtime import Runtime
 from agents.base import Spaces
 from agents.registry import METHODS, agent_class
 from baselines import pictures, tdmpc2
-from baselines.tdmpc2_networks import SimNorm, TwoHot, least_side, sides, symexp, symlog
+from baselines.tdmpc2_networks import SimNorm, TwoHot, least_side, sides
+from distributions import symexp, symlog
 from logger.pictures import cut_grid, grid
 from tests.baselines.tdmpc2_by_hand import Expected, World
 from tests.helpers.dispatch import NoHostSyncs

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.twohot import TwoHot, make_bins, symexp, symlog
+from baselines.twohot import TwoHot, make_bins
+from distributions import symexp, symlog
 
 
 def test_symlog_and_symexp_are_each_others_inverse():
