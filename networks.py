@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from accel.chunks import by_chunks
 from distributions import UnitNormal, symlog
 from tools import UserError
 
@@ -128,21 +127,6 @@ def mlp(inputs: int, layers: int, units: int, act: type[nn.Module]) -> nn.Sequen
     sizes = [inputs] + [units] * layers
     pairs = itertools.pairwise(sizes)
     return nn.Sequential(*(m for a, b in pairs for m in (nn.Linear(a, b), _overwriting(act))))
-
-
-def chunks(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """x [N, …] in even parts of at most ``size``; 0 leaves it whole."""
-    return x.tensor_split(math.ceil(len(x) / size)) if size and len(x) > size else (x,)
-
-
-def by_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """``function`` of x [N, …], over ``size`` of it at a time (0: all at once), as one tensor.
-
-    What passes between the layers of a chunk stays in a CPU's cache, and its memory is used again
-    by the next one.
-    """
-    parts = chunks(x, size)
-    return function(x) if len(parts) == 1 else torch.cat([function(part) for part in parts])
 
 
 def _kaiming(module: nn.Module) -> None:

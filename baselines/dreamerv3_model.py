@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from accel.chunks import sum_by_chunks
 from baselines.dreamerv3_networks import (
     ActorHead,
     BinsHead,
@@ -23,7 +24,7 @@ from baselines.dreamerv3_networks import (
 )
 from baselines.dreamerv3_rssm import RSSM, ScanWeights
 from baselines.twohot import TwoHot
-from models import Batch, LossScales, Metrics, Terms, sum_by_chunks
+from models import Batch, LossScales, Metrics, Terms
 from networks import Encoding, float_image
 from rssm import STRIDE, State
 

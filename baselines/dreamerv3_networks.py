@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from accel.chunks import by_chunks
 from baselines.twohot import TwoHot, make_bins
 from distributions import Bernoulli, Normal, OneHot, UnitNormal
 from heads import in_float32
-from networks import Encoding, activation, by_chunks, float_image
+from networks import Encoding, activation, float_image
 
 EPS = 1e-4  # of the norms
 MULTIPLES = (2, 3, 4, 4)  # channels of the CNNs' layers, times the depth

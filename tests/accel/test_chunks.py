@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-import networks
-from models import sum_by_chunks
+from accel.chunks import by_chunks, chunks, sum_by_chunks
 from tests.helpers.models import (
     SCALES,
     make_agent,
@@ -25,7 +24,7 @@ B, T = 2, 4
 
 @given(n=st.integers(1, 400), rows=st.integers(0, 450))
 def test_chunks_are_even_and_cover_all_rows(n, rows):
-    parts = networks.chunks(torch.arange(n), rows)
+    parts = chunks(torch.arange(n), rows)
     sizes = [len(part) for part in parts]
     assert torch.equal(torch.cat(parts), torch.arange(n))
     assert max(sizes) - min(sizes) <= 1
@@ -41,7 +40,7 @@ def test_by_chunks_is_the_function_of_the_whole(n, rows):
         seen.append(len(part))
         return part.square().sum(1)
 
-    assert torch.equal(networks.by_chunks(function, x, rows), x.square().sum(1))
+    assert torch.equal(by_chunks(function, x, rows), x.square().sum(1))
     assert sum(seen) == n
     assert max(seen) <= (rows or n)
 
