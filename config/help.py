@@ -14,6 +14,7 @@ from fileio import yaml_files
 from tools import print_safe
 
 WIDTH = 100  # columns
+_BREAK = "\0"  # where a line may end, for textwrap
 BASIC = "basic"  # the mark of the flags that are shown without 'all'
 
 
@@ -90,7 +91,9 @@ def _flags(keys: Sequence[Key]) -> Iterable[str]:
             group = key.group
             yield from ("", f"{group}:")
         values = f"{{{key.values}}} " if key.values else ""
-        yield textwrap.fill(
+        if len(values) > WIDTH // 2:  # breaks behind a bar
+            values = values.replace("|", f"|{_BREAK} ")
+        filled = textwrap.fill(
             f"{values}{key.help} [{written(key.default)}]",
             WIDTH,
             initial_indent=f"  --{key.name:<{column}}  ",
@@ -98,3 +101,4 @@ def _flags(keys: Sequence[Key]) -> Iterable[str]:
             break_long_words=False,
             break_on_hyphens=False,
         )
+        yield filled.replace(f"{_BREAK} ", "").replace(_BREAK, "")

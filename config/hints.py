@@ -34,6 +34,7 @@ def why_not(name: str, method: str | None, methods: Methods) -> str | None:
         return (
             f"belongs to --method_name {' and '.join(owners)}, and the method is {method} here: "
             "leave it out, or choose that method"
+            + (f"; of {method} it is --{meant}" if (meant := other_names("keys").get(name)) else "")
         )
     if mend := other_names("retired").get(name):
         return f"is not used here: {mend}"

@@ -31,7 +31,8 @@ def test_every_key_is_described_once():
     names, retired, others = {key.name for key in EVERY}, *map(other_names, ("retired", "keys"))
     assert not names & set(retired)
     assert all(len(mend) > 10 for mend in retired.values())
-    assert not (names | set(retired)) & set(others)
+    # A method's own keys may be called as elsewhere others are; then the refusal names both.
+    assert not (set(KEYS) | set(retired)) & set(others)
     assert set(others.values()) <= set(KEYS)
 
 

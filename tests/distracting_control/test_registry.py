@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_all_distractions_are_found_and_no_simulator_with_them():
-    assert list(dc.distractions()) == ["color", "camera", "background"]
+    assert list(dc.distractions()) == ["color", "camera", "background", "palette"]
     code = "import sys, distracting_control; print('mujoco' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)

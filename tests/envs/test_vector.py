@@ -58,6 +58,7 @@ def test_facts_of_the_vector(vector):
         "success": ((N,), "float32"),
         "distance": ((N,), "float32"),
         "broken": ((N,), "bool"),
+        "vector": ((N, 0), "float32"),
     }
 
 
