@@ -8,8 +8,6 @@ of every task of the control suite, whose agents are evaluated there by ``--eval
 """
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from distracting_control.background import BackgroundSettings
 from distracting_control.procedural import NAME
 from distracting_control.sources import Player, find_source
 from envs.backgrounds import Backdrop, is_blue, is_green, play
+from envs.corruptions import CORRUPTIONS, corrupt
 from envs.settings import EnvSettings
 from envs.suites import Factories
 
@@ -42,12 +41,6 @@ COLORS = {"color_easy": "easy", "color_hard": "hard"}
 _SCREENS = {"video_easy": "sky", "video_hard": "all"}
 WORLDS = (*COLORS, *_SCREENS, "video", *_DISTRACTING)
 
-_CORRUPTIONS = "envs.corruptions"  # its registry, where there is one
-CORRUPTIONS: tuple[str, ...] = (
-    tuple(importlib.import_module(_CORRUPTIONS).CORRUPTIONS)
-    if importlib.util.find_spec(_CORRUPTIONS)
-    else ()
-)
 _STRENGTHS = {"": 0.5} | {f"_{tenths / 10:g}": tenths / 10 for tenths in range(1, 11)}
 
 
@@ -169,7 +162,7 @@ def corrupted(clear: Callable[[], gym.Env]) -> Factories:
 
 
 def _corrupt(clear: Callable[[], gym.Env], name: str, strength: float) -> gym.Env:
-    return importlib.import_module(_CORRUPTIONS).corrupt(clear(), name, strength, 0)
+    return corrupt(clear(), name, strength)
 
 
 def worlds_of(eval_worlds: Iterable[str]) -> tuple[str, ...]:
