@@ -237,14 +237,14 @@ def _stack(rows: list[dict[str, Any]], action_size: int) -> dict[str, np.ndarray
 def log_evaluation(logger: Logger, kind: str, evaluation: Evaluation, steps: int) -> None:
     """A line of numbers named ``<kind>_…``, and an event.
 
-    The line stands at frames, as all do, and has the agent's ``decisions`` until then.
+    The line stands at frames, as all do, and has the agent's steps until then as well.
     """
     summary = evaluation.summary
-    logger.scalar("decisions", steps)
     logger.scalar(f"{kind}_return", summary.mean)
     logger.scalar(f"{kind}_return_std", summary.std)
     logger.scalar(f"{kind}_length", summary.length)
     logger.scalar(f"{kind}_episodes", len(evaluation.outcomes))
+    logger.scalar(f"{kind}_decisions", steps)
     both = {"success": summary.success, "distance": summary.distance}
     told = {name: value for name, value in both.items() if value is not None}
     for name, value in told.items():

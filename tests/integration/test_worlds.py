@@ -36,7 +36,7 @@ def test_each_world_is_logged_under_its_name(run):
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "event" not in row]
     for kind in ("eval", *(f"eval_{world}" for world in WORLDS)):
         found = [row for row in rows if f"{kind}_return" in row]
-        assert [(row["step"], row["decisions"]) for row in found] == [(24, 12), (60, 30)]
+        assert [(row["step"], row[f"{kind}_decisions"]) for row in found] == [(24, 12), (60, 30)]
         assert all(row[f"{kind}_episodes"] == 2 for row in found)
         assert all(row[f"{kind}_length"] == 10 for row in found)
     told = {(row["policy"], row["colors"]) for row in events(folder, "evaluation")}
