@@ -34,7 +34,7 @@ from tools import UserError
 
 # The paper's figures of dm_control count 2 frames an agent step, in which 4 control steps passed.
 AXES = {
-    "frames": "environment frames (control steps)",
+    "frames": "frames (control steps)",
     "published": "frames as the paper counts them",
 }
 PUBLISHED = ("none", "same", "all")

@@ -199,7 +199,7 @@ def test_settings_are_checked(name):
 def test_the_axis_says_what_it_counts(run, tmp_path, capsys):
     records = from_run(run)
     axes = panel_of(records, switch={TASK: 50})
-    assert axes.get_xlabel() == "environment frames (control steps)"
+    assert axes.get_xlabel() == "frames (control steps)"
     assert [line.get_xdata()[0] for line in axes.get_lines()][-1] == 50
     axes = panel_of(records, axis="published", switch={TASK: 50})
     assert "the paper" in axes.get_xlabel()
