@@ -8,7 +8,6 @@ After Agarwal et al., arXiv 2108.13264; intervals are of the stratified bootstra
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from envs import UnknownTask
 from figures import reference, save
 from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, scores_at
-from figures.records import RANDOM, Record, load, refuse
+from figures.records import RANDOM, Record, load, parser_of, refuse
 from figures.statistics import Estimate, bootstrap, improvement, iqm, mean_of_tasks, profile
 from figures.statistics import normalize as to_unit
 from figures.style import RC, TEXT, Look, choose, looks, named, task_name
@@ -237,20 +236,13 @@ def numbers(table: Table) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws what the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.aggregates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", help="run folders, folders above them, CSV files")
-    parser.add_argument("--value", choices=VALUES, default="return")
+    parser = parser_of("aggregates", __doc__, VALUES)
     parser.add_argument("--at", type=float, help="frames; default the last that all have come to")
     parser.add_argument(
         "--range", nargs=3, action="append", default=[], metavar=("TASK", "LOW", "HIGH"),
         help="what of a task's value is 0 and what is 1; may be repeated",
     )  # fmt: skip
     parser.add_argument("--against", default="", help="the arm that the others are compared with")
-    parser.add_argument("--scale", default="", help="of runs that do not say it themselves")
     parser.add_argument("--output", type=Path, default=Path("aggregates"))
     args = parser.parse_args(argv)
     try:

@@ -6,7 +6,6 @@ python -m figures.bars records.csv --panel "η: eta_0.01 eta_0.1" --panel "β: b
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from figures.groups import (
     runs_of,
     scores_at,
 )
-from figures.records import Record, load, refuse
+from figures.records import Record, load, parser_of, refuse
 from figures.statistics import Estimate, mean_over_seeds
 from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, own_name, task_name
 from tools import UserError, nearest
@@ -192,18 +191,11 @@ def _spread(seeds: Mapping[int, Sequence[Record]], frame: int, value: str) -> Es
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws what the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.bars",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", help="run folders, folders above them, CSV files")
-    parser.add_argument("--value", choices=VALUES, default="return")
+    parser = parser_of("bars", __doc__, VALUES)
     parser.add_argument("--at", type=float, help="frames; default the last that all have come to")
     parser.add_argument(
         "--panel", action="append", default=[], metavar="'TITLE: ARM …'", help="may be repeated"
     )
-    parser.add_argument("--scale", default="", help="of runs that do not say it themselves")
     parser.add_argument("--title", default="")
     parser.add_argument("--output", type=Path, default=Path("bars"))
     args = parser.parse_args(argv)

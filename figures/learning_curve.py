@@ -30,7 +30,7 @@ from figures.groups import (
     random_of,
     runs_of,
 )
-from figures.records import Record, load, refuse, write_csv
+from figures.records import Record, load, parser_of, refuse, write_csv
 from figures.runs import switches
 from tools import UserError
 
@@ -70,16 +70,9 @@ def summary(records: Sequence[Record], value: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.learning_curve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", help="run folders, folders above them, CSV files")
-    parser.add_argument("--value", choices=VALUES, default="return")
+    parser = parser_of("learning_curve", __doc__, VALUES)
     parser.add_argument("--axis", choices=AXES, default="frames", help="published: as the paper's")
     parser.add_argument("--band", choices=BANDS, default="ci", help="what is shaded")
-    parser.add_argument("--scale", default="", help="of runs that do not say it themselves")
     parser.add_argument("--seeds", action="store_true", help="a thin line for each seed, too")
     parser.add_argument("--by", choices=BY, default="arm", help="source: lines by their videos")
     parser.add_argument(

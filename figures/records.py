@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import io
@@ -244,6 +245,25 @@ def _split(given: str) -> tuple[str, Path]:
     if found and not Path(given).exists() and re.fullmatch(r"[\w.+-]+", name):
         return name, Path(path)
     return "", Path(given)
+
+
+def parser_of(program: str, doc: str | None, values: Iterable[str]) -> argparse.ArgumentParser:
+    """A parser of the runs to draw, as :func:`load` reads them, and of which number of theirs.
+
+    Args:
+        program: the module's name in figures/.
+        doc: the module's docstring.
+        values: what ``--value`` may be, ``return`` by default.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m figures.{program}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", help="run folders, folders above them, CSV files")
+    parser.add_argument("--value", choices=values, default="return")
+    parser.add_argument("--scale", default="", help="of runs that do not say it themselves")
+    return parser
 
 
 def refuse(program: str, error: Exception) -> int:
