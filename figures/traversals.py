@@ -112,7 +112,7 @@ def sheets_of(run: Path, episodes: Path | None = None) -> list[Sheet]:
     own = Path(episodes or run / "train_eps")
     if stages.finetuned is None:
         frame = _frame(Path(episodes) if episodes else videos_of(stages), run)
-        return [_sheet("pretrained", stages.pretrained, frame)]
+        return [_sheet(f"pretrained, {task}", stages.pretrained, frame)]
     sheets = [_sheet(f"student, {task}", stages.finetuned, _frame(own, run))]
     if stages.pretrained is not None:
         videos = None if episodes else videos_of(stages)

@@ -2,7 +2,8 @@
 
 Its keys: `figure` and `draw` (what draws it, with which settings), `seeds`, `transfers` (pairs of
 source and target), `arms` (each a method, and what it changes), `goal` (the last stage; default
-train), and, where it needs them, flags of stages for all arms or, below `scales`, at one scale.
+train), and, where it needs them, flags of stages for all arms or, below `scales`, at one scale,
+where `draw` has settings of its own.
 common.yaml has the stages, the methods' own flags and the scales.
 """
 
@@ -68,6 +69,7 @@ class Study(NamedTuple):
         name: the file's, without the ending.
         figure: what draws it, one of `FIGURES`.
         draw: settings of the drawing.
+        draw_at: more of them, of each scale.
         goal: the stage that it is about.
         seeds: how many; None leaves it to the scale.
         transfers: at least one.
@@ -81,6 +83,7 @@ class Study(NamedTuple):
     name: str
     figure: str
     draw: Mapping[str, Any]
+    draw_at: Mapping[str, Mapping[str, Any]]
     goal: str
     seeds: int | None
     transfers: tuple[Transfer, ...]
@@ -149,7 +152,14 @@ def load(given: str, common: Common, methods: Iterable[str]) -> Study:
     reader, stages = _Reader(path), common.stages
     own = ("figure", "draw", "seeds", "goal", "transfers", "arms", "scales", "actions")
     top = reader.mapping(reader.load(), "", (*own, *stages))
-    scales = reader.mapping(top.get("scales", {}), "scales", SCALES)
+    scales = {
+        scale: reader.mapping(own, f"scales: {scale}", ("draw", *stages))
+        for scale, own in reader.mapping(top.get("scales", {}), "scales", SCALES).items()
+    }
+    draw_at = {
+        scale: reader.mapping(own.pop("draw", {}), f"scales: {scale}: draw", None)
+        for scale, own in scales.items()
+    }
     arms = reader.mapping(top.get("arms"), "arms", None)
     transfers = top.get("transfers")
     if not isinstance(transfers, list) or not transfers or not arms:
@@ -159,6 +169,7 @@ def load(given: str, common: Common, methods: Iterable[str]) -> Study:
         name=path.stem,
         figure=reader.choice(top.get("figure", "curves"), "figure", FIGURES),
         draw=reader.mapping(top.get("draw", {}), "draw", None),
+        draw_at=draw_at,
         goal=reader.choice(top.get("goal", [*stages][-1]), "goal", stages),
         seeds=reader.count(top["seeds"], "seeds") if "seeds" in top else None,
         transfers=tuple(

@@ -49,7 +49,7 @@ def write_plan(logdir: Path, study: Study, scale: str, jobs: Sequence[Job]) -> N
         "study": study.name,
         "scale": scale,
         "figure": study.figure,
-        "draw": dict(study.draw),
+        "draw": {**study.draw, **study.draw_at.get(scale, {})},
     }
     plan["jobs"] = [job.to_dict() for job in jobs]
     with atomic_write(folder_of(logdir, study.name) / PLAN) as file:

@@ -3,7 +3,7 @@
 import pytest
 
 from agents.registry import AGENTS
-from study import document
+from study import document, records
 from study.__main__ import main
 from study.plan import expand
 from tools import UserError
@@ -112,3 +112,13 @@ def test_a_command_line_that_cannot_be_is_one_line(tmp_path, capsys, words, line
     assert len(said.err.splitlines()) == 1
     assert said.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_scale_has_settings_of_its_own_for_the_drawing(tmp_path):
+    own = "draw: {seed: 1, length: 50}\nscales: {debug: {draw: {length: 10}, train: {steps: 80}}}\n"
+    (tmp_path / "own.yaml").write_text(GOOD + own)
+    study = document.load(str(tmp_path / "own.yaml"), document.load_common(), AGENTS)
+    assert study.scales == {"debug": {"train": {"steps": 80}}}
+    for scale, length in (("debug", 10), ("cpu", 50)):
+        records.write_plan(tmp_path, study, scale, [])
+        assert records.read_plan(tmp_path, "own").draw == {"seed": 1, "length": length}
