@@ -271,11 +271,11 @@ class WorldModel(nn.Module):
             embed_proj = rssm.project_embed(weights, embed.float())
             post = rssm.posterior_of(weights, deter, embed_proj, noise.true_latent)
             first = rssm.initial(len(deter))
-            before = (
+            stoch, deter = (
                 torch.cat([first[name][:, None], post[name][:, :-1]], 1).flatten(2)
                 for name in ("stoch", "deter")
             )
-            stoch, deter = rssm.reset(weights, *before, keep)
+            stoch, deter = rssm.reset(weights, stoch, deter, keep)
             action_proj = rssm.project_action(weights, batch["action"] * keep)
             deter = rssm.recur(weights, stoch, action_proj, deter)
             return post, rssm.prior_of(deter, noise.true_prior)
