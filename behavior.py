@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heads import ActionHead, ActorConfig, DenseHead, HeadConfig
 from models import LossScales, WorldModel
-from rssm import STRIDE, FirstWeights, State
+from rssm import STRIDE, ScanWeights, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +155,11 @@ class ActorCritic(nn.Module):
     def rollout(self, world_model: WorldModel, start: State, noise: ImagineNoise) -> Imagination:
         """Follows the actor for H steps from every state of ``start`` [N, …]."""
         rssm = world_model.rssm
-        first = rssm.first_weights()
+        weights = rssm.scan_weights()
         drawn = (each.split(STRIDE) for each in noise)
         states, steps = [start], []
         for actions, latents in zip(*drawn, strict=True):
-            more = self.imagine_steps(world_model, first, states[-1], actions, latents)
+            more = self.imagine_steps(world_model, weights, states[-1], actions, latents)
             states += more[0]
             steps += more[1]
         state = {k: torch.stack([s[k] for s in states]) for k in states[-1]}
@@ -176,7 +176,7 @@ class ActorCritic(nn.Module):
     def imagine_steps(
         self,
         world_model: WorldModel,
-        first: FirstWeights,
+        weights: ScanWeights,
         state: State,
         actions: Tensor,
         latents: Tensor,
@@ -184,7 +184,7 @@ class ActorCritic(nn.Module):
         """Some steps in a row: :meth:`imagine_step` for each row of the noise [s, N, …]."""
         states, steps = [], []
         for action, latent in zip(actions, latents, strict=True):
-            state, step = self.imagine_step(world_model, first, state, action, latent)
+            state, step = self.imagine_step(world_model, weights, state, action, latent)
             states.append(state)
             steps.append(step)
         return states, steps
@@ -192,7 +192,7 @@ class ActorCritic(nn.Module):
     def imagine_step(
         self,
         world_model: WorldModel,
-        first: FirstWeights,
+        weights: ScanWeights,
         state: State,
         noise: Tensor,
         latent: Tensor,
@@ -215,7 +215,7 @@ class ActorCritic(nn.Module):
         if c.gradient != "dynamics":
             log_prob = policy.log_prob(action.detach())
         padded = world_model.pad_action(action)
-        following = rssm.img_step(state, padded, c.sample, latent, first)
+        following = rssm.img_step(state, padded, c.sample, latent, weights)
         return following, (action, log_prob, entropy, rewarded)
 
     def targets(

@@ -7,6 +7,7 @@
 - tdmpc2.py: TD-MPC2; tdmpc2_networks.py: what it is made of; mppi.py: its planner
 - dreamerv3.py: DreamerV3; dreamerv3_model.py: its losses; dreamerv3_networks.py, dreamerv3_rssm.py:
   what it is made of; twohot.py, laprop.py, replayed_latents.py: parts for others, too
+- hrssm.py: HRSSM; hrssm_model.py: its losses; hrssm_networks.py: what it is made of
 - pixels.py: what the agents without a model share; stacking.py: observations out of single frames;
   augment.py: crops, random convolutions, overlays; pictures.py: what is drawn of them
 - networks.py: their encoders, actors and critics

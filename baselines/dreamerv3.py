@@ -42,23 +42,29 @@ KEPT = "replayed_"  # and a latent's name: what an update hands on to the replay
 
 
 @dataclasses.dataclass(frozen=True)
-class Keys:
-    """DreamerV3's own keys."""
+class CommonKeys:
+    """Keys of DreamerV3 and of what grew on it."""
 
-    dyn_blocks: int = key(8, "blocks of the recurrent cell", above=0)
     unimix: float = key(
         0.01, "share of a uniform distribution in latents and discrete actions", at_least=0, below=1
     )
     bins: int = key(255, "bins of rewards and values, an odd number", at_least=3)
     dyn_scale: str = key("1.0", "weight of the KL that trains the prior", schedule=True)
     rep_scale: str = key("0.1", "weight of the KL that trains the posterior", schedule=True)
+    return_rate: float = key(
+        0.01, "rate of the averages that returns are scaled by", above=0, at_most=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys(CommonKeys):
+    """DreamerV3's own keys."""
+
+    dyn_blocks: int = key(8, "blocks of the recurrent cell", above=0)
     policy_scale: str = key("1.0", "weight of the actor's loss", schedule=True)
     value_scale: str = key("1.0", "weight of the critic's loss in imagination", schedule=True)
     replay_value_scale: str = key(
         "0.3", "weight of the critic's loss on the replay's own rows", schedule=True
-    )
-    return_rate: float = key(
-        0.01, "rate of the averages that returns are scaled by", above=0, at_most=1
     )
     lr_warmup: int = key(1000, "updates in which the learning rate rises from 0", at_least=0)
     agc: float = key(
@@ -121,30 +127,11 @@ class DreamerV3(GradientLearner, Agent):
     def check(cls, config: Config) -> None:
         """Checks that sizes go into each other."""
         c = config
-        for name in ("beta_vae", "distillation", "traverse"):
-            if c[name]:
-                raise UserError(
-                    f"--method_name dreamerv3 has no β-VAE and no teacher: leave out --{name} True"
-                )
-        if any(side % HALVINGS for side in c.size):
-            raise UserError(
-                f"--size {' '.join(map(str, c.size))}: dreamerv3 halves images four times: give "
-                f"multiples of {HALVINGS}, such as 64 64"
-            )
+        check_sizes(cls.name, c)
         for flag, parts in (("dyn_deter", c.dyn_deter), ("cnn_depth", MULTIPLES[-1] * c.cnn_depth)):
             if parts % c.dyn_blocks:
                 what = f"--{flag} {c[flag]} does not part into --dyn_blocks {c.dyn_blocks}"
                 raise UserError(f"{what}: give a multiple of {c.dyn_blocks}, or fewer blocks")
-        if not 2 <= c.dyn_discrete <= 256:
-            raise UserError(
-                f"--dyn_discrete {c.dyn_discrete}: dreamerv3's latents have from 2 to 256 classes"
-            )
-        if not c.bins % 2:
-            raise UserError(f"--bins {c.bins}: give an odd number, as one of them is 0")
-        try:
-            activation(c.act)
-        except ValueError as error:
-            raise UserError(f"--act: {error}") from None
 
     @classmethod
     def windows(cls, config: Config) -> Windows:
@@ -177,7 +164,7 @@ class DreamerV3(GradientLearner, Agent):
         return super().prepare({k: v for k, v in batch.items() if k != "row"})
 
     def draw_noise(self, batch: int, length: int) -> Noise:
-        imagine = self.behavior.draw_noise(self.world_model, batch * length)
+        imagine = self.behavior.draw_noise(self.world_model.rssm, batch * length)
         return Noise(self.world_model.draw_noise(batch, length), imagine)
 
     def before_update(self) -> None:
@@ -233,6 +220,35 @@ class DreamerV3(GradientLearner, Agent):
             self.latents.load_state(state["latents"])
 
 
+def check_sizes(method: str, config: Config) -> None:
+    """Checks what DreamerV3's encoder, latents and heads need, and that no teacher is asked for.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    c = config
+    for name in ("beta_vae", "distillation", "traverse"):
+        if c[name]:
+            raise UserError(
+                f"--method_name {method} has no β-VAE and no teacher: leave out --{name} True"
+            )
+    if any(side % HALVINGS for side in c.size):
+        raise UserError(
+            f"--size {' '.join(map(str, c.size))}: {method} halves images four times: give "
+            f"multiples of {HALVINGS}, such as 64 64"
+        )
+    if not 2 <= c.dyn_discrete <= 256:
+        raise UserError(
+            f"--dyn_discrete {c.dyn_discrete}: {method}'s latents have from 2 to 256 classes"
+        )
+    if not c.bins % 2:
+        raise UserError(f"--bins {c.bins}: give an odd number, as one of them is 0")
+    try:
+        activation(c.act)
+    except ValueError as error:
+        raise UserError(f"--act: {error}") from None
+
+
 def network_config(config: Config, chunk_size: int) -> NetworkConfig:
     """The sizes that the configuration's keys come to."""
     c = config
@@ -241,7 +257,7 @@ def network_config(config: Config, chunk_size: int) -> NetworkConfig:
         hidden=c.dyn_hidden,
         stoch=c.dyn_stoch,
         classes=c.dyn_discrete,
-        blocks=c.dyn_blocks,
+        blocks=c.get("dyn_blocks", 1),
         depth=c.cnn_depth,
         units=c.units,
         layers=(c.reward_layers, c.discount_layers, c.actor_layers, c.value_layers),

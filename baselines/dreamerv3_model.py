@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from baselines.dreamerv3_networks import (
     Encoder,
     NetworkConfig,
 )
-from baselines.dreamerv3_rssm import RSSM, ScanWeights
+from baselines.dreamerv3_rssm import RSSM, CategoricalModel
+from baselines.networks import move
 from baselines.twohot import TwoHot
 from models import Batch, LossScales, Metrics, Terms
 from networks import Encoding, float_image
@@ -110,23 +111,15 @@ class WorldModel(nn.Module):
         """The terms ``image``, ``reward``, ``discount``, ``dyn`` and ``rep``; posterior; metrics.
 
         Each is a mean over batch and time: the squared error of the image, summed over pixels in
-        0..1; the cross-entropies of reward and discount; KL(sg(q) ‖ p), which trains the prior p,
-        and KL(q ‖ sg(p)), which trains the posterior q. ``kl_free`` nats of each row's KL cost
-        nothing.
+        0..1; the cross-entropies of reward and discount; and those of `kl_terms`.
         """
         post, prior = self.observe(batch, self.encode(batch["image"]), noise.latent)
         feat = self.rssm.get_feat(post)
         terms = {"image": self.image_term(feat, batch["image"])}
         terms["reward"] = -self.reward(feat).log_prob(batch["reward"]).mean()
         terms["discount"] = -self.discount(feat).log_prob(batch["discount"]).mean()
-        stopped = [{"logit": state["logit"].detach()} for state in (post, prior)]
-        dyn, rep = self.rssm.kl(stopped[0], prior), self.rssm.kl(post, stopped[1])  # [B, T]
-        terms["dyn"] = torch.maximum(dyn, scales["kl_free"]).mean()
-        terms["rep"] = torch.maximum(rep, scales["kl_free"]).mean()
-        with torch.no_grad():
-            entropies = [self.rssm.get_dist(state).entropy().mean() for state in (prior, post)]
-        metrics = {"kl": dyn.detach().mean(), "prior_ent": entropies[0], "post_ent": entropies[1]}
-        return terms, post, metrics
+        more, metrics = kl_terms(self.rssm, post, prior, scales["kl_free"])
+        return terms | more, post, metrics
 
     def image_term(self, feat: Tensor, image: Tensor) -> Tensor:
         """The squared error of images [B, T, H, W, C], summed over pixels, its mean: 0-d."""
@@ -138,6 +131,26 @@ class WorldModel(nn.Module):
     def image_error(self, feat: Tensor, image: Tensor) -> Tensor:
         """[N, F] and images [N, H, W, C] → [N]."""
         return (self.decoder.pixels(feat) - float_image(image)).square().flatten(1).sum(1)
+
+
+def kl_terms(
+    rssm: CategoricalModel, post: State, prior: State, free: Tensor
+) -> tuple[Terms, Metrics]:
+    """The terms ``dyn`` and ``rep`` of posterior and prior [B, T, …], and metrics.
+
+    KL(sg(q) ‖ p) trains the prior p, KL(q ‖ sg(p)) the posterior q; ``free`` nats of each row's
+    cost nothing.
+    """
+    stopped = [{"logit": state["logit"].detach()} for state in (post, prior)]
+    dyn, rep = rssm.kl(stopped[0], prior), rssm.kl(post, stopped[1])  # [B, T]
+    terms = {"dyn": torch.maximum(dyn, free).mean(), "rep": torch.maximum(rep, free).mean()}
+    with torch.no_grad():
+        entropies = [rssm.get_dist(state).entropy().mean() for state in (prior, post)]
+    return terms, {
+        "kl": dyn.detach().mean(),
+        "prior_ent": entropies[0],
+        "post_ent": entropies[1],
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,42 +221,38 @@ class ReturnScale(nn.Module):
         return (self.high - self.low).clamp(min=1)
 
 
-class ActorCritic(nn.Module):
-    """DreamerV3's behaviour: an actor and a critic that learn in imagination.
+class ImaginedBehavior(nn.Module):
+    """An actor and a critic that learn in imagination, the critic beside a slow copy of itself.
 
     Args:
-        action_size: A.
-        discrete: whether actions are.
-        networks: sizes.
+        actor: a head over actions.
+        value: the critic's head.
         config: how they learn.
     """
 
-    def __init__(
-        self, action_size: int, discrete: bool, networks: NetworkConfig, config: BehaviorConfig
-    ):
+    def __init__(self, actor: Any, value: Any, config: BehaviorConfig):
         super().__init__()
-        self.config = config
-        self.actor = ActorHead(action_size, discrete, networks)
-        self.value = BinsHead(networks.layers[3], networks)
-        self.slow_value = copy.deepcopy(self.value).requires_grad_(False)
+        self.config, self.actor, self.value = config, actor, value
+        self.slow_value = copy.deepcopy(value).requires_grad_(False)
         self.scale = ReturnScale(config.return_rate)
 
     @torch.no_grad()
     def update_slow_target(self) -> None:
         """Moves the slow critic towards the critic."""
-        slow: list[Tensor] = [*self.slow_value.parameters()]
-        fast: list[Tensor] = [*self.value.parameters()]
-        torch._foreach_lerp_(slow, fast, self.config.slow_fraction)
+        move(self.slow_value, self.value, self.config.slow_fraction)
 
-    def draw_noise(self, world_model: WorldModel, starts: int) -> ImagineNoise:
+    def draw_noise(self, rssm: CategoricalModel, starts: int) -> ImagineNoise:
         """What rollouts from so many starts draw with, all steps at once."""
         lead = self.config.horizon, starts
-        return ImagineNoise(self.actor.draw_noise(*lead), world_model.rssm.draw_noise(*lead))
+        return ImagineNoise(self.actor.draw_noise(*lead), rssm.draw_noise(*lead))
 
-    @torch.no_grad()
-    def rollout(self, world_model: WorldModel, start: State, noise: ImagineNoise) -> Imagination:
-        """Follows the actor for H steps from every state of ``start`` [N, …]."""
-        rssm, weights = world_model.rssm, world_model.rssm.scan_weights()
+    def follow(self, rssm: CategoricalModel, start: State, noise: ImagineNoise) -> Imagination:
+        """Follows the actor for H steps from every state of ``start`` [N, …].
+
+        Where gradients are asked for, an action's reaches the states that it leads to; what the
+        actor looks at passes none on.
+        """
+        weights = rssm.scan_weights()
         state, feats, actions = start, [rssm.get_feat(start)], []
         for drawn in zip(*(each.split(STRIDE) for each in noise), strict=True):
             state, feat, action = self.imagine_steps(rssm, weights, state, feats[-1], *drawn)
@@ -253,8 +262,8 @@ class ActorCritic(nn.Module):
 
     def imagine_steps(
         self,
-        rssm: RSSM,
-        weights: ScanWeights,
+        rssm: CategoricalModel,
+        weights: Any,
         state: State,
         feat: Tensor,
         actions: Tensor,
@@ -267,11 +276,33 @@ class ActorCritic(nn.Module):
         """
         feats, taken = [], []
         for action, latent in zip(actions, latents, strict=True):
-            taken.append(self.actor(feat).rsample(action))
+            taken.append(self.actor(feat.detach()).rsample(action))
             state = rssm.img_step(state, taken[-1], noise=latent, weights=weights)
             feat = rssm.get_feat(state)
             feats.append(feat)
         return state, feats, taken
+
+
+class ActorCritic(ImaginedBehavior):
+    """DreamerV3's behaviour: the actor learns by the log-probabilities of what it did.
+
+    Args:
+        action_size: A.
+        discrete: whether actions are.
+        networks: sizes.
+        config: how they learn.
+    """
+
+    def __init__(
+        self, action_size: int, discrete: bool, networks: NetworkConfig, config: BehaviorConfig
+    ):
+        actor = ActorHead(action_size, discrete, networks)
+        super().__init__(actor, BinsHead(networks.layers[3], networks), config)
+
+    @torch.no_grad()
+    def rollout(self, world_model: WorldModel, start: State, noise: ImagineNoise) -> Imagination:
+        """H steps from every state of ``start`` [N, …]."""
+        return self.follow(world_model.rssm, start, noise)
 
     def terms(
         self, world_model: WorldModel, imagined: Imagination, scales: LossScales

@@ -6,7 +6,7 @@ S stoch, K classes, D deter, F feature, G blocks.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from baselines.dreamerv3_networks import (
 )
 from distributions import OneHot, kl_onehot
 from networks import activation, autocast_dtype
-from rssm import STRIDE, State
+from rssm import State, StateSpaceModel
 
 
 class ScanWeights(NamedTuple):
@@ -46,11 +46,73 @@ class ScanWeights(NamedTuple):
     embed: Tensor
 
 
-class RSSM(nn.Module):
-    """DreamerV3's recurrent state-space model.
+class CategoricalModel(StateSpaceModel):
+    """A state-space model of categorical latents, each with a uniform share; DreamerV3's kind.
 
     A state is a dict: ``deter`` [N, D], ``stoch`` [N, S, K], one-hot, and ``logit`` [N, S, K], the
     logarithms of the probabilities that it was drawn with, the uniform share among them.
+
+    Attributes:
+        prior: deter → hidden; ``prior_logits`` behind it.
+        posterior: deter and embedding → hidden; ``posterior_logits`` behind it.
+    """
+
+    config: NetworkConfig
+    prior: nn.Sequential
+    prior_logits: nn.Linear
+    posterior: nn.Sequential
+    posterior_logits: nn.Linear
+
+    def initial(self, batch: int) -> State:
+        """The state before the first step: all zeros, ``batch`` of them."""
+        c, weight = self.config, self.prior_logits.weight
+        classes = weight.new_zeros(batch, c.stoch, c.classes)
+        return {"stoch": classes, "logit": classes, "deter": weight.new_zeros(batch, c.deter)}
+
+    def project_embed(self, weights: Any, embed: Tensor) -> Tensor:
+        return F.linear(embed, weights.embed, self._first().bias)
+
+    def posterior_of(
+        self, weights: Any, deter: Tensor, embed_proj: Tensor, noise: Tensor | None
+    ) -> State:
+        hidden = self.posterior[1:](embed_proj + F.linear(deter, weights.deter))
+        logit = self._mixed(self.posterior_logits(hidden))
+        return {"stoch": self.draw(logit, noise), "logit": logit, "deter": deter}
+
+    def prior_of(self, deter: Tensor, noise: Tensor | None) -> State:
+        logit = self._mixed(self.prior_logits(self.prior(deter)))
+        return {"stoch": self.draw(logit, noise), "deter": deter, "logit": logit}
+
+    def get_dist(self, state: State) -> OneHot:
+        """The distribution that ``stoch`` was drawn from."""
+        return OneHot(state["logit"], event_dims=1)
+
+    def kl(self, left: State, right: State) -> Tensor:
+        """KL(left ‖ right) of the latents, in nats: [N]."""
+        return kl_onehot(left["logit"], right["logit"])
+
+    def draw_noise(self, *lead: int) -> Tensor:
+        """What samples [*lead, …] are drawn with: uniform [*lead, S, K]."""
+        c, device = self.config, self.prior_logits.weight.device
+        return torch.rand((*lead, c.stoch, c.classes), device=device)
+
+    def _first(self) -> nn.Linear:
+        """The posterior's first layer, which is applied in parts."""
+        return cast(nn.Linear, self.posterior[0])
+
+    def _mixed(self, logits: Tensor) -> Tensor:
+        c = self.config
+        return mixed(logits.unflatten(-1, (c.stoch, c.classes)), c.unimix)
+
+    @staticmethod
+    def draw(logit: Tensor, noise: Tensor | None) -> Tensor:
+        """stoch [N, S, K] of the logarithms of probabilities; the mode where noise is None."""
+        dist = OneHot(logit, event_dims=1)
+        return dist.mode() if noise is None else dist.rsample(noise)
+
+
+class RSSM(CategoricalModel):
+    """DreamerV3's recurrent state-space model.
 
     Args:
         embed_size: E.
@@ -74,129 +136,6 @@ class RSSM(nn.Module):
         self.posterior = dense(c.deter + embed_size, c.hidden, c.act)
         self.posterior_logits = linear(c.hidden, c.flat_stoch)
         self.act = activation(c.act)()
-
-    def initial(self, batch: int) -> State:
-        """The state before the first step: all zeros, ``batch`` of them."""
-        c, weight = self.config, self.prior_logits.weight
-        classes = weight.new_zeros(batch, c.stoch, c.classes)
-        return {"stoch": classes, "logit": classes, "deter": weight.new_zeros(batch, c.deter)}
-
-    def observe(
-        self,
-        embed: Tensor,
-        action: Tensor,
-        is_first: Tensor,
-        state: State | None = None,
-        sample: bool = True,
-        noise: Tensor | None = None,
-    ) -> tuple[State, State]:
-        """Filters a sequence; arguments and results as of `rssm.RSSM.observe`."""
-        # In float32 whatever autocast says: the gradients of T steps add up in the weights' dtype,
-        # and bfloat16 would round each sum.
-        with torch.autocast(embed.device.type, enabled=False):
-            return self._observe(embed.float(), action, is_first, state, sample, noise)
-
-    def _observe(
-        self,
-        embed: Tensor,
-        action: Tensor,
-        is_first: Tensor,
-        state: State | None,
-        sample: bool,
-        noise: Tensor | None,
-    ) -> tuple[State, State]:
-        batch, length = embed.shape[:2]
-        keep = (~is_first.bool()).to(embed.dtype)[..., None]  # [B, T, 1]
-        state = self.initial(batch) if state is None else state
-        stoch, deter = state["stoch"].flatten(1), state["deter"]
-        noise = self.draw_noise(batch, length) if noise is None and sample else noise
-        # What does not depend on the recurrent state is computed for all steps at once.
-        weights = self.scan_weights()
-        action_proj = self.project_action(weights, action * keep)  # [B, T, D]
-        embed_proj = F.linear(embed, weights.embed, self._first().bias)  # [B, T, hidden]
-        scanned = [x.transpose(0, 1).contiguous() for x in (action_proj, embed_proj, keep)]
-        drawn = noise.transpose(0, 1).contiguous() if noise is not None and sample else None
-        posts: list[State] = []
-        for t in range(0, length, STRIDE):
-            now = slice(t, t + STRIDE)
-            a, e, k = (x[now] for x in scanned)  # [s, B, …] each
-            eps = None if drawn is None else drawn[now]
-            posts += self.filter_steps(weights, stoch, deter, a, e, k, eps)
-            stoch, deter = posts[-1]["stoch"].flatten(1), posts[-1]["deter"]
-        post = {k: torch.stack([p[k] for p in posts], 1) for k in posts[0]}  # [B, T, …]
-        return post, self.prior_of(post["deter"], None)
-
-    def filter_steps(
-        self,
-        weights: ScanWeights,
-        stoch: Tensor,
-        deter: Tensor,
-        action_proj: Tensor,
-        embed_proj: Tensor,
-        keep: Tensor,
-        noise: Tensor | None,
-    ) -> list[State]:
-        """The posteriors of some steps in a row.
-
-        Args:
-            weights: as `scan_weights` makes them.
-            stoch: [B, S·K] and ``deter`` [B, D], the state before.
-            action_proj: [s, B, D], what the cell sees of the actions.
-            embed_proj: [s, B, hidden], what the posterior sees of the embeddings.
-            keep: [s, B, 1], 0 where an episode begins.
-            noise: [s, B, S, K], or None for modes.
-        """
-        posts = []
-        for t in range(len(action_proj)):
-            deter = self.recur(weights, stoch * keep[t], action_proj[t], deter * keep[t])
-            hidden = self.posterior[1:](embed_proj[t] + F.linear(deter, weights.deter))
-            logit = self._mixed(self.posterior_logits(hidden))
-            drawn = self._draw(logit, None if noise is None else noise[t])
-            posts.append({"stoch": drawn, "logit": logit, "deter": deter})
-            stoch = drawn.flatten(1)
-        return posts
-
-    def obs_step(
-        self,
-        prev: State,
-        action: Tensor,
-        embed: Tensor,
-        is_first: Tensor,
-        sample: bool = True,
-        noise: Tensor | None = None,
-    ) -> State:
-        """One filtering step: [B, …] in, the posterior [B, …] out; ``noise`` [B, S, K]."""
-        embed, action, is_first = (x[:, None] for x in (embed, action, is_first))
-        noise = None if noise is None else noise[:, None]
-        post, _ = self.observe(embed, action, is_first, prev, sample, noise)
-        return {k: v[:, 0] for k, v in post.items()}
-
-    def img_step(
-        self,
-        prev: State,
-        action: Tensor,
-        sample: bool = True,
-        noise: Tensor | None = None,
-        weights: ScanWeights | None = None,
-    ) -> State:
-        """One step of imagination: the prior [N, …] after ``action`` [N, A].
-
-        A scan draws ``noise`` [N, S, K] and parts the weights once for all its steps.
-        """
-        weights = self.scan_weights() if weights is None else weights
-        projected = self.project_action(weights, action)
-        deter = self.recur(weights, prev["stoch"].flatten(1), projected, prev["deter"])
-        if sample and noise is None:
-            noise = self.draw_noise(len(deter))
-        return self.prior_of(deter, noise if sample else None)
-
-    def imagine(self, action: Tensor, state: State, sample: bool = True) -> State:
-        """Imagines under given actions [B, T, A] from ``state`` [B, …] on: priors [B, T, …]."""
-        states, weights = [], self.scan_weights()
-        for t in range(action.shape[1]):
-            state = self.img_step(state, action[:, t], sample, weights=weights)
-            states.append(state)
-        return {k: torch.stack([s[k] for s in states], 1) for k in state}
 
     def scan_weights(self) -> ScanWeights:
         """The weights as a scan uses them."""
@@ -232,38 +171,3 @@ class RSSM(nn.Module):
         )
         candidate = torch.tanh(torch.sigmoid(reset) * candidate).flatten(-2)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1).flatten(-2))
-
-    def prior_of(self, deter: Tensor, noise: Tensor | None) -> State:
-        """The prior [N, …] that a recurrent state predicts; its mode where noise is None."""
-        logit = self._mixed(self.prior_logits(self.prior(deter)))
-        return {"stoch": self._draw(logit, noise), "deter": deter, "logit": logit}
-
-    def get_feat(self, state: State) -> Tensor:
-        """concat(stoch, deter): [N, F]."""
-        return torch.cat([state["stoch"].flatten(-2), state["deter"]], -1)
-
-    def get_dist(self, state: State) -> OneHot:
-        """The distribution that ``stoch`` was drawn from."""
-        return OneHot(state["logit"], event_dims=1)
-
-    def kl(self, left: State, right: State) -> Tensor:
-        """KL(left ‖ right) of the latents, in nats: [N]."""
-        return kl_onehot(left["logit"], right["logit"])
-
-    def draw_noise(self, *lead: int) -> Tensor:
-        """What samples [*lead, …] are drawn with: uniform [*lead, S, K]."""
-        c, device = self.config, self.prior_logits.weight.device
-        return torch.rand((*lead, c.stoch, c.classes), device=device)
-
-    def _first(self) -> nn.Linear:
-        """The posterior's first layer, which is applied in parts."""
-        return cast(nn.Linear, self.posterior[0])
-
-    def _mixed(self, logits: Tensor) -> Tensor:
-        c = self.config
-        return mixed(logits.unflatten(-1, (c.stoch, c.classes)), c.unimix)
-
-    @staticmethod
-    def _draw(logit: Tensor, noise: Tensor | None) -> Tensor:
-        dist = OneHot(logit, event_dims=1)
-        return dist.mode() if noise is None else dist.rsample(noise)

@@ -1,11 +1,11 @@
-"""Numbers as distributions over bins: DreamerV3's rewards and values (arXiv 2301.04104)."""
+"""Numbers as distributions over bins: rewards and values since DreamerV3 (arXiv 2301.04104)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from distributions import symexp
+from distributions import symexp, symlog
 
 LARGEST = 20.0  # of the bins, in symlog
 
@@ -29,7 +29,7 @@ class TwoHot:
 
     def __getitem__(self, rows: slice) -> TwoHot:
         """The distributions of some rows."""
-        part = TwoHot.__new__(TwoHot)
+        part = type(self).__new__(type(self))
         part.logits, part.bins = self.logits[rows], self.bins
         return part
 
@@ -54,3 +54,18 @@ class TwoHot:
         share = torch.where(above == below, 0.0, (x - low).abs() / (high - low).clamp(min=1e-30))
         each = [self.logits.gather(-1, index[..., None])[..., 0] for index in (below, above)]
         return torch.lerp(each[0], each[1], share)
+
+
+class SymlogTwoHot(TwoHot):
+    """The same over bins of a number's symmetric logarithm: they rise evenly, its mean is squashed.
+
+    So DreamerV3's first version had it (arXiv 2301.04104v1, equation 10).
+    """
+
+    def mode(self) -> Tensor:
+        """symexp of the expected bin, [N]."""
+        return symexp(super().mode())
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """As of `TwoHot`; the weights are linear in symlog(x)."""
+        return super().log_prob(symlog(x))

@@ -14,6 +14,7 @@ from envs.worlds import worlds_of
 from tools import UserError, check_folder, nearest
 
 VISION = "dmc_vision"  # a block of tasks dmc_…, beside the suite's own
+VISION_METHOD = "hrssm"  # whose it is
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ def as_flags(text: str) -> str:
 def _note_unread(config: Mapping[str, Any]) -> None:
     """Says which of the given flags and blocks are not for the task's suite."""
     task, (suite, identity) = config["task"], parse_task(config["task"])
-    if VISION in config.blocks:
+    if VISION in config.blocks and config["method_name"] != VISION_METHOD:
         print(f"note: the agent in HRSSM's world is {config['method_name']}", file=sys.stderr)
     others = (set(config.blocks) & set(SUITES)) - {suite}
     stacked = set(config.blocks) - {"defaults", VISION}

@@ -20,7 +20,7 @@ META = torch.device("meta")
 NEEDS = {name: {"beta_vae": False} for name in ("dreamerv2", "dv2_finetune", "apv")}
 BONUS = {"queue_size": 20, "intr_seq_length": 2, "k": 3}
 NEEDS["apv"] |= BONUS
-NEEDS["dreamerv3"] = {"beta_vae": False, "dyn_discrete": 3}
+NEEDS["dreamerv3"] = NEEDS["hrssm"] = {"beta_vae": False, "dyn_discrete": 3}
 SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8}
 NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
 NEEDS["tdmpc2"] = {"beta_vae": False, "mlp_dim": 16, "num_channels": 4, "num_bins": 11}

@@ -30,6 +30,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "tdmpc2": {"mlp_dim": 16, "num_channels": 4, "num_bins": 11, "num_samples": 8}
     | {"num_elites": 3, "num_pi_trajs": 2, "iterations": 2},
     "dreamerv3": {"dyn_discrete": 3, "bins": 7, "lr_warmup": 0},
+    "hrssm": {"dyn_discrete": 3, "bins": 7, "block_size": 3, "envs": 1},
     **{name: {"hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8} for name in PIXELS},
 }
 FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN

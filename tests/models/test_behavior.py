@@ -52,16 +52,16 @@ class Line:
     def get_feat(self, state):
         return state["z"]
 
-    def first_weights(self):
+    def scan_weights(self):
         return None
 
     def draw_noise(self, *lead):
         return torch.zeros(*lead, 1)
 
-    def img_step(self, state, action, sample, noise, first):
+    def img_step(self, state, action, sample, noise, weights):
         assert sample is True
         assert noise.shape == action.shape
-        assert first is None
+        assert weights is None
         return {"z": state["z"] + action}
 
     def get_dist(self, state):
