@@ -34,7 +34,7 @@ def read_upload(content: bytes, subject: Subject) -> Clip:
             if content[:2] == b"PK":
                 columns = check_episode(npz.read(path, DTYPES, largest=DECODED))
                 return make_clip("the uploaded episode", columns, subject)
-            image = np.asarray(read_image(path, pixels=PIXELS))
+            image = np.array(read_image(path, pixels=PIXELS))
             return make_clip("the uploaded image", {"image": image[None]}, subject)
         except Unusable as error:
             raise UserError(f"the upload cannot be used, {error}: give a PNG or JPEG") from None

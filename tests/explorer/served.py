@@ -101,6 +101,13 @@ class Client:
         return line
 
 
+def archive(**arrays: np.ndarray) -> bytes:
+    """An .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
 def pixels(content: bytes) -> np.ndarray:
     """The picture of a PNG, uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(content)))

@@ -8,6 +8,7 @@ from explorer.app import PAGE, WORDS
 from explorer.guard import HEADERS
 
 HOST = "127.0.0.1:8765"
+LINK = re.compile(r"""(?:src|href|from) ?=?["' ]+(/?\.?/?[\w.]+\.\w+)["']""")
 OURS = {"host": HOST, "origin": f"http://{HOST}", "sec-fetch-site": "same-origin"}
 
 
@@ -61,7 +62,7 @@ def test_the_page_and_what_it_is_made_of_come_from_here(finetuned):
         seen.add(url)
         response = finetuned.ask("GET", url)
         assert response.status_code == 200, url
-        linked = re.findall(r"""(?:src|href|from) ?=?["' ]+(/?\.?/?[\w.]+\.\w+)["']""", response.text)
+        linked = LINK.findall(response.text)
         asked += [link for name in linked if (link := "/" + name.lstrip("./")) not in seen]
     assert seen == {"/", *(f"/{path.name}" for path in PAGE.iterdir())} - {"/index.html"}
     texts = [path.read_text().replace("http://www.w3.org/2000/svg", "") for path in PAGE.iterdir()]

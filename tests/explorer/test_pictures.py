@@ -1,7 +1,6 @@
 """What the explorer draws is what the models draw, computed here another way."""
 
 import base64
-import functools
 
 import numpy as np
 import pytest
@@ -73,7 +72,8 @@ def test_the_strip_is_the_papers_traversal(finetuned, clip, episode, student):
     words = {"id": FIRST, "row": 3, "model": "student", "latent": clip["latents"]["student"][3]}
     sheet = finetuned.tell("strip", **words, index=1, reach=9)
     frame = torch.from_numpy(episode["image"][None, 3:4])
-    np.testing.assert_allclose(sheet, 255 * reports.traversal(student, {"image": frame})[64:128], atol=1)
+    traversal = reports.traversal(student, {"image": frame})
+    np.testing.assert_allclose(sheet, 255 * traversal[64:128], atol=1)
     narrow = finetuned.tell("strip", **words, index=1, reach=3)
     np.testing.assert_array_equal(narrow[:, 3 * 64 : 4 * 64], sheet[:, 3 * 64 : 4 * 64])
     np.testing.assert_array_equal(narrow[:, :64], sheet[:, 2 * 64 : 3 * 64])  # −3 in both
@@ -168,36 +168,62 @@ def test_what_needs_an_agent_is_named_with_its_reason(finetuned, pretrained):
     assert with_agent["episodes"] == [f"train_eps/00000{i}-s0-{ROWS}.npz" for i in (1, 0)]
 
 
-BAD = functools.partial(dict, id=FIRST, row=0)
+def words_of(**words):
+    """A request's, about the first frame."""
+    return {"id": FIRST, "row": 0, **words}
 
 
 @pytest.mark.parametrize(
     ("name", "words", "line"),
     [
-        ("pictures", BAD(row=99, latents={}), "there is no frame 99: the sequence has 12"),
-        ("pictures", BAD(row=-1, latents={}), "'row' is -1, not from 0 to 2147483648"),
-        ("pictures", BAD(row=True, latents={}), "'row' is missing in the request, or of a wrong"),
-        ("pictures", BAD(), "'latents' is missing in the request"),
-        ("pictures", BAD(latents={"student": [0] * 3}), "a latent has 4 numbers, not 3"),
-        ("pictures", BAD(latents={"student": [1e9] * 4}), "'student' has what is no number from"),
-        ("pictures", BAD(latents={"student": ["0"] * 4}), "'student' has what is no number from"),
-        ("pictures", BAD(latents={"pupil": [0] * 4}), "there is no model of that name: teacher, st"),
-        ("pictures", {"id": "train_eps/../config.yaml", "row": 0, "latents": {}}, "that sequence is"),
-        ("strip", BAD(model="student", latent=[0] * 4, index=4, reach=3), "there is no latent 4"),
-        ("strip", BAD(model="student", latent=[0] * 4, index=0), "'reach' is missing"),
+        ("pictures", words_of(row=99, latents={}), "there is no frame 99: the sequence has 12"),
+        ("pictures", words_of(row=-1, latents={}), "'row' is -1, not from 0 to 2147483648"),
+        (
+            "pictures",
+            words_of(row=True, latents={}),
+            "'row' is missing in the request, or of a wrong",
+        ),
+        ("pictures", words_of(), "'latents' is missing in the request"),
+        ("pictures", words_of(latents={"student": [0] * 3}), "a latent has 4 numbers, not 3"),
+        (
+            "pictures",
+            words_of(latents={"student": [1e9] * 4}),
+            "'student' has what is no number from",
+        ),
+        (
+            "pictures",
+            words_of(latents={"student": ["0"] * 4}),
+            "'student' has what is no number from",
+        ),
+        (
+            "pictures",
+            words_of(latents={"pupil": [0] * 4}),
+            "there is no model of that name",
+        ),
+        (
+            "pictures",
+            {"id": "train_eps/../config.yaml", "row": 0, "latents": {}},
+            "that sequence is not kept",
+        ),
+        (
+            "strip",
+            words_of(model="student", latent=[0] * 4, index=4, reach=3),
+            "there is no latent 4",
+        ),
+        ("strip", words_of(model="student", latent=[0] * 4, index=0), "'reach' is missing"),
         (
             "imagine",
-            BAD(model="student", latent=[0] * 4, action=[0.0], horizon=2),
+            words_of(model="student", latent=[0] * 4, action=[0.0], horizon=2),
             "an action has 2 numbers, not 1",
         ),
         (
             "imagine",
-            BAD(model="student", latent=[0] * 4, action="luck", horizon=2),
+            words_of(model="student", latent=[0] * 4, action="luck", horizon=2),
             "an action is policy, recorded, or numbers",
         ),
         (
             "imagine",
-            BAD(model="student", latent=[0] * 4, action="policy", horizon=101),
+            words_of(model="student", latent=[0] * 4, action="policy", horizon=101),
             "'horizon' is 101, not from 1 to 100",
         ),
         ("play", {"id": FIRST, "action": "policy", "steps": 1}, "this episode is over: begin an"),
