@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from pathlib import Path
 
@@ -44,3 +45,5 @@ def read_upload(content: bytes, subject: Subject) -> Clip:
                 f"the upload cannot be used: {what}: give an image, or an .npz with image "
                 "uint8 [T, H, W, C]"
             ) from None
+        finally:
+            gc.collect()  # FFmpeg's filters that scaled it hold each other, and its frames

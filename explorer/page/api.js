@@ -49,6 +49,11 @@ export class Newest {
   #after = null;
   #busy = false;
 
+  // told(busy): whether anything is asked for has changed.
+  constructor(told) {
+    this.told = told;
+  }
+
   get busy() {
     return this.#busy;
   }
@@ -60,7 +65,7 @@ export class Newest {
   }
 
   async #work() {
-    this.#busy = true;
+    this.told((this.#busy = true));
     try {
       while (this.#wish || this.#after) {
         const job = this.#wish || this.#after;
@@ -69,7 +74,7 @@ export class Newest {
         await job();
       }
     } finally {
-      this.#busy = false;
+      this.told((this.#busy = false));
     }
   }
 }

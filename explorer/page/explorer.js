@@ -22,7 +22,7 @@ class Explorer {
     this.reach = subject.reaches.at(-1);
     this.clip = null;
     this.row = 0;
-    this.newest = new Newest();
+    this.newest = new Newest((busy) => (document.body.dataset.drawing = busy));
     this.latencies = [];
     this.playing = null;
     const size = this.model(this.view).labels.length;
@@ -82,7 +82,8 @@ class Explorer {
 
   #makeHead() {
     byId("title").textContent = this.subject.title;
-    byId("folder").textContent = this.subject.folder;
+    byId("folder").textContent = `…/${this.subject.folder.split("/").slice(-3).join("/")}`;
+    byId("folder").title = this.subject.folder;
     document.title = `${this.subject.title} – latent explorer`;
     const blind = this.subject.models.find(({ draws }) => draws !== null);
     byId("blind").hidden = blind === undefined;

@@ -181,7 +181,7 @@ export class Imagination {
     let text = `+${step} of ${frames - 1}`;
     if (reward !== null) {
       const sum = reward.slice(0, step).reduce((a, b) => a + b, 0);
-      text += ` · reward so far ${sum.toFixed(2).replace("-", "−")}`;
+      text += ` · predicted reward so far ${sum.toFixed(2).replace("-", "−")}`;
     }
     byId("imagined-text").textContent = text;
     byId("imagined-row").setAttribute("aria-valuetext", text);

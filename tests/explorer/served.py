@@ -41,16 +41,16 @@ def make_episode(seed: int, rows: int = ROWS) -> dict[str, np.ndarray]:
     }
 
 
-def make_finetuning(folder: Path, teacher: Path, **changes: Any) -> Path:
+def make_finetuning(folder: Path, teacher: Path, rows: int = ROWS, **changes: Any) -> Path:
     """A finetuning of no updates, with two episodes."""
     agent = make_agent(seed=1, teacher=teacher, **changes)
     folder.mkdir(parents=True)
     agent.config.save(folder / "config.yaml")
     checkpoints.save_newest(folder, 60, {"learner": agent.save_state()}, keep=1)
     for index in range(2):
-        name = f"{index:06d}-s0-{ROWS}.npz"
+        name = f"{index:06d}-s0-{rows}.npz"
         (folder / "train_eps").mkdir(exist_ok=True)
-        save_episode(folder / "train_eps" / name, make_episode(index))
+        save_episode(folder / "train_eps" / name, make_episode(index, rows))
     return folder
 
 
