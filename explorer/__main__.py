@@ -65,9 +65,12 @@ def serve(run: str, port: int) -> int:
             raise
         raise UserError(f"the explorer needs {error.name}: {INSTALL}") from None
     with listen(port) as listening:
+        from accel.threads import return_memory
         from explorer.session import Session
-        from explorer.subject import open_subject
+        from explorer.subject import RUNTIME, open_subject
 
+        return_memory()
+        RUNTIME.prepare()
         session = Session(open_subject(run))
         print_safe(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", sys.stdout)
         config = uvicorn.Config(make_app(session), log_level="warning", access_log=False)

@@ -159,7 +159,7 @@ class Words:
         """A whole number from ``low`` to ``high``."""
         value = self.take(name, int)
         if not low <= value <= high:
-            raise UserError(f"'{name[:40]}' is {value}, not from {low} to {high}")
+            raise UserError(f"'{name[:40]}' is not from {low} to {high}")
         return value
 
     def numbers(self, name: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,12 +104,14 @@ def encode(model: VideoPredictor, image: np.ndarray) -> Latents:
 class Clips:
     """The clips of a subject: its episodes by name, and what came from elsewhere by a drawn one.
 
+    Several threads may ask.
+
     Args:
         subject: whose episodes they are, and whose models see them.
     """
 
     def __init__(self, subject: Subject):
-        self._subject = subject
+        self._subject, self._lock = subject, threading.Lock()
         self._kept: OrderedDict[str, Clip] = OrderedDict()
 
     def add(self, kind: str, clip: Clip) -> str:
@@ -133,10 +136,11 @@ class Clips:
         return clip
 
     def _keep(self, name: str, clip: Clip) -> None:
-        self._kept[name] = clip
-        self._kept.move_to_end(name)
-        while len(self._kept) > 1 and (len(self._kept) > MOST or self._bytes() > KEPT):
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[name] = clip
+            self._kept.move_to_end(name)
+            while len(self._kept) > 1 and (len(self._kept) > MOST or self._bytes() > KEPT):
+                self._kept.popitem(last=False)
 
     def _bytes(self) -> int:
         return sum(clip.image.nbytes for clip in self._kept.values())

@@ -90,16 +90,16 @@ def imagine(
         horizon: H, steps.
         choose: the actions of a world model.
     """
-    acts, states, actions = isinstance(model, WorldModel), [state], []
+    world, states, actions = model if isinstance(model, WorldModel) else None, [state], []
     for step in range(horizon):
-        if acts and choose is not None:
+        if world is not None and choose is not None:
             actions.append(choose(states[-1], step))
-            action = model.pad_action(actions[-1])
+            action = world.pad_action(actions[-1])
         else:
             action = torch.zeros(1, model.rssm.action_size)
         states.append(model.rssm.img_step(states[-1], action, sample=False))
     feat = torch.cat([model.rssm.get_feat(each) for each in states])  # [H + 1, F]
-    reward = model.reward(feat[1:]).mode()[:, 0].numpy() if acts else None
+    reward = None if world is None else world.reward(feat[1:]).mode()[:, 0].numpy()
     taken = torch.cat(actions).numpy() if actions else None
     return Imagined(to_images(model.decoder(feat).mode()), reward, taken)
 

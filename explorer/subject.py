@@ -155,7 +155,7 @@ def _spaces(config: Config, weights: Mapping[str, torch.Tensor]) -> Spaces:
     discrete = weights["behavior.actor.out.weight"].shape[0] == actions
     channels = 1 if config.grayscale else 3
     size = 0 if vector is None else vector.shape[1]
-    return Spaces((*config.size, channels), actions, discrete, size)  # type: ignore[arg-type]
+    return Spaces((*config.size, channels), actions, discrete, size)
 
 
 def _folders(folder: Path, config: Config) -> dict[str, Path]:

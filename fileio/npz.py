@@ -55,9 +55,8 @@ def read(path: Path, keys: Iterable[str], largest: int = LARGEST) -> dict[str, n
             members = {key: member for key, member in members.items() if member is not None}
             total = sum(member.file_size for member in members.values())
             if total > largest:
-                raise ValueError(
-                    f"its arrays have {total / 1e9:.1f} GB, and {largest / 1e9:.1f} at most are read"
-                )
+                most = f"{largest / 1e9:.1f} at most are read"
+                raise ValueError(f"its arrays have {total / 1e9:.1f} GB, and {most}")
             return {key: _array(archive, key, member) for key, member in members.items()}
     except UNREADABLE as error:
         raise _judged(error) from error

@@ -161,8 +161,8 @@ class Explorer {
       }
       groups.get(group).append(new Option(rest.join("/").replace(/\.npz$/, ""), name));
     }
-    if (!episodes.length) select.append(new Option("none beside this", ""));
     select.disabled = !episodes.length;
+    if (!episodes.length) this.#name("", "none beside this");
     select.addEventListener("change", () => this.open(select.value));
     byId("upload").addEventListener("change", () => this.#upload());
     byId("look").append(...looks.map((name) => new Option(name.replaceAll("_", " "), name)));
@@ -188,6 +188,14 @@ class Explorer {
 
   // Where frames come from
 
+  // Shows what no list of episodes has.
+  #name(id, title) {
+    const other = byId("other");
+    other.value = id;
+    other.text = title;
+    byId("episodes").value = id;
+  }
+
   open(name) {
     return this.attempt(async () => this.#opened(await read("clip", { id: name })));
   }
@@ -198,6 +206,8 @@ class Explorer {
     this.row = 0;
     this.sliders.reset(true);
     this.imagination.open(clip);
+    if (this.subject.episodes.includes(clip.id)) byId("episodes").value = clip.id;
+    else this.#name(clip.id, clip.title);
     this.#grown();
     this.say(`${clip.title}, ${clip.rows} frames`);
   }
@@ -221,7 +231,6 @@ class Explorer {
         throw new Error(`${file.name} is larger than ${largest / 2 ** 20} MiB: give less`);
       }
       this.#opened(await upload(file));
-      byId("episodes").selectedIndex = -1;
     });
   }
 
@@ -230,7 +239,6 @@ class Explorer {
     byId("begin").disabled = true;
     const done = this.attempt(async () => {
       this.#opened(await tell("begin", { look: byId("look").value }));
-      byId("episodes").selectedIndex = -1;
     });
     done.finally(() => (byId("begin").disabled = false));
   }

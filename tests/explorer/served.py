@@ -58,7 +58,8 @@ def measured(size: int = Z) -> dict[str, Any]:
     """What a measurement writes, as far as the explorer reads it."""
     names = ["elbow", None, "grid.r", "self.b"]
     rows = [
-        {"index": i, "kl": 0.5 + i, "best_factor": names[i % 4], "r2": 0.1 * i} for i in range(size)
+        {"index": i, "kl": 0.5 + i, "best_factor": names[i % 4], "r2": 0.04 * i}
+        for i in range(size)
     ]
     return {"version": 1, "latents": rows}
 

@@ -227,11 +227,11 @@ def test_the_strip_has_seven_pictures_that_set_the_slider(opened):
     page.locator("#seven button").nth(5).click()
     settle(page)
     assert first_slider(page).input_value() == "6"
-    np.testing.assert_array_equal(shown(page, tile(3)), strip[5])
+    np.testing.assert_allclose(shown(page, tile(3)).astype(int), strip[5], atol=1)
     page.get_by_role("button", name="Reset all").click()
     settle(page)
     assert first_slider(page).input_value() == "0"
-    np.testing.assert_array_equal(shown(page, tile(3)), strip[3])
+    np.testing.assert_allclose(shown(page, tile(3)).astype(int), strip[3], atol=1)
     page.get_by_text("±3").click()
     settle(page)
     assert page.locator("#seven figcaption").first.inner_text() == "−3"
@@ -249,7 +249,7 @@ def test_scrubbing_shows_the_episodes_frames_and_keeps_what_was_moved(opened, ru
     assert first_slider(page).input_value() == "2.5"
     page.locator("#lines").click(position={"x": 1, "y": 20})
     assert page.locator("#row").input_value() == "0"
-    other = page.locator("#episodes option").nth(1).get_attribute("value")
+    other = page.locator("#episodes optgroup option").nth(1).get_attribute("value")
     page.locator("#episodes").select_option(other)
     settle(page)
     np.testing.assert_array_equal(shown(page, tile(1)), read_episode(run / other)["image"][0])
@@ -298,6 +298,7 @@ def test_uploads_good_and_bad(opened):
     settle(page)
     assert (shown(page, tile(1)) == (200, 30, 60)).all()
     assert page.locator("#run").is_disabled()
+    assert page.locator("#episodes option:checked").inner_text() == "the uploaded image"
     # The browser tells of the answer 400 by itself.
     [line] = opened.wrong
     assert "400 (Bad Request)" in line
@@ -392,25 +393,21 @@ def test_a_live_environment_is_played(opened):
 def test_another_host_or_origin_is_refused(opened, server, tmp_path):
     url, page = server[0], opened()
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-        asked = urllib.request.Request(f"{url}/api/subject", headers=headers)
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(asked)
+        for body in (None, b"{}"):
+            asked = urllib.request.Request(f"{url}/api/subject", body, headers)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(asked)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     handler.log_message = lambda *words: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as evil:
         threading.Thread(target=evil.serve_forever, daemon=True).start()
-        other, answers = page.context.new_page(), []
+        other = page.context.new_page()
         other.goto(f"http://127.0.0.1:{evil.server_port}/")
-        other.on("response", lambda response: answers.append((response.url, response.status)))
-        other.on("requestfailed", lambda r: answers.append((r.url, r.failure)))
         read = f"fetch('{url}/api/subject').then(() => 'read', () => 'refused')"
         assert other.evaluate(read) == "refused"
         blind = f"fetch('{url}/api/begin', {{method: 'POST', mode: 'no-cors', body: '{{}}'}})"
-        other.evaluate(f"{blind}.then(() => 0, () => 0)")
+        assert other.evaluate(f"{blind}.then(() => 'sent', () => 'refused')") == "refused"
         evil.shutdown()
-    print(answers)
-    mine = [status for asked, status in answers if asked.startswith(url)]
-    assert mine
 
 
 def resident(process):

@@ -177,7 +177,7 @@ def words_of(**words):
     ("name", "words", "line"),
     [
         ("pictures", words_of(row=99, latents={}), "there is no frame 99: the sequence has 12"),
-        ("pictures", words_of(row=-1, latents={}), "'row' is -1, not from 0 to 2147483648"),
+        ("pictures", words_of(row=-1, latents={}), "'row' is not from 0 to 2147483648"),
         (
             "pictures",
             words_of(row=True, latents={}),
@@ -224,7 +224,7 @@ def words_of(**words):
         (
             "imagine",
             words_of(model="student", latent=[0] * 4, action="policy", horizon=101),
-            "'horizon' is 101, not from 1 to 100",
+            "'horizon' is not from 1 to 100",
         ),
         ("play", {"id": FIRST, "action": "policy", "steps": 1}, "this episode is over: begin an"),
         ("begin", {"look": "nowhere"}, "there is no look of that name: train"),
