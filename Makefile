@@ -3,6 +3,7 @@
 # make coverage   the same, and which lines they reach
 # make lint   ruff and mypy, as in CI
 # make fresh  the first two on a clean Debian in a folder: SUITE=trixie, COMMAND='make test'
+# make test-browser  the latent explorer in Debian's Chromium; SHOTS=… keeps pictures of it
 # make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
 # make fuzz   a hundred thousand damaged and malicious inputs
 # make export FROM=… TO=…   a pretrained predictor in the authors' format
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test coverage lint format fresh setup gl export faults fuzz
+.PHONY: demo test test-browser coverage lint format fresh setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -80,6 +81,20 @@ export: $(VENV)/.run
 
 test: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal
+
+# axe-core looks for what shuts people out; no part of it is kept here.
+AXE = axe-core@4.14.1
+$(VENV)/.browser: requirements-browser.txt constraints.txt $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt -c constraints.txt
+	npm install --silent --no-save --prefix $(VENV)/axe $(AXE) \
+	  || { echo "the check of accessibility needs npm: sudo apt-get install npm"; exit 1; }
+	@command -v chromium-headless-shell chromium >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium-headless-shell; } \
+	  || { echo "a browser is needed: sudo apt-get install chromium-headless-shell"; exit 1; }
+	@touch $@
+
+test-browser: $(VENV)/.browser gl
+	AXE=$(VENV)/axe/node_modules/axe-core/axe.min.js SHOTS=$(SHOTS) $(PY) -m pytest -n 0 -m browser tests/explorer
 
 coverage: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85

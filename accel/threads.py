@@ -6,16 +6,18 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 # glibc's mallopt: its parameters (malloc.h) and what they are set to.
-_MALLOPT = {
+_KEEP = {
     "M_MMAP_MAX": (-4, 0),  # no allocation is a mapping of its own
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),  # freed memory is kept
     "M_TOP_PAD": (-2, 64 << 20),  # and got in larger steps
 }
+_RETURN = {"M_MMAP_THRESHOLD": (-3, 256 << 10)}  # larger ones are mappings of their own, for good
 
 
 def available_cores(group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -54,7 +56,20 @@ def keep_memory() -> bool:
     By default a large tensor is a mapping of its own that goes back when it dies, and the next one
     takes a page fault for every 4 KiB again. That was a third of an update.
     """
+    return _set(_KEEP)
+
+
+def return_memory() -> bool:
+    """Gives large blocks back when they are freed; returns whether the C library can (glibc).
+
+    By default it comes to put them where small ones lie, which pin them: a process that answers for
+    days grows by a few of them with each small thing that it keeps.
+    """
+    return _set(_RETURN)
+
+
+def _set(parameters: Mapping[str, tuple[int, int]]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    return all(mallopt(number, value) for number, value in _MALLOPT.values())
+    return all(mallopt(number, value) for number, value in parameters.values())

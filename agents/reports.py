@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.base import CLIPS
 from distributions import kl_standard
 from logger.pictures import grid, to_rgb
-from models import Batch, VideoPredictor
+from models import VECTOR, Batch, VideoPredictor
 from networks import float_image
 
 VIDEO_CLIPS = 3  # of the drawn sequences in a video, whose bytes grow with each
@@ -76,19 +76,34 @@ def reconstruction(model: VideoPredictor, batch: Batch) -> np.ndarray:
 def traversal(model: VideoPredictor, batch: Batch) -> np.ndarray:
     """What each number of the β-VAE's latent draws: an image [Z·H, 7·W, C].
 
-    Row i moves latent i by −9 … 9 around its mean for the batch's last frame; each picture is
-    decoded through one step of the RSSM from its initial state (DisWM, arXiv 2503.08751, Fig. 5).
+    Row i moves latent i by −9 … 9 around its mean for the batch's last frame; see `decode`.
     """
     mean = model.encode(batch["image"][:1, -1:]).embed[0, 0]  # [Z]
     offsets = torch.tensor(OFFSETS, dtype=mean.dtype, device=mean.device)
     moves = torch.eye(len(mean), device=mean.device)[:, None] * offsets[:, None]  # [Z, 7, Z]
-    latents = (mean + moves).flatten(0, 1)[:, None]  # [Z·7, 1, Z]
-    first = torch.ones(latents.shape[:2], dtype=torch.bool, device=mean.device)
-    last = {k: v[:1, -1:].expand(len(latents), 1, -1) for k, v in batch.items() if k == "vector"}
-    post, _ = model.rssm.observe(model.join(latents, last), None, first, sample=False)
-    images = model.decoder(model.rssm.get_feat(post)).mode()[:, 0]  # [Z·7, H, W, C]
+    latents = (mean + moves).flatten(0, 1)  # [Z·7, Z]
+    vector = batch[VECTOR][0, -1] if VECTOR in batch else None
+    images = decode(model, latents, vector)  # [Z·7, H, W, C]
     rows = images.unflatten(0, (len(mean), len(OFFSETS)))
     return _to_numpy(torch.cat([torch.cat(list(row), 1) for row in rows], 0))
+
+
+@torch.no_grad()
+def decode(model: VideoPredictor, latents: Tensor, vector: Tensor | None = None) -> Tensor:
+    """What latents [N, Z] of the β-VAE draw: images [N, H, W, C] in ±0.5.
+
+    Each goes through one step of the RSSM from its initial state, without an action (DisWM, arXiv
+    2503.08751, Fig. 5).
+
+    Args:
+        model: whose RSSM and decoder draw.
+        latents: [N, Z].
+        vector: the numbers [V] beside the image, where the model sees such.
+    """
+    first = torch.ones(len(latents), 1, dtype=torch.bool, device=latents.device)
+    beside = {} if vector is None else {VECTOR: vector.expand(len(latents), 1, -1)}
+    post, _ = model.rssm.observe(model.join(latents[:, None], beside), None, first, sample=False)
+    return model.decoder(model.rssm.get_feat(post)).mode()[:, 0]
 
 
 @torch.no_grad()

@@ -59,14 +59,14 @@ def load_stages(run: Path) -> Stages:
         return Stages(config, load_predictor(own).eval(), None)
     learner = load_state("run", run)["learner"]
     weights = learner.get("weights", {}) if isinstance(learner, Mapping) else {}
-    finetuned = _model_of(weights, MODEL, config, run)
+    finetuned = model_of(weights, MODEL, config, run)
     teacher = None
     if any(name.startswith(TEACHER) for name in weights):
-        teacher = _model_of(weights, TEACHER, config, run)
+        teacher = model_of(weights, TEACHER, config, run)
     return Stages(config, teacher, finetuned)
 
 
-def _model_of(weights: Mapping[str, Any], prefix: str, config: Config, run: Path) -> VideoPredictor:
+def model_of(weights: Mapping[str, Any], prefix: str, config: Config, run: Path) -> VideoPredictor:
     """The video model among an agent's weights, whose names begin with a prefix."""
     parts = tuple(f"{prefix}{part}." for part in PREDICTOR_FILES)
     state = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(parts)}

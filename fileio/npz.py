@@ -36,8 +36,13 @@ _PAIR = re.compile(r"\s*'(\w{1,20})'\s*:\s*('[^']{1,20}'|True|False|\([\d, ]{0,5
 _HEADER = re.compile(r"\s*\{(?:" + _PAIR.pattern + r"){3}\s*\}\s*")
 
 
-def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+def read(path: Path, keys: Iterable[str], largest: int = LARGEST) -> dict[str, np.ndarray]:
     """The arrays of an archive that have these names; others stay undecoded.
+
+    Args:
+        path: the archive.
+        keys: the names.
+        largest: bytes that the arrays may have once they are decoded.
 
     Raises:
         ValueError: the file is no such archive; the message is the reason in one line, without the
@@ -49,8 +54,9 @@ def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
             members = {key: archive.NameToInfo.get(f"{key}.npy") for key in keys}
             members = {key: member for key, member in members.items() if member is not None}
             total = sum(member.file_size for member in members.values())
-            if total > LARGEST:
-                raise ValueError(f"its arrays have {total / 1e9:.1f} GB, and 4 at most are read")
+            if total > largest:
+                most = f"{largest / 1e9:.1f} at most are read"
+                raise ValueError(f"its arrays have {total / 1e9:.1f} GB, and {most}")
             return {key: _array(archive, key, member) for key, member in members.items()}
     except UNREADABLE as error:
         raise _judged(error) from error

@@ -41,22 +41,23 @@ def damage() -> Iterator[None]:
         raise Unusable(f"damaged: {reason}") from error
 
 
-def read_image(path: Path, size: int | None = None) -> Image.Image:
+def read_image(path: Path, size: int | None = None, pixels: int | None = None) -> Image.Image:
     """An image in RGB, turned as its EXIF says.
 
     Args:
         path: The file.
         size: The side that it will be shrunk to. A JPEG decoder does a part of that itself, which
             is several times faster.
+        pixels: How many it may have; default `MAX_PIXELS`.
 
     Raises:
-        Unusable: It is damaged, or no image.
+        Unusable: It is damaged, too large, or no image.
         OSError: The system failed to read it.
     """
     with damage(), Image.open(path, formats=FORMATS) as image:
         if size is not None:
             image.draft("RGB", (size, size))
-        check_size(image)
+        check_size(image, pixels)
         return as_rgb(ImageOps.exif_transpose(image))
 
 
@@ -67,15 +68,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_size(image: Image.Image) -> None:
+def check_size(image: Image.Image, pixels: int | None = None) -> None:
     """Checks that decoding fills no memory.
 
     Raises:
         Unusable: It would.
     """
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise Unusable(f"{width}×{height} pixels, and {MAX_PIXELS} at most are read")
+    most = MAX_PIXELS if pixels is None else pixels
+    if width * height > most:
+        raise Unusable(f"{width}×{height} pixels, and {most} at most are read")
 
 
 def ends_well(path: Path) -> bool:

@@ -75,6 +75,7 @@ def test_editable_installation_puts_this_folder_into_pythons_path(tmp_path, monk
         "h5py": "formats",
         "submitit": "slurm",
         "ray": "ray",
+        "uvicorn": "explorer",
         "ale-py": "atari",
         "minigrid": "minigrid",
         "crafter": "crafter",

@@ -68,3 +68,44 @@ def test_memory_that_is_kept_is_not_faulted_in_again():
     assert kept == "True"
     assert int(before) >= 10 * 32  # huge pages hold 2 MiB
     assert int(after) * 4 < int(before)
+
+
+SPLIT = """
+import ctypes, os, sys
+sys.path.insert(0, {root!r})
+from accel import threads
+
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+c.free.argtypes = [ctypes.c_void_p]
+
+def block(size):
+    made = c.malloc(size)
+    ctypes.memset(made, 1, size)
+    return made
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+returned = threads.return_memory() if {call} else None
+c.free(block(20 << 20))  # what is freed once moves glibc's own threshold
+before = resident()
+for _ in range(40):
+    large = [block(1 << 20) for _ in range(4)]
+    block(12_000)  # kept, between them
+    for made in large:
+        c.free(made)
+print(returned, (resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_small_things_that_are_kept_pin_no_large_ones():
+    script = SPLIT.format(root=str(ROOT), call=True)
+    told = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    returned, grown = told.stdout.split()
+    assert returned == "True"
+    assert int(grown) < 3

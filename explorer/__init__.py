@@ -1,0 +1,1 @@
+"""The latent explorer: a run's encoder, decoder and imagination, to touch in a browser."""
