@@ -1,6 +1,7 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
 # make coverage   the same, and which lines they reach
+# make test-maniskill   those of ManiSkill, which it installs: a minute's wait for its first picture
 # make lint   ruff and mypy, as in CI
 # make fresh  the first two on a clean Debian in a folder: SUITE=trixie, COMMAND='make test'
 # make faults real runs, killed, starved and fed with damage; writes tests/faults/README.md
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test coverage lint format fresh setup gl export faults fuzz
+.PHONY: demo test test-maniskill vulkan coverage lint format fresh setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -80,6 +81,20 @@ export: $(VENV)/.run
 
 test: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal
+
+test-maniskill: $(VENV)/.maniskill vulkan gl
+	$(PY) -m pytest -n 0 -m maniskill tests/envs
+
+$(VENV)/.maniskill: requirements-maniskill.txt constraints.txt $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-maniskill.txt -c constraints.txt
+	@touch $@
+
+# ManiSkill draws through Vulkan: by a GPU's driver, or by SwiftShader, which Debian's Chromium brings.
+vulkan: $(VENV)/.run
+	@$(PY) -c 'from envs.vulkan import find_driver; find_driver()' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-common; } \
+	  || { echo "ManiSkill needs Vulkan: sudo apt-get install chromium-common"; exit 1; }
 
 coverage: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85

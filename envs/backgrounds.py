@@ -1,5 +1,6 @@
 """Moving pictures behind the robot, by the picture's own pixels, or under it, as a texture."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -155,16 +156,21 @@ class MovingTexture(Moving):
         return self.env.render()
 
 
-def background_of(settings: EnvSettings, prefix: str) -> tuple[BackgroundSettings, bool] | None:
+def background_of(
+    settings: EnvSettings, prefix: str, default: str | None = None
+) -> tuple[BackgroundSettings, bool] | None:
     """The background of a variation and whether it moves; None if there is none.
 
     Args:
         settings: The settings.
         prefix: '' for the variation 'train', 'test_' for 'test'.
+        default: What is shown where no folder is given; None for nothing.
     """
     background = BackgroundSettings.of(vars(settings), prefix)
     if background.background_dataset_path is None:
-        return None
+        if default is None:
+            return None
+        background = dataclasses.replace(background, background_dataset_path=default)
     return background, Strength.of(vars(settings), prefix).dynamic
 
 

@@ -13,7 +13,8 @@ from envs.tasks import SUITES, factories_of, parse_task
 from envs.worlds import worlds_of
 from tools import UserError, check_folder, nearest
 
-VISION = "dmc_vision"  # a block of tasks dmc_…, beside the suite's own
+# Blocks of HRSSM's worlds, beside the suites' own.
+VISION = frozenset({"dmc_vision", "realistic_maniskill"})
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -95,19 +96,21 @@ def as_flags(text: str) -> str:
 def _note_unread(config: Mapping[str, Any]) -> None:
     """Says which of the given flags and blocks are not for the task's suite."""
     task, (suite, identity) = config["task"], parse_task(config["task"])
-    if VISION in config.blocks:
+    if VISION & set(config.blocks):
         print(f"note: the agent in HRSSM's world is {config['method_name']}", file=sys.stderr)
     others = (set(config.blocks) & set(SUITES)) - {suite}
-    stacked = set(config.blocks) - {"defaults", VISION}
-    own = any(block.startswith(suite) for block in config.blocks)  # such as atari100k
+    theirs = SUITES[suite].block or suite
+    stacked = set(config.blocks) - {"defaults"} - VISION
+    own = any(block.startswith(theirs) for block in config.blocks)  # such as atari100k
     if stacked and not others and not own:
         print(
-            f"note: the settings of {suite}_… tasks are in the block {suite}, which is not stacked",
+            f"note: the settings of {suite}_… tasks are in the block {theirs}, which is not "
+            "stacked",
             file=sys.stderr,
         )
     for block in others:
         print(
-            f"note: the block {block} is for {block}_… tasks; {task} has the block {suite}",
+            f"note: the block {block} is for {block}_… tasks; {task} has the block {theirs}",
             file=sys.stderr,
         )
     reads = SUITES[suite].reads
