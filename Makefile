@@ -83,7 +83,7 @@ test: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-maniskill: $(VENV)/.maniskill vulkan gl
-	$(PY) -m pytest -n 0 -m maniskill tests/envs
+	$(PY) -m pytest -n 0 -m maniskill tests/envs/test_maniskill.py tests/integration/test_maniskill.py
 
 $(VENV)/.maniskill: requirements-maniskill.txt constraints.txt $(VENV)/.dev
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-maniskill.txt -c constraints.txt
@@ -93,8 +93,8 @@ $(VENV)/.maniskill: requirements-maniskill.txt constraints.txt $(VENV)/.dev
 vulkan: $(VENV)/.run
 	@$(PY) -c 'from envs.vulkan import find_driver; find_driver()' 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-common; } \
-	  || { echo "ManiSkill needs Vulkan: sudo apt-get install chromium-common"; exit 1; }
+	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-common libvulkan1; } \
+	  || { echo "ManiSkill needs Vulkan: sudo apt-get install chromium-common libvulkan1"; exit 1; }
 
 coverage: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
