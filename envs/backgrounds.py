@@ -80,7 +80,7 @@ class Backdrop(Moving):
         """Wraps ``env``.
 
         Args:
-            env: The environment, whose ``render()`` gives arrays of the caller's.
+            env: The environment.
             player: What plays, in frames no smaller than the picture.
             mask: Which pixels are background.
             gray: Whether it is shown without colours.
@@ -98,8 +98,7 @@ class Backdrop(Moving):
             # ITU-R BT.601's luma, in 256ths.
             luma = (frame.astype(np.uint16) @ np.array([77, 150, 29], np.uint16)) >> 8
             frame = np.broadcast_to(luma.astype(np.uint8)[..., None], frame.shape)
-        np.copyto(image, frame, where=self._mask(image)[..., None])
-        return image
+        return np.where(self._mask(image)[..., None], frame, image)
 
 
 class MovingTexture(Moving):

@@ -8,7 +8,7 @@ from typing import Any
 from distracting_control.procedural import families_of, is_procedural
 from envs.registered import module_of
 from envs.settings import EnvSettings
-from envs.suites import COMMON
+from envs.suites import COMMON, Suite
 from envs.tasks import SUITES, factories_of, parse_task
 from envs.worlds import worlds_of
 from tools import UserError, check_folder, nearest
@@ -55,7 +55,28 @@ def check(config: Mapping[str, Any]) -> None:
         for flag in ("background_dataset_path", "test_background_dataset_path", "dmcgb_path"):
             _check_films(config[flag], flag)
         if not evaluates:
+            _check_shown(config, SUITES[suite])
             _note_unread(config)
+
+
+def _check_shown(config: Mapping[str, Any], suite: Suite) -> None:
+    """Checks that a background that is given is shown at all.
+
+    Raises:
+        UserError: it is not.
+    """
+    path = config["background_dataset_path"]
+    if path is not None and not suite.has_distractors:
+        raise UserError(
+            f"--background_dataset_path {path}: {config['task']} has no distractors: leave it out"
+        )
+    is_read = "background_dataset_path" in suite.reads
+    look = suite.variation_for("train", config["color_distractor"], False)
+    if path is not None and is_read and look == "original":
+        raise UserError(
+            f"--background_dataset_path {path}: {config['task']} shows its distractors with "
+            "--color_distractor True alone: give it as well, or leave the path out"
+        )
 
 
 def _check_films(given: str | None, flag: str) -> None:

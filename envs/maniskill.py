@@ -163,7 +163,7 @@ class ManiSkill(gym.Env):
         unnamed = 0  # where there is nothing at all
         behind = [unnamed, *(named[name] for name in SCENERY if name in named)]
         self.scenery = np.isin(numbers[..., 0], behind)
-        return np.array(image)
+        return image
 
     def close(self) -> None:
         """Frees the simulation and its renderer."""

@@ -56,8 +56,8 @@ def find_driver() -> Driver:
             return Driver(FIRST, path)
     raise RenderingError(
         "ManiSkill draws by Vulkan, and there is neither an NVIDIA GPU's driver with graphics nor "
-        f"SwiftShader ({SWIFTSHADER[0]}): apt-get install chromium-common libvulkan1, or set VK_ICD_FILENAMES "
-        "to a driver's manifest"
+        f"SwiftShader ({SWIFTSHADER[0]}): apt-get install chromium-common libvulkan1, or set "
+        "VK_ICD_FILENAMES to a driver's manifest"
     )
 
 
