@@ -86,7 +86,7 @@ class _Unsplit(str):
     __slots__ = ()
 
     def __contains__(self, part: object) -> bool:
-        return part != ":" and super().__contains__(part)  # type: ignore[operator]
+        return part != ":" and super().__contains__(part)
 
 
 class ManiSkill(gym.Env):
