@@ -8,7 +8,6 @@ task's things is replaced by a picture, which each reset chooses anew. Vulkan dr
 import functools
 import importlib.util
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,11 +114,12 @@ class ManiSkill(gym.Env):
         """
         device = settle_driver()
         import mani_skill.envs  # noqa: F401  # which registers them
+        from mani_skill import logger
         from mani_skill.utils.registration import REGISTERED_ENVS
         from mani_skill.utils.sapien_utils import look_at
 
         # It warns of its own tasks' habits whenever a scene is built, so at each reset.
-        logging.getLogger(PACKAGE).setLevel(logging.ERROR)
+        logger.setLevel("ERROR")
         kind = REGISTERED_ENVS[name].cls
         seen: dict[str, Any] = {"height": size[0], "width": size[1]}
         if camera is not None:
