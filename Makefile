@@ -1,6 +1,7 @@
 # make demo   the whole method on real simulators, in minutes: collect, pretrain, finetune, evaluate
 # make test   the tests
 # make coverage   the same, and which lines they reach
+# make test-maniskill   those of ManiSkill, which it installs: a minute's wait for its first picture
 # make lint   ruff and mypy, as in CI
 # make fresh  the first two on a clean Debian in a folder: SUITE=trixie, COMMAND='make test'
 # make test-browser  the latent explorer in Debian's Chromium; SHOTS=… keeps pictures of it
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser coverage lint format fresh setup gl export faults fuzz
+.PHONY: demo test test-browser test-maniskill vulkan coverage lint format fresh setup gl export faults fuzz
 
 setup: $(VENV)/.run $(VENV)/.dev gl
 
@@ -95,6 +96,20 @@ $(VENV)/.browser: requirements-browser.txt constraints.txt $(VENV)/.dev
 
 test-browser: $(VENV)/.browser gl
 	AXE=$(VENV)/axe/node_modules/axe-core/axe.min.js SHOTS=$(SHOTS) $(PY) -m pytest -n 0 -m browser tests/explorer
+
+test-maniskill: $(VENV)/.maniskill vulkan gl
+	$(PY) -m pytest -n 0 -m maniskill tests/envs/test_maniskill.py tests/integration/test_maniskill.py
+
+$(VENV)/.maniskill: requirements-maniskill.txt constraints.txt $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-maniskill.txt -c constraints.txt
+	@touch $@
+
+# ManiSkill draws through Vulkan: by a GPU's driver, or by SwiftShader, which Debian's Chromium brings.
+vulkan: $(VENV)/.run
+	@$(PY) -c 'from envs.vulkan import find_driver; find_driver()' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-common libvulkan1; } \
+	  || { echo "ManiSkill needs Vulkan: sudo apt-get install chromium-common libvulkan1"; exit 1; }
 
 coverage: $(VENV)/.dev gl
 	$(PY) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85

@@ -45,17 +45,6 @@ from models import LossScales
 from tools import UserError
 
 IMAGINED = 10  # steps of the picture
-# The most that an agent step earns in ManiSkill's tasks, as the authors' code has it; control steps
-# elsewhere earn 1 at most, as dm_control's do.
-LARGEST_REWARDS = {
-    "rms_push_cube": 6.5,
-    "rms_lift_cube": 6.5,
-    "rms_turn_faucet": 10.0,
-    "rms_assembling_kits": 10.0,
-    "rms_panda_avoid_obstacles": 10.0,
-    "rms_peg_insertion_side": 25.0,
-    "rms_plug_charger": 50.0,
-}
 LARGEST_DISTANCE = 2.0  # between two directions, 1 − cos
 
 
@@ -85,7 +74,7 @@ class Keys(CommonKeys):
     largest_reward: float | None = key(
         None,
         "the most that an agent step earns, which the bisimulation takes for the largest distance; "
-        "default by the task: action_repeat, in ManiSkill 6.5 to 50",
+        "default action_repeat, as a control step of dm_control or ManiSkill earns 1 at most",
         above=0,
     )
     encoder_tau: float = key(
@@ -250,5 +239,5 @@ class HRSSM(GradientLearner, Agent):
 def bisimulation_config(config: Config) -> BisimulationConfig:
     """What the distances of states are to come to; the largest reward to the largest distance."""
     c = config
-    largest = c.largest_reward or LARGEST_REWARDS.get(c.task, float(c.action_repeat))
+    largest = c.largest_reward or float(c.action_repeat)  # a control step earns 1 at most
     return BisimulationConfig(c.simsr_discount, LARGEST_DISTANCE / largest, c.simsr == "published")

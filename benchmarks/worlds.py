@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT
-from envs import make_env
+from envs import EnvSettings, RenderingError, factories_of, make_env
+from tools import UserError
 
 MOVES = {"background_dataset_path": "procedural", "dynamic": True}
 BEHIND = {**MOVES, "background_by": "segmentation"}
@@ -57,6 +58,7 @@ PAIRS = (
     Pair("segmentation", "dmc2gym_walker_walk", "train", {**BEHIND, "max_delta": 0, "step_std": 0}),
     Pair("moving table", "gymnasium_Pusher-v5", "train", MOVES),
     Pair("moving table", "metaworld_drawer-open-v1", "train", MOVES, "grid"),
+    Pair("before pictures", "rms_pull_cube", "train", {"dynamic": True, "action_repeat": 1}),
 )
 
 
@@ -155,6 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for number, pair in enumerate(PAIRS):
         if not any(word in f"{pair.name} {pair.task}" for word in args.only):
+            continue
+        try:
+            factories_of(pair.task, EnvSettings())
+        except (UserError, RenderingError) as error:
+            print(f"left out: {error}", file=sys.stderr)
             continue
         print(pair.name, pair.task, file=sys.stderr, flush=True)
         row = {"name": pair.name, "task": pair.task, **measure(pair, args.steps)}

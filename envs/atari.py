@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.packages import PackageTasks
-from envs.palette import COLORS, Colors, PaletteShift, palettes, switch_palette
+from envs.palette import READS, Colors, distract, palettes, switch_palette
 from envs.pictures import fit
 from envs.settings import EnvSettings
 from envs.suites import COMMON, Factories, Suite
@@ -31,6 +31,7 @@ class Atari(gym.Env):
 
     Attributes:
         actions: What the agent chooses from, the emulator's numbers.
+        ground: RGB, the colour of most of the screen where the game began.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -58,6 +59,7 @@ class Atari(gym.Env):
         self.action_space = spaces.Discrete(len(self.actions))
         self._pressed, self._elapsed = _NOOP, 0
         self._screens = [self._ale.getScreenRGB()] * 2
+        self.ground = self._commonest()
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
         """Starts a game, after one to ``noops`` frames without action."""
@@ -70,6 +72,7 @@ class Atari(gym.Env):
                     self._begin()
         self._pressed, self._elapsed = _NOOP, 0
         self._screens = [self._ale.getScreenRGB()] * 2
+        self.ground = self._commonest()
         return self._ale.getRAM(), {}
 
     def step(self, action: int):
@@ -92,24 +95,31 @@ class Atari(gym.Env):
         """The brighter of the last two frames in each pixel and channel: objects flicker."""
         return fit(np.maximum(*self._screens), self._settings.size)
 
+    def is_ground(self, image: np.ndarray) -> np.ndarray:
+        """Which pixels of a picture [H, W, 3] are the ground and nothing else: bool [H, W]."""
+        return (image == self.ground).all(axis=-1)
+
+    def _commonest(self) -> np.ndarray:
+        indices = self._ale.getScreen().ravel()  # into the machine's palette
+        place = np.argmax(indices == np.bincount(indices).argmax())
+        return self._screens[-1].reshape(-1, 3)[place]
+
     def _begin(self) -> None:
         self._ale.restoreState(self._start)
         self._ale.act(_NOOP)  # the state does not hold the screen
 
 
-def _build(game: str, settings: EnvSettings, colors: Colors | None) -> gym.Env:
-    env: gym.Env = Atari(game, settings)
-    if colors is not None:
-        env = PaletteShift(env, colors)
-    return OneHotAction(env)
+def _build(game: str, settings: EnvSettings, colors: Colors | None, prefix: str | None) -> gym.Env:
+    env = Atari(game, settings)
+    return OneHotAction(distract(env, settings, colors, prefix, env.is_ground))
 
 
 def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The game in the palette of each variation.
+    """The game in the palette and before the pictures of each variation.
 
     Args:
         identity: (game,).
-        settings: The first group, those of Atari and the colours.
+        settings: The first group, those of Atari, the colours and the background.
     """
     return palettes(functools.partial(_build, identity[0], settings), settings)
 
@@ -120,7 +130,7 @@ def _games() -> list[str]:
     return roms.get_all_rom_ids()
 
 
-_READS = frozenset({"sticky_actions", "noops", "life_loss", "all_actions"})
+_READS = READS | {"sticky_actions", "noops", "life_loss", "all_actions"}
 
 SUITES = (
     Suite(
@@ -128,6 +138,6 @@ SUITES = (
         PackageTasks("atari", "ale_py", _games),
         factories,
         switch_palette,
-        reads=COMMON - {"camera_id", "shadow_size"} | _READS | COLORS,
+        reads=COMMON - {"camera_id", "shadow_size"} | _READS,
     ),
 )

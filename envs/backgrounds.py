@@ -1,5 +1,6 @@
 """Moving pictures behind the robot, by the picture's own pixels, or under it, as a texture."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ class Backdrop(Moving):
         """Wraps ``env``.
 
         Args:
-            env: The environment, whose ``render()`` gives arrays of the caller's.
+            env: The environment.
             player: What plays, in frames no smaller than the picture.
             mask: Which pixels are background.
             gray: Whether it is shown without colours.
@@ -97,8 +98,7 @@ class Backdrop(Moving):
             # ITU-R BT.601's luma, in 256ths.
             luma = (frame.astype(np.uint16) @ np.array([77, 150, 29], np.uint16)) >> 8
             frame = np.broadcast_to(luma.astype(np.uint8)[..., None], frame.shape)
-        np.copyto(image, frame, where=self._mask(image)[..., None])
-        return image
+        return np.where(self._mask(image)[..., None], frame, image)
 
 
 class MovingTexture(Moving):
@@ -155,16 +155,21 @@ class MovingTexture(Moving):
         return self.env.render()
 
 
-def background_of(settings: EnvSettings, prefix: str) -> tuple[BackgroundSettings, bool] | None:
+def background_of(
+    settings: EnvSettings, prefix: str, default: str | None = None
+) -> tuple[BackgroundSettings, bool] | None:
     """The background of a variation and whether it moves; None if there is none.
 
     Args:
         settings: The settings.
         prefix: '' for the variation 'train', 'test_' for 'test'.
+        default: What is shown where no folder is given; None for nothing.
     """
     background = BackgroundSettings.of(vars(settings), prefix)
     if background.background_dataset_path is None:
-        return None
+        if default is None:
+            return None
+        background = dataclasses.replace(background, background_dataset_path=default)
     return background, Strength.of(vars(settings), prefix).dynamic
 
 

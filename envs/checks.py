@@ -8,13 +8,14 @@ from typing import Any
 from distracting_control.procedural import families_of, is_procedural
 from envs.registered import module_of
 from envs.settings import EnvSettings
-from envs.suites import COMMON
+from envs.suites import COMMON, Suite
 from envs.tasks import SUITES, factories_of, parse_task
 from envs.worlds import worlds_of
 from tools import UserError, check_folder, nearest
 
-VISION = "dmc_vision"  # a block of tasks dmc_…, beside the suite's own
-VISION_METHOD = "hrssm"  # whose it is
+# Blocks of HRSSM's worlds, beside the suites' own, and whose they are.
+VISION = frozenset({"dmc_vision", "realistic_maniskill"})
+VISION_METHOD = "hrssm"
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -55,7 +56,28 @@ def check(config: Mapping[str, Any]) -> None:
         for flag in ("background_dataset_path", "test_background_dataset_path", "dmcgb_path"):
             _check_films(config[flag], flag)
         if not evaluates:
+            _check_shown(config, SUITES[suite])
             _note_unread(config)
+
+
+def _check_shown(config: Mapping[str, Any], suite: Suite) -> None:
+    """Checks that a background that is given is shown at all.
+
+    Raises:
+        UserError: it is not.
+    """
+    path = config["background_dataset_path"]
+    if path is not None and not suite.has_distractors:
+        raise UserError(
+            f"--background_dataset_path {path}: {config['task']} has no distractors: leave it out"
+        )
+    is_read = "background_dataset_path" in suite.reads
+    look = suite.variation_for("train", config["color_distractor"], False)
+    if path is not None and is_read and look == "original":
+        raise UserError(
+            f"--background_dataset_path {path}: {config['task']} shows its distractors with "
+            "--color_distractor True alone: give it as well, or leave the path out"
+        )
 
 
 def _check_films(given: str | None, flag: str) -> None:
@@ -96,19 +118,21 @@ def as_flags(text: str) -> str:
 def _note_unread(config: Mapping[str, Any]) -> None:
     """Says which of the given flags and blocks are not for the task's suite."""
     task, (suite, identity) = config["task"], parse_task(config["task"])
-    if VISION in config.blocks and config["method_name"] != VISION_METHOD:
+    if VISION & set(config.blocks) and config["method_name"] != VISION_METHOD:
         print(f"note: the agent in HRSSM's world is {config['method_name']}", file=sys.stderr)
     others = (set(config.blocks) & set(SUITES)) - {suite}
-    stacked = set(config.blocks) - {"defaults", VISION}
-    own = any(block.startswith(suite) for block in config.blocks)  # such as atari100k
+    theirs = SUITES[suite].block or suite
+    stacked = set(config.blocks) - {"defaults"} - VISION
+    own = any(block.startswith(theirs) for block in config.blocks)  # such as atari100k
     if stacked and not others and not own:
         print(
-            f"note: the settings of {suite}_… tasks are in the block {suite}, which is not stacked",
+            f"note: the settings of {suite}_… tasks are in the block {theirs}, which is not "
+            "stacked",
             file=sys.stderr,
         )
     for block in others:
         print(
-            f"note: the block {block} is for {block}_… tasks; {task} has the block {suite}",
+            f"note: the block {block} is for {block}_… tasks; {task} has the block {theirs}",
             file=sys.stderr,
         )
     reads = SUITES[suite].reads

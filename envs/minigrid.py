@@ -14,11 +14,13 @@ import gymnasium as gym
 import numpy as np
 
 from envs.packages import PackageTasks
-from envs.palette import COLORS, Colors, PaletteShift, palettes, switch_palette
+from envs.palette import READS, Colors, distract, palettes, switch_palette
 from envs.pictures import fit
 from envs.settings import EnvSettings
 from envs.suites import COMMON, Factories, Suite
 from envs.wrappers import ActionRepeat, OneHotAction
+
+_DARKEST = 80  # walls and lines of the grid are 100 and more, floor is 0, or 76 where it is seen
 
 
 class GridView(gym.Wrapper):
@@ -52,12 +54,23 @@ class GridView(gym.Wrapper):
         return fit(frame, self._size)
 
 
-def _build(name: str, settings: EnvSettings, colors: Colors | None) -> gym.Env:
+def is_floor(image: np.ndarray) -> np.ndarray:
+    """Which pixels are floor: black, or the dark grey of floor that the agent sees.
+
+    Args:
+        image: uint8 [H, W, 3].
+
+    Returns:
+        bool [H, W].
+    """
+    return (image.max(axis=-1) <= _DARKEST) & (np.ptp(image, axis=-1) == 0)
+
+
+def _build(name: str, settings: EnvSettings, colors: Colors | None, prefix: str | None) -> gym.Env:
     _register()
     env = gym.make(name, render_mode="rgb_array", disable_env_checker=True)
     env = GridView(env, settings.size, settings.full_view)
-    if colors is not None:
-        env = PaletteShift(env, colors)
+    env = distract(env, settings, colors, prefix, is_floor)
     return ActionRepeat(OneHotAction(env), settings.action_repeat, settings.time_limit)
 
 
@@ -68,11 +81,11 @@ def _register() -> None:
 
 
 def factories(identity: tuple[str, ...], settings: EnvSettings) -> Factories:
-    """The grid in the palette of each variation.
+    """The grid in the palette and before the pictures of each variation.
 
     Args:
         identity: (id,).
-        settings: The first group, ``full_view`` and the colours.
+        settings: The first group, ``full_view``, the colours and the background.
     """
     return palettes(functools.partial(_build, identity[0], settings), settings)
 
@@ -88,6 +101,6 @@ SUITES = (
         PackageTasks("minigrid", "minigrid", _ids),
         factories,
         switch_palette,
-        reads=COMMON - {"camera_id", "shadow_size"} | COLORS | {"full_view"},
+        reads=COMMON - {"camera_id", "shadow_size"} | READS | {"full_view"},
     ),
 )

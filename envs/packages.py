@@ -18,10 +18,12 @@ class PackageTasks(Mapping[str, Identity]):
         prefix: Of the suite, for messages.
         package: The package that has to be there.
         names: Lists its names for them; called once, and may import it.
+        extra: Of ours that brings the package; '' if it is called like the suite.
     """
 
-    def __init__(self, prefix: str, package: str, names: Callable[[], list[str]]):
+    def __init__(self, prefix: str, package: str, names: Callable[[], list[str]], extra: str = ""):
         self._prefix, self._package, self._names = prefix, package, names
+        self._extra = extra or prefix
         self._found: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> Identity:
@@ -47,7 +49,7 @@ class PackageTasks(Mapping[str, Identity]):
             if importlib.util.find_spec(self._package) is None:
                 raise UserError(
                     f"{self._prefix}_… tasks need the package {self._package}: "
-                    f"pip install -e '.[{self._prefix}]' -c constraints.txt"
+                    f"pip install -e '.[{self._extra}]' -c constraints.txt"
                 )
             self._found = {_plain(name): name for name in self._names()}
         return self._found

@@ -1,7 +1,8 @@
-"""Colours of a whole picture, shifted for an episode: the distractor of games and grids.
+"""The distractors of games and grids: colours of a whole picture shifted, pictures behind it.
 
 A picture without materials has no parts to recolour, so all its colours move together: hues turn
-by an angle, and everything is mixed with a tint. What is told apart by its colour stays so.
+by an angle, and everything is mixed with a tint. What is told apart by its colour stays so. What is
+behind is known by its colour, before colours move.
 """
 
 import functools
@@ -12,10 +13,11 @@ import gymnasium as gym
 import numpy as np
 
 from distracting_control.color import ColorSettings, color_boxes
-from envs.settings import EnvSettings
+from envs.backgrounds import Backdrop, Mask, background_of, play
+from envs.settings import MOVING_SETTINGS, EnvSettings
 from envs.suites import VARIATIONS, Factories, switch_at_midpoint
 
-COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
+READS = MOVING_SETTINGS | {"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"}
 
 # Turns of the hue about which the sets lie; with boxes of at most ±0.1 they are far apart.
 TURNS = {"train": 1 / 3, "test": 2 / 3, None: 0.0}
@@ -108,16 +110,40 @@ def switch_palette(split: str, color_distractor: bool, second_half: bool) -> str
     return shifted if color_distractor else "original"
 
 
-def palettes(build: Callable[[Colors | None], gym.Env], settings: EnvSettings) -> Factories:
-    """The environment in the palette of each variation.
+def palettes(
+    build: Callable[[Colors | None, str | None], gym.Env], settings: EnvSettings
+) -> Factories:
+    """The environment in the palette and before the pictures of each variation.
 
     Args:
-        build: Makes one in these colours; None leaves its own.
-        settings: Of which the colours concern it.
+        build: Makes one in these colours (None leaves its own), before the background of the
+            settings with this prefix (None for none).
+        settings: Of which the colours and the background concern it.
     """
-    factories = dict.fromkeys(VARIATIONS, functools.partial(build, None))
+    factories = dict.fromkeys(VARIATIONS, functools.partial(build, None, None))
     for name, prefix in (("train", ""), ("test", "test_")):
         colors = ColorSettings.of(vars(settings), prefix)
-        if not colors.leaves_all:
-            factories[name] = functools.partial(build, (colors.max_delta, colors.disjoint_sets))
+        shifted = None if colors.leaves_all else (colors.max_delta, colors.disjoint_sets)
+        behind = None if background_of(settings, prefix) is None else prefix
+        if shifted is not None or behind is not None:
+            factories[name] = functools.partial(build, shifted, behind)
     return factories
+
+
+def distract(
+    env: gym.Env, settings: EnvSettings, colors: Colors | None, prefix: str | None, mask: Mask
+) -> gym.Env:
+    """The environment in other colours, and before pictures whose colours move with it.
+
+    Args:
+        env: The environment.
+        settings: The settings.
+        colors: As of :class:`PaletteShift`; None leaves its own.
+        prefix: Of the settings of the background; None for none.
+        mask: Which pixels are background, by the environment's own colours.
+    """
+    background = None if prefix is None else background_of(settings, prefix)
+    if background is not None:
+        films, dynamic = background
+        env = Backdrop(env, play(films, max(settings.size), dynamic=dynamic), mask)
+    return env if colors is None else PaletteShift(env, colors)

@@ -59,6 +59,9 @@ class Suite:
         limits: A sentence on which of the package's environments are none of its tasks; '' if all
             are.
         has_distractors: Whether any of its tasks can look different.
+        block: The block of configs.yaml with its settings; '' if it is called like the suite.
+        has_backdrop: Whether pictures are behind the robot in any case: computed ones, where no
+            folder is given.
     """
 
     prefix: str
@@ -69,3 +72,5 @@ class Suite:
     endless: frozenset[tuple[str, ...]] = frozenset()
     limits: str = ""
     has_distractors: bool = True
+    block: str = ""
+    has_backdrop: bool = False

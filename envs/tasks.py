@@ -5,14 +5,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from envs import atari, crafter, dmc, drawerworld, minigrid, pusher
+from envs import atari, crafter, dmc, drawerworld, maniskill, minigrid, pusher
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
 from envs.worlds import corrupted
 
 SUITES: dict[str, Suite] = {
     suite.prefix: suite
-    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter)
+    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter, maniskill)
     for suite in module.SUITES
 }
 

@@ -59,8 +59,8 @@ def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> No
 def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) -> None:
     """Reads a frame of each video that can be the background in one of the variations.
 
-    One that cannot be shown is noted; so are a folder whose videos serve as train and as val, and
-    backgrounds that stand still.
+    One that cannot be shown is noted; so are a folder whose videos serve as train and as val,
+    backgrounds that stand still, and pictures that are computed as no folder was given.
 
     Raises:
         UserError: There are no such videos or too few, or none can be shown; a line names the
@@ -71,11 +71,13 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
     if "background_dataset_path" not in SUITES[suite].reads or suite == "dmc":
         return
     until, found, still = time.monotonic() + SECONDS, dict[str, list[Path]](), []
+    has_backdrop, computed = SUITES[suite].has_backdrop, False
     for prefix in (_SETS[name] for name in names if name in _SETS):
         background = BackgroundSettings.of(vars(settings), prefix)
         if background.background_dataset_path is None:
+            computed |= has_backdrop
             continue
-        if not getattr(settings, f"{prefix}dynamic"):
+        if not has_backdrop and not getattr(settings, f"{prefix}dynamic"):
             still.append(f"--{prefix}dynamic True")
         if is_procedural(background.background_dataset_path):
             continue
@@ -90,6 +92,11 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
             folder = background.background_dataset_path
             print_safe(f"note: {folder} does not tell train from val: both sets show all of it")
         found[background.background_dataset_videos] = videos
+    if computed:
+        print_safe(
+            f"note: {task}: computed pictures are behind the robot, as no folder of videos or "
+            "pictures is given (--background_dataset_path)"
+        )
     if still:
         print_safe(f"note: backgrounds stand still; {' '.join(still)} plays the videos")
 

@@ -3,7 +3,8 @@
 python -m figures.worlds --output worlds.png [--dmcgb_path FOLDER] [--only WORDS …]
 
 A random policy acts, alike in both looks. Without the benchmark's folder its colours are drawn and
-its movies are computed pictures, as the backgrounds of the other worlds are in any case.
+its movies are computed pictures, as the backgrounds of the other worlds are in any case. Worlds
+whose package is not installed are left out, which a line says.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from envs import RenderingError, UnknownTask, make_env
+from envs import EnvSettings, RenderingError, UnknownTask, factories_of, make_env
 from figures import save
 from tools import UserError
 
 STEPS = 40  # agent steps of an episode
 MOVES = {"background_dataset_path": "procedural", "dynamic": True, "test_dynamic": True}
 BEHIND = {**MOVES, "background_by": "segmentation"}
+ARM = {"action_repeat": 1, "time_limit": STEPS}
 
 
 class Row(NamedTuple):
@@ -59,7 +61,23 @@ ROWS = (
     Row("moving table", "gymnasium_Pusher-v5", MOVES),
     Row("moving floor", "gymnasium_HalfCheetah-v5", MOVES),
     Row("moving table", "metaworld_drawer-open-v1", MOVES),
+    Row("ManiSkill 3", "maniskill_PickCube-v1", ARM),
+    *(
+        Row("before pictures", f"rms_{name}", ARM)
+        for name in ("push_cube", "stack_cube", "peg_insertion_side")
+    ),
+    Row("moving pictures", "rms_plug_charger", {**ARM, "dynamic": True, "test_dynamic": True}),
 )
+
+
+def can_play(row: Row) -> bool:
+    """Whether a world can be played here; a line says why not."""
+    try:
+        factories_of(row.task, EnvSettings())
+    except (UserError, RenderingError) as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def episode(row: Row, variation: str, extra: Mapping[str, Any], seed: int) -> list[np.ndarray]:
@@ -108,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for row in ROWS if any(word in row.task for word in args.only)]
     if not rows:
         print(f"worlds: no row has any of {' '.join(args.only)} in its task", file=sys.stderr)
+        return 2
+    rows = [row for row in rows if can_play(row)]
+    if not rows:
         return 2
     try:
         figure = draw(rows, {"dmcgb_path": args.dmcgb_path}, args.seed)

@@ -220,8 +220,10 @@ def followed(tmp_path_factory):
     (folder / "my_envs.py").write_text(mine)
     (folder / "envs" / "dot.py").write_text(suite)
     tasks = folder / "envs" / "tasks.py"
-    edit(tasks, "from envs import atari, crafter, dmc, drawerworld, minigrid, pusher\n", names)
-    edit(tasks, "    for module in (dmc, pusher, drawerworld, atari, minigrid, crafter)\n", listed)
+    suites = "atari, crafter, dmc, drawerworld, maniskill, minigrid, pusher"
+    edit(tasks, f"from envs import {suites}\n", names)
+    suites = "dmc, pusher, drawerworld, atari, minigrid, crafter, maniskill"
+    edit(tasks, f"    for module in ({suites})\n", listed)
     (folder / "distracting_control" / "light.py").write_text(light)
     add_keys(folder, *blocks("docs/add_an_environment.md", "yaml"))
     make_tiny(folder)

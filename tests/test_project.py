@@ -79,6 +79,7 @@ def test_editable_installation_puts_this_folder_into_pythons_path(tmp_path, monk
         "ale-py": "atari",
         "minigrid": "minigrid",
         "crafter": "crafter",
+        "mani_skill": "maniskill",
     }
     for name, extra in extras.items():
         assert re.search(

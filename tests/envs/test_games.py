@@ -8,6 +8,8 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from envs.palette import PaletteShift
 from envs.wrappers import OneHot
+from tests.envs.test_checks import Given
+from tools import UserError
 
 GRID, PONG, CRAFTER = "minigrid_MiniGrid-Empty-5x5-v0", "atari_pong", "crafter_reward"
 CARTPOLE = "gymnasium_CartPole-v1"
@@ -144,6 +146,45 @@ def test_palettes_shift_with_the_seed_and_apart_in_the_two_sets(make, task):
         shown[variation] = images[0]
     for one, other in (("train", "test"), ("train", "original"), ("test", "original")):
         assert np.abs(shown[one].astype(int) - shown[other]).mean() > 3
+
+
+@pytest.mark.parametrize("task", SHIFTED)
+def test_pictures_move_behind_what_is_no_ground(make, task):
+    own = {"max_delta": 0.0, "disjoint_sets": None, "test_disjoint_sets": None}
+    behind = {"background_dataset_path": "procedural", "dynamic": True, "test_dynamic": True}
+    env = make(task, **SHORT, **own, **behind)
+    shown = {}
+    for name in ("original", "train", "test"):
+        told = played(env, task, 6, variation=name)
+        shown[name] = [told[0], *told[1::2]], told[2::2]
+    [plain, rewards], [train, same], [test, _] = shown.values()
+    assert same == rewards
+    colours, counts = np.unique(plain[0].reshape(-1, 3), axis=0, return_counts=True)
+    if task == PONG:
+        things = (plain[0] != colours[counts.argmax()]).any(-1)
+    else:  # the agent and the goal
+        things = np.ptp(plain[0].astype(int), axis=-1) > 60
+    assert 10 < things.sum() < things.size / 2
+    for other in (train, test):
+        changed = (other[0] != plain[0]).any(-1)
+        assert not changed[things].any()
+        assert changed.mean() > 0.1  # in so small a room few of the cells in view are floor
+    replaced = (train[0] != plain[0]).any(-1)
+    assert (train[0] != train[2]).any(-1)[replaced].mean() > 0.2
+    again = played(env, task, 6, variation="test")
+    np.testing.assert_array_equal(again[0], test[0])
+    factors = env.reset(seed=3, options={"variation": "train"})[1]["factors"]
+    assert factors["background"] < 3
+
+
+def test_pictures_behind_a_game_are_refused_where_nobody_would_see_them(capsys):
+    with pytest.raises(UserError, match="with --color_distractor True alone") as caught:
+        envs.check(Given(PONG, background_dataset_path="procedural"))
+    assert "\n" not in str(caught.value)
+    envs.check(Given(PONG, background_dataset_path="procedural", color_distractor=True))
+    assert "changes nothing" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="crafter_reward has no distractors: leave it out"):
+        envs.check(Given(CRAFTER, background_dataset_path="procedural"))
 
 
 def test_what_was_told_apart_by_colour_still_is(make):
