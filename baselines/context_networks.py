@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -272,7 +272,7 @@ class ContextDecoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for i, (context, stage) in enumerate(zip(contexts, self.stages, strict=True)):
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-            for j, layer in enumerate(stage):
+            for j, layer in enumerate(cast(nn.ModuleList, stage)):
                 x = layer(x, context, noise.attention.get(f"{i}_{j}"))
         x = self.last(x).permute(0, 2, 3, 1).unflatten(0, feat.shape[:2])
         return UnitNormal(x, event_dims=3)
@@ -285,8 +285,8 @@ def draw_rectangles(batch: int, device: torch.device) -> Tensor:
     of them are empty.
     """
     area, below, above, which, x, y, erased = torch.rand(7, batch, device=device)
-    area = 64**2 * torch.lerp(*(torch.full_like(area, share) for share in ERASE_SHARE), area)
-    least, most = ERASE_RATIO
+    (smallest, largest), (least, most) = ERASE_SHARE, ERASE_RATIO
+    area = 64**2 * (smallest + (largest - smallest) * area)
     ratio = torch.where(which < 0.5, least + (1 - least) * below, 1 + (most - 1) * above)
     height = (area * ratio).sqrt().round().clamp(1, 64)
     width = (area / ratio).sqrt().round().clamp(1, 64)
