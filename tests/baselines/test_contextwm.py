@@ -284,6 +284,21 @@ def test_pretraining_leaves_what_finetuning_begins_as(tmp_path):
     assert not any(module.training for module in agent.world_model.modules())
 
 
+def test_a_pretraining_that_goes_on_is_the_same_to_the_last_bit():
+    c = configure(video_length=3)
+    batch = {name: make_batch(0, B, 3)[name] for name in ("image", "is_first")}
+    torch.manual_seed(0)
+    learner = ContextPredictorLearner(c, Runtime.resolve(c))
+    learner.learn(batch, 0)
+    other = ContextPredictorLearner(c, Runtime.resolve(c))
+    other.load_state(stored(learner.save_state()))
+    for one in (learner, other):
+        torch.manual_seed(1)
+        one.learn(batch, 1)
+    assert same(copied(learner), copied(other))
+    assert all(p.isfinite().all() for p in copied(learner).values())
+
+
 # Pictures, and what is refused
 
 
