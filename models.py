@@ -9,7 +9,7 @@ Symbols in shape comments: B batch, T time, A action, E embedding, F feature.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -98,12 +98,14 @@ class FilterNoise(NamedTuple):
         teacher: of the teacher's encoder likewise.
         lower: of the posterior of an RSSM below, as `latent`; None where there is none, or its
             mode is taken.
+        decoder: of a decoder that draws with something, as it makes it; None of others.
     """
 
     latent: Tensor | None
     embed: Tensor | None = None
     teacher: Tensor | None = None
     lower: Tensor | None = None
+    decoder: Any = None
 
 
 class Outputs(NamedTuple):
@@ -129,13 +131,25 @@ class VideoPredictor(nn.Module):
     def __init__(self, config: PredictorConfig, action_size: int, beside: int = 0):
         super().__init__()
         self.config, self.complete = config, True
-        self.encoder = make_encoder(config.image)
+        self.encoder = self.make_encoder(config.image)
         self.rssm = RSSM(self.encoder.embed_size + beside, action_size, config.rssm)
-        self.decoder = make_decoder(self.rssm.feat_size, config.image)
+        self.decoder = self.make_decoder(config.image)
+
+    def make_encoder(self, config: ImageConfig) -> Any:
+        """What reads images."""
+        return make_encoder(config)
+
+    def make_decoder(self, config: ImageConfig) -> Any:
+        """What draws them from the RSSM's feature."""
+        return make_decoder(self.rssm.feat_size, config)
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
         """Images [B, T, H, W, C], uint8 or float in ±0.5 → embeddings; without noise their mean."""
         return self.encoder(image, noise)
+
+    def decode(self, feat: Tensor, image: Tensor) -> Tensor:
+        """Features [B, T, F] → images in ±0.5; ``image`` [B, T', H, W, C] has the true ones."""
+        return self.decoder(feat).mode()
 
     def actions(self, batch: Batch) -> Tensor | None:
         """The actions [B, T, A] that the RSSM is fed: none here."""
@@ -172,15 +186,20 @@ class VideoPredictor(nn.Module):
         """
         encoding = self.encode(batch["image"], noise.embed)
         states = self.observe(batch, encoding, noise.latent)
-        return self._terms(batch, scales, encoding, states)[0]
+        return self._terms(batch, scales, encoding, states, noise)[0]
 
     def _terms(
-        self, batch: Batch, scales: LossScales, encoding: Encoding, states: tuple[State, State]
+        self,
+        batch: Batch,
+        scales: LossScales,
+        encoding: Encoding,
+        states: tuple[State, State],
+        noise: FilterNoise,
     ) -> tuple[Outputs, Tensor]:
         post, prior = states
         feat = self.rssm.get_feat(post)  # [B, T, F]
         image_feat = feat if "image" in self.config.grad_heads else feat.detach()
-        terms = {"image": self.image_term(image_feat, batch["image"])}
+        terms = {"image": self.image_term(image_feat, batch["image"], noise)}
         terms["kl"], value = self.kl_term(post, prior, scales["kl_balance"], scales["kl_free"])
         if encoding.mean is not None and encoding.logvar is not None:
             terms["beta_vae"] = kl_standard(encoding.mean, encoding.logvar).mean()
@@ -192,7 +211,7 @@ class VideoPredictor(nn.Module):
             }
         return Outputs(terms, post, metrics), feat
 
-    def image_term(self, feat: Tensor, image: Tensor) -> Tensor:
+    def image_term(self, feat: Tensor, image: Tensor, noise: FilterNoise | None = None) -> Tensor:
         """−log p(image | feat), summed over pixels, the mean over [B, T]: 0-d."""
         count = image.shape[0] * image.shape[1]
         flat = feat.flatten(0, 1), image.flatten(0, 1)
@@ -298,7 +317,7 @@ class WorldModel(VideoPredictor):
         """
         encoding = self.encode(batch["image"], noise.embed)
         states = self.observe(batch, encoding, noise.latent)
-        outputs, feat = self._terms(batch, scales, encoding, states)
+        outputs, feat = self._terms(batch, scales, encoding, states, noise)
         outputs.terms.update(self._head_terms(feat, batch))
         if self.teacher is not None:
             if TEACHER_MEAN in batch:

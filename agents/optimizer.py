@@ -51,10 +51,12 @@ class Optimizer:
         eps, decay = config.opt_eps, config.weight_decay
         # A CUDA graph records what lies on the device, so the count of steps has to.
         self.where = {"capturable": self.parameters[0].is_cuda}
-        # AdamW without decay is Adam; with it, the decay does not pass through the moments.
+        # AdamW without decay is Adam; with it, the decay does not pass through the moments, as it
+        # does in Adam.
         more = {"eps": eps, "weight_decay": decay, "betas": (beta, 0.999), **self.where}
         make = {
             "adam": lambda p: torch.optim.AdamW(p, lr, fused=True, **more),
+            "adam_l2": lambda p: torch.optim.Adam(p, lr, fused=True, **more),
             "adamax": lambda p: torch.optim.Adamax(p, lr, **more),
             "sgd": lambda p: torch.optim.SGD(p, lr, weight_decay=decay),
             "momentum": lambda p: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=decay),
@@ -89,7 +91,7 @@ class Optimizer:
         skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
         if skip is not None:
             skipped = torch.maximum(skipped, skip)
-        if isinstance(self.optimizer, torch.optim.AdamW):
+        if isinstance(self.optimizer, torch.optim.Adam):  # AdamW is one, too
             # How PyTorch's gradient scaler tells a fused optimiser, which then does nothing.
             fused: Any = self.optimizer
             fused.grad_scale, fused.found_inf = None, skipped

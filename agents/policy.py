@@ -71,11 +71,12 @@ class RecurrentPolicy:
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Copies the learner's weights, where a copy acts."""
+        """Copies the learner's weights, where a copy acts, and its norms' running statistics."""
         if self._copy is None:
             return
         live: list[Tensor] = [p for part in self._live for p in part.parameters()]
-        torch._foreach_copy_([*self._copy.parameters()], live)
+        live += [b for part in self._live for b in part.buffers()]
+        torch._foreach_copy_([*self._copy.parameters(), *self._copy.buffers()], live)
         self._wait()
 
     def _wait(self) -> None:

@@ -56,13 +56,17 @@ class Predictor(GradientLearner):
 
     def __init__(self, config: Config, runtime: Runtime):
         super().__init__(config, runtime)
-        sizes = predictor_config(config, runtime.image_chunk)
-        self.model = VideoPredictor(sizes, config.pretrain_action_num).to(self.device)
+        self.model = self.make_model().to(self.device)
         self.optimizers["model"] = Optimizer(
             "model", self.model.parameters(), config, config.model_lr, config.grad_clip
         )
         if runtime.compile:
             compile_model(self.model)
+
+    def make_model(self) -> VideoPredictor:
+        """The video predictor that is to learn."""
+        sizes = predictor_config(self.config, self.runtime.image_chunk)
+        return VideoPredictor(sizes, self.config.pretrain_action_num)
 
     @classmethod
     def check(cls, config: Config) -> None:

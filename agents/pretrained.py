@@ -92,7 +92,7 @@ def _read_predictor(folder: Path) -> dict[str, Mapping]:
             raise UserError(f"--pretrain_checkpoint_path: {error}; or pretrain again") from None
         states[part] = _state_dict(part, states[part], folder / file)
         for name, tensor in states[part].items():
-            _check_tensor(name, tensor, folder / file)
+            check_tensor(name, tensor, folder / file)
     return states
 
 
@@ -121,7 +121,7 @@ def _state_dict(part: str, content: Any, path: Path) -> dict[Any, Any]:
     )
 
 
-def _check_tensor(name: Any, tensor: Any, path: Path) -> None:
+def check_tensor(name: Any, tensor: Any, path: Path) -> None:
     """Refuses what no pretraining writes: other things than tensors of finite numbers."""
     real = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
     # A small file can hold a tensor of any shape that has the same number everywhere.

@@ -30,6 +30,7 @@ AGENTS = {
     "svea": "baselines.svea:SVEA",
     "tdmpc2": "baselines.tdmpc2:TDMPC2",
     "dreamerv3": "baselines.dreamerv3:DreamerV3",
+    "contextwm": "baselines.contextwm:ContextWM",
     "hrssm": "baselines.hrssm:HRSSM",
 }
 

@@ -56,7 +56,7 @@ def open_loop(model: VideoPredictor, batch: Batch) -> np.ndarray:
         action = image.new_zeros(*future["is_first"].shape, model.rssm.action_size)
     prior = model.rssm.imagine(action, last, model.config.sample)
     feats = [model.rssm.get_feat(states) for states in (post, prior)]
-    predicted = model.decoder(torch.cat(feats, 1)).mode()
+    predicted = model.decode(torch.cat(feats, 1), image)
     error = (predicted - image) / 2
     return _to_numpy(torch.cat([image, predicted, error], 2))
 
@@ -67,7 +67,7 @@ def reconstruction(model: VideoPredictor, batch: Batch) -> np.ndarray:
     batch = _first(batch)
     post, _ = model.observe(batch, model.encode(batch["image"]))
     last = {name: value[:, -1:] for name, value in post.items()}
-    predicted = model.decoder(model.rssm.get_feat(last)).mode()[:, 0]
+    predicted = model.decode(model.rssm.get_feat(last), batch["image"])[:, 0]
     rows = [torch.cat(list(frames), 1) for frames in (batch["image"][:, -1], predicted)]
     return _to_numpy(torch.cat(rows, 0))
 

@@ -2,6 +2,8 @@
 
 - dv2_finetune.py, apv.py: what begins as a predictor of videos; from_videos.py: beginning so;
   stacked.py: APV's two RSSMs; video_bonus.py: its bonus
+- contextwm.py: APV with a decoder that sees a frame of the video; context_model.py: its losses;
+  context_networks.py: its networks
 - sac.py, rad.py, curl.py, ted.py, svea.py: soft actor-critic from pixels, and what grew on it
 - drqv2.py: DrQ-v2
 - tdmpc2.py: TD-MPC2; tdmpc2_networks.py: what it is made of; mppi.py: its planner

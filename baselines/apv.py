@@ -10,6 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents.base import Batch, Metrics, Spaces
@@ -19,7 +21,7 @@ from agents.optimizer import Optimizer
 from agents.predictor import log_names
 from agents.pretrained import find_predictor
 from baselines.from_videos import VideoPredictorLearner, check_plain, fill_rssm, load_videos
-from baselines.stacked import StackedConfig, StackedPolicy, StackedWorldModel
+from baselines.stacked import PLAIN_REWARD, StackedConfig, StackedPolicy, StackedWorldModel
 from baselines.video_bonus import BonusConfig, VideoBonus
 from config import Config, key
 from models import FilterNoise, LossScales, VideoPredictor
@@ -91,28 +93,38 @@ class APV(DisWM):
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
     ):
         super().__init__(config, runtime, spaces)
-        c, model, b = config, self.world_model, self.behavior
+        c, model = config, self.world_model
         self.bonus: VideoBonus | None = None
         if c.intr_beta:
             self.bonus = VideoBonus(model.af_rssm.feat_size, bonus_config(c)).to(self.device)
-        below = [*model.encoder.parameters(), *model.af_rssm.parameters()] if c.clip_apart else []
-        settings = {
-            "model": (model, c.model_lr, c.grad_clip),
-            "actor": (b.actor, c.actor_lr, c.actor_grad_clip),
-            "value": (b.value, c.value_lr, c.value_grad_clip),
-        }
-        self.optimizers = {
-            name: Optimizer(name, part.parameters(), decayed(c, lr), lr, clip, below)
-            for name, (part, lr, clip) in settings.items()
-        }
+        self.optimizers = self.make_optimizers()
         if runtime.compile:
             compile_methods(model.af_rssm, "filter_steps", "prior_of")
         if source is not None:
-            given = load_videos(config)
+            given = self.load_videos(config)
             model.encoder.load_state_dict(given.encoder.state_dict())
             model.decoder.load_state_dict(given.decoder.state_dict())
             fill_rssm(model.af_rssm, given.rssm)
-            self.sync()
+        self.sync()
+
+    def below(self) -> list[nn.Parameter]:
+        """The parameters that see images, of encoder and action-free RSSM."""
+        model = self.world_model
+        return [*model.encoder.parameters(), *model.af_rssm.parameters()]
+
+    def make_optimizers(self) -> dict[str, Optimizer]:
+        """The optimisers of model, actor and critic."""
+        c, b = self.config, self.behavior
+        below = self.below() if c.clip_apart else []
+        settings = {
+            "model": (self.world_model, c.model_lr, c.grad_clip),
+            "actor": (b.actor, c.actor_lr, c.actor_grad_clip),
+            "value": (b.value, c.value_lr, c.value_grad_clip),
+        }
+        return {
+            name: Optimizer(name, part.parameters(), decayed(c, lr), lr, clip, below)
+            for name, (part, lr, clip) in settings.items()
+        }
 
     def make_world_model(self, size: int, teacher: VideoPredictor | None) -> StackedWorldModel:
         """The stacked world model; nobody teaches it."""
@@ -135,7 +147,16 @@ class APV(DisWM):
             raise UserError(
                 f"--decay_by_lr False takes --opt adam, not {config.opt}: leave one of them out"
             )
-        load_videos(config)
+        cls.load_videos(config)
+
+    @staticmethod
+    def load_videos(config: Config) -> VideoPredictor:
+        """The predictor that it begins as.
+
+        Raises:
+            UserError: there is none, or it is of another kind or of other sizes.
+        """
+        return load_videos(config)
 
     @classmethod
     def find_source(cls, config: Config) -> Path | None:
@@ -150,7 +171,7 @@ class APV(DisWM):
             rewarded = batch
             if self.bonus is not None:
                 reward, memory, told = self.bonus(lower.feat, batch["reward"], batch["is_first"])
-                rewarded = {**batch, "reward": reward}
+                rewarded = {**batch, "reward": reward, PLAIN_REWARD: batch["reward"]}
             outputs = model.terms_above(rewarded, scales, lower, noise.filter)
             loss = model.loss(outputs.terms, scales)
         metrics = self.optimizers["model"].step(loss)

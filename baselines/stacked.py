@@ -22,6 +22,8 @@ from models import Batch, FilterNoise, LossScales, Outputs, WorldModel, WorldMod
 from networks import Encoding
 from rssm import RSSM
 
+PLAIN_REWARD = "plain_reward"  # of a batch whose ``reward`` has a bonus in it: without that, [B, T]
+
 
 @dataclasses.dataclass(frozen=True)
 class StackedConfig(WorldModelConfig):
@@ -108,7 +110,7 @@ class StackedWorldModel(WorldModel):
             noise: what :meth:`draw_noise` gave.
         """
         states = self.upper(batch, lower, noise.latent)
-        outputs, feat = self._terms(batch, scales, Encoding(lower.seen), states)
+        outputs, feat = self._terms(batch, scales, Encoding(lower.seen), states, noise)
         balance, free = scales["kl_balance"], scales["kl_free"]
         outputs.terms["af_kl"], value = self.kl_term(lower.post, lower.prior, balance, free)
         outputs.metrics["af_kl"] = value.mean()

@@ -20,6 +20,7 @@ META = torch.device("meta")
 NEEDS = {name: {"beta_vae": False} for name in ("dreamerv2", "dv2_finetune", "apv")}
 BONUS = {"queue_size": 20, "intr_seq_length": 2, "k": 3}
 NEEDS["apv"] |= BONUS
+NEEDS["contextwm"] = {"beta_vae": False, "dyn_discrete": 3, "res_layers": 1, **BONUS}
 NEEDS["dreamerv3"] = NEEDS["hrssm"] = {"beta_vae": False, "dyn_discrete": 3}
 SMALL = {"beta_vae": False, "hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8}
 NEEDS |= dict.fromkeys(("sac", "rad", "curl", "ted", "drqv2"), SMALL)
@@ -31,6 +32,7 @@ DISCRETE = {"actor_dist": "onehot", "imag_gradient": "both", "dyn_discrete": 3, 
 OTHERS = [("diswm", DISCRETE | {"pred_discount": "True"})]
 AUTHORS = {"af_latents": "sample", "concat_embed": True, "clip_apart": True, "beta_type": "rel"}
 OTHERS += [("apv", DISCRETE | BONUS | AUTHORS)]
+OTHERS += [("contextwm", NEEDS["contextwm"] | {"context_augment": "erasing"})]
 OTHERS += [("diswm", {"opt": "momentum", "actor_dist": "tanh_normal"})]
 CLASSES = {name: agent_class(name) for name in sorted(AGENTS)}
 # Each first stage, and the method that it is of.

@@ -33,6 +33,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "hrssm": {"dyn_discrete": 3, "bins": 7, "block_size": 3, "envs": 1},
     **{name: {"hidden_dim": 16, "num_filters": 4, "encoder_feature_dim": 8} for name in PIXELS},
 }
+FLAGS["contextwm"] = {**FLAGS["apv"], "dyn_discrete": 3, "res_layers": 1, "hold_below": 3}
 FROM_VIDEOS = {"apv", "dv2_finetune"}  # begin as a predictor with a plain CNN
 LENGTHS = {"drqv2": 6, "ted": 7, "tdmpc2": 6}  # rows of the batches that they take; else 4 will do
 SPACES = {
@@ -46,6 +47,7 @@ CASES = [(m, kind) for m in sorted(AGENTS) for kind in sorted(agent_class(m).kin
 def words(tiny: Tiny, runs: Path, method: str, **more: Any) -> list[str]:
     """A command line of a tiny run of that method."""
     predictor = tiny.plain if method in FROM_VIDEOS else tiny.teacher
+    predictor = tiny.contextual if method == "contextwm" else predictor
     flags = {"method_name": method, "pretrain_checkpoint_path": predictor}
     return tiny.episodes(runs, **flags, **FLAGS.get(method, {}), **more)
 

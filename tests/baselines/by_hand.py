@@ -41,6 +41,8 @@ class Bonus:
 class World:
     """The loss terms of a batch; ``weights`` are leaves, so gradients can be taken by them."""
 
+    eps = 1e-5  # of the norm in the recurrent cell
+
     def __init__(self, agent):
         self.c = agent.config
         state = agent.world_model.state_dict()
@@ -94,6 +96,7 @@ class World:
                 gates,
                 gates.shape[1:],
                 *(self.weights[f"{name}.cell.norm.{p}"] for p in ("weight", "bias")),
+                self.eps,
             )
             reset, candidate, update = gates.chunk(3, 1)
             update = torch.sigmoid(update - 1)
@@ -122,20 +125,27 @@ class World:
 
         return 0.2 * mean(posts, stop(priors)) + 0.8 * mean(stop(posts), priors)
 
+    def embed(self, images):
+        """[N, C, H, W] → [N, E]."""
+        return self.convolve("encoder", images, F.conv2d).flatten(1)
+
+    def decode(self, feat, images, noise):
+        """[B, T, F] → [N, C, H, W]; what a decoder may look at, and what it draws with."""
+        x = self.linear("decoder.first", feat.flatten(0, 1))[:, :, None, None]
+        return self.convolve("decoder", x, F.conv_transpose2d)
+
     def terms(self, batch, noise):
         """The unweighted terms of a batch, as the agent is to have them."""
         pixels = batch["image"].double() / 255 - 0.5
         first = batch["is_first"]
         images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
-        embed = self.convolve("encoder", images, F.conv2d).flatten(1).unflatten(0, first.shape)
+        embed = self.embed(images).unflatten(0, first.shape)
         nothing = torch.zeros(*first.shape, 0).double()
         below, *af_states = self.filter("af_rssm", embed, nothing, first, noise.lower)
         seen = torch.cat([embed, below], -1) if self.c.concat_embed else below
         action = F.pad(batch["action"].double(), (0, self.c.action_num_gap))
         feat, *states = self.filter("rssm", seen, action, first, noise.latent)
-        x = self.linear("decoder.first", feat.flatten(0, 1))[:, :, None, None]
-        drawn = self.convolve("decoder", x, F.conv_transpose2d)
-        error = (drawn - images).square().sum((1, 2, 3)).mean()
+        error = (self.decode(feat, images, noise) - images).square().sum((1, 2, 3)).mean()
         reward = self.bonus(below.detach().numpy(), batch["reward"].double().numpy(), first.numpy())
         wrong = self.head("reward", feat[:, : reward.shape[1]]) - torch.from_numpy(reward)
         half_log_2pi = 0.5 * math.log(2 * math.pi)
@@ -144,4 +154,9 @@ class World:
             "kl": self.kl(*states),
             "af_kl": self.kl(*af_states),
             "reward": 0.5 * wrong.square().mean() + half_log_2pi,
+            **self.more_terms(feat, batch),
         }
+
+    def more_terms(self, feat, batch):
+        """What other methods have beside."""
+        return {}

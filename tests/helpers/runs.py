@@ -67,6 +67,21 @@ class Tiny:
         _save_predictor(folder, self.pretrain(folder, folder, beta_vae=False), 0)
         return folder
 
+    @functools.cached_property
+    def contextual(self) -> Path:
+        """A folder with ContextWM's predictor, one residual layer a stage."""
+        from agents.pretrained import save_predictor
+        from agents.registry import METHODS
+        from baselines.context_model import ContextPredictor, context_config
+        from config import parse
+
+        folder = self.teacher.with_name(f"{self.teacher.name}_contextual")
+        flags = {"method_name": "contextwm", "beta_vae": False, "dyn_discrete": 3, "res_layers": 1}
+        argv = self.pretrain(folder, folder, **flags)
+        torch.manual_seed(1)
+        save_predictor(folder, ContextPredictor(context_config(parse(argv, methods=METHODS))))
+        return folder
+
     def command(self, runs: Path, /, *flags: Mapping[str, Any], **more: Any) -> list[str]:
         """The words of a command line; later flags win."""
         chosen = {"task": TASK, "logdir": runs, **NETWORKS, **PROCESS}

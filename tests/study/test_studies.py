@@ -1,11 +1,13 @@
 """The studies that come with the code: every command line is taken, and shared stages run once."""
 
+import math
 from collections import Counter
 
 import pytest
 
 from agents.registry import AGENTS
 from envs import parse_task
+from figures import reference
 from study import document
 from study.document import SCALES
 from study.plan import expand
@@ -78,6 +80,21 @@ def test_widths_and_gaps_are_those_of_the_transfers(common):
     assert across == {"gymnasium_Pusher-v5"}
     assert words(jobs["dmc2gym_hopper_stand", "diswm"], "source_action_num") == ("6",)
     assert not words(jobs["dmc2gym_hopper_stand", "dreamerv2"], "source_action_num")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("table", ["A", "B"])
+def test_each_published_cell_of_the_tables_has_its_command(table, scale, common):
+    jobs = [job for job in jobs_of(f"table{table}", common, scale, seeds=1) if job.is_goal]
+    published = reference.rows(f"table_{table.lower()}.csv")
+    cells = {(row["task"], row["method"]): row["source"] for row in published}
+    assert {(job.task, job.method) for job in jobs} == cells.keys()
+    assert len(jobs) == len(cells) == len(published)
+    for job in jobs:
+        assert job.source in ("", cells[job.task, job.method])  # some learn from no videos
+        assert bool(job.source) == bool(words(job, "pretrain_checkpoint_path"))
+        assert words(job, "color_distractor") == ("True",)
+        assert all(math.isfinite(float(row["mean"])) for row in published)
 
 
 def test_each_source_has_its_collection_and_ablations_share_what_they_leave(common):
