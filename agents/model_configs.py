@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import networks
+from agents import adaptive_beta
 from behavior import BehaviorConfig
 from config import Config
 from envs import ends_early
@@ -106,10 +107,11 @@ def behavior_config(config: Config, discrete: bool = False) -> BehaviorConfig:
 
 
 def check_networks(config: Config) -> None:
-    """Checks that there is such an activation, and that the CNNs read and draw 64×64 images.
+    """Checks activation, the images' size for the CNNs, and what is to move β.
 
     Raises:
         UserError: one line that names the flag and the mend.
     """
     c = config
     networks.check(c.act, c.size, c.encoder_kernels, c.decoder_kernels, c.decoder_thin)
+    adaptive_beta.check(c)
