@@ -1,4 +1,4 @@
-"""β that adapts: each controller against NumPy, in real updates, through stops, and what is refused."""
+"""β that adapts: each controller against NumPy, in real updates, through stops; refusals."""
 
 import math
 
