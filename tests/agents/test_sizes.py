@@ -1,4 +1,4 @@
-"""Images of 64, 96 and 128: stacks, an update, files; another size's teacher; 84 without a model."""
+"""Images of 64, 96 and 128: stacks, an update, files; another's teacher; 84 without a model."""
 
 import math
 import re
