@@ -100,10 +100,9 @@ def test_each_size_learns_acts_is_saved_and_comes_back(side, beta_vae, tmp_path)
     assert all(torch.isfinite(value) for value in metrics.values())
     assert float(metrics["image_mse"]) < 1
     agents[1].load_state(stored(agents[0].save_state()))
-    acted = [agent.act(make_obs(envs=1, spaces=spaces), None, "eval") for agent in agents]
-    assert_same(*acted)
-    pictures = agents[1].report(batch)
-    assert pictures["openl"].shape[-2] % side == 0
+    obs = make_obs(envs=1, spaces=spaces)
+    assert_same(*([*agent.act(obs, None, "eval")] for agent in agents))
+    assert agents[1].report(batch)["openl"].shape[-2] >= side
 
 
 @either
