@@ -9,6 +9,7 @@ Symbols in shape comments: B batch, T time, A action, E embedding, F feature.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -206,6 +207,7 @@ class VideoPredictor(nn.Module):
         with torch.no_grad():
             metrics = {
                 "kl": value.mean(),
+                "image_mse": squared_error(terms["image"], batch["image"][0, 0].numel()),
                 "prior_ent": self.rssm.get_dist(prior).entropy().mean(),
                 "post_ent": self.rssm.get_dist(post).entropy().mean(),
             }
@@ -348,6 +350,16 @@ class WorldModel(VideoPredictor):
     def head_term(self, name: str, feat: Tensor, target: Tensor) -> Tensor:
         """−log p(target [B, T] | feat [B, T, F]) of the head of that name, their mean: 0-d."""
         return -getattr(self, name)(feat).log_prob(target[..., None]).mean()
+
+
+def squared_error(image_term: Tensor, size: int) -> Tensor:
+    """The squared error of a number of the image, their mean: 0-d.
+
+    Args:
+        image_term: −log p of a Normal whose deviation is 1, summed over an image.
+        size: numbers of an image.
+    """
+    return 2 / size * image_term.detach() - math.log(2 * math.pi)
 
 
 def distillation(teacher: Tensor, student: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from accel.chunks import by_chunks
 from distributions import UnitNormal, symlog
-from tools import UserError
+
+# Sides of images, and what the β-VAE's convolutions, each of which halves them, leave of them.
+SIDES = {64: 4, 96: 3, 128: 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ImageConfig:
     """What reads and draws images.
 
     Attributes:
+        side: of the images, one of ``SIDES``.
         beta_vae: a β-VAE's encoder and decoder, instead of DreamerV2's CNNs.
         z_dim: Z, of a β-VAE.
         channels: C.
@@ -33,6 +36,7 @@ class ImageConfig:
         chunk_size: images that pass through the convolutions at once; 0 for all.
     """
 
+    side: int = 64
     beta_vae: bool = True
     z_dim: int = 20
     channels: int = 3
@@ -72,44 +76,6 @@ def activation(name: str) -> type[nn.Module]:
     if not same_shape:
         raise ValueError(f"'{name}' is no activation of torch.nn: try ELU, ReLU or SiLU")
     return found
-
-
-def check(
-    act: str,
-    size: tuple[int, ...],
-    encoder_kernels: tuple[int, ...],
-    decoder_kernels: tuple[int, ...],
-    decoder_thin: bool,
-) -> None:
-    """Checks that there is such an activation, and that the plain CNN reads and draws 64×64 images.
-
-    Raises:
-        UserError: one line that names the flag and the mend.
-    """
-    try:
-        activation(act)
-    except ValueError as error:
-        raise UserError(f"--act: {error}") from None
-    if size != (64, 64):
-        raise UserError(f"--size {_words(size)}: the encoders and decoders are made for 64 64")
-    side = 64
-    for kernel in encoder_kernels:
-        side = (side - kernel) // 2 + 1
-    if side < 1:
-        raise UserError(f"--encoder_kernels {_words(encoder_kernels)}: too much for 64×64")
-    side = 1 if decoder_thin else 2
-    for kernel in decoder_kernels:
-        side = 2 * (side - 1) + kernel
-    if side != 64:
-        fitting = "5 5 6 6" if decoder_thin else "5 3 4 2"
-        raise UserError(
-            f"--decoder_kernels {_words(decoder_kernels)} with --decoder_thin {decoder_thin} draw "
-            f"{side}×{side}, not 64×64: give others, such as {fitting}"
-        )
-
-
-def _words(values: tuple[int, ...]) -> str:
-    return " ".join(map(str, values))
 
 
 STATISTICS_CHUNK = 64  # images; an episode of 501 rows takes eight of them
@@ -219,19 +185,19 @@ def _in_channels_last(layers: nn.Sequential) -> nn.Sequential:
 
 
 class PlainEncoder(nn.Module):
-    """DreamerV2's CNN: images [N, 64, 64, C] in ±0.5 → embedding [N, 1024] at depth 32."""
+    """DreamerV2's CNN: images [N, H, W, C] in ±0.5 → embedding; [N, 1024] of 64×64 at depth 32."""
 
     def __init__(self, config: ImageConfig):
         super().__init__()
         self.chunk_size = config.chunk_size
-        act, channels, side = activation(config.act), config.channels, 64
+        act, channels, side = activation(config.act), config.channels, config.side
         layers: list[nn.Module] = []
         for i, kernel in enumerate(config.encoder_kernels):
             outputs = config.depth * 2**i
             layers += [nn.Conv2d(channels, outputs, kernel, 2), _overwriting(act)]
             channels, side = outputs, (side - kernel) // 2 + 1
         if side < 1:
-            raise ValueError(f"64×64 images are too small for kernels {config.encoder_kernels}")
+            raise ValueError(f"{config.side}×{config.side}: too small for {config.encoder_kernels}")
         self.layers = _in_channels_last(nn.Sequential(*layers))
         self.embed_size = channels * side**2
 
@@ -246,23 +212,19 @@ class PlainEncoder(nn.Module):
 
 
 class BetaVAEEncoder(nn.Module):
-    """The β-VAE's encoder: images [N, 64, 64, C] in ±0.5 → a latent [N, Z] and its statistics."""
+    """The β-VAE's encoder: images [N, H, W, C] in ±0.5 → a latent [N, Z] and its statistics."""
 
     def __init__(self, config: ImageConfig):
         super().__init__()
         self.embed_size, self.chunk_size = config.z_dim, config.chunk_size
-        self.layers = nn.Sequential(
-            nn.Conv2d(config.channels, 32, 4, 2, 1),  # 32×32
-            nn.ELU(inplace=True),
-            nn.Conv2d(32, 32, 4, 2, 1),  # 16×16
-            nn.ELU(inplace=True),
-            nn.Conv2d(32, 64, 4, 2, 1),  # 8×8
-            nn.ELU(inplace=True),
-            nn.Conv2d(64, 64, 4, 2, 1),  # 4×4
-            nn.ELU(inplace=True),
-            WholeConv(64, 256, 4),  # 1×1
-            nn.ELU(inplace=True),
-        )
+        last = SIDES[config.side]
+        halvings = (config.side // last).bit_length() - 1
+        channels = [config.channels, 32, 32, *[64] * (halvings - 2)]
+        layers: list[nn.Module] = []
+        for ins, outs in itertools.pairwise(channels):
+            layers += [nn.Conv2d(ins, outs, 4, 2, 1), nn.ELU(inplace=True)]
+        layers += [WholeConv(64, 256, last), nn.ELU(inplace=True)]  # 1×1
+        self.layers = nn.Sequential(*layers)
         self.stats = nn.Linear(256, 2 * config.z_dim)
         self.apply(_kaiming)
         _in_channels_last(self.layers)
@@ -275,7 +237,7 @@ class BetaVAEEncoder(nn.Module):
         """The latent as `draw_latent` has it, and its statistics.
 
         Args:
-            image: [N, 64, 64, C], uint8, or float in ±0.5.
+            image: [N, H, W, C], uint8, or float in ±0.5.
             noise: ε [N, Z]; None for the mean.
         """
         flat = image.reshape(-1, *image.shape[-3:])
@@ -294,7 +256,7 @@ class BetaVAEEncoder(nn.Module):
         what an image comes to depends neither on others nor on how an update computes.
 
         Args:
-            image: uint8 [N, 64, 64, C], on any device.
+            image: uint8 [N, H, W, C], on any device.
 
         Returns:
             Float32 [N, Z] each, on the encoder's device.
@@ -311,23 +273,19 @@ class BetaVAEEncoder(nn.Module):
 
 
 class BetaVAEDecoder(nn.Module):
-    """Feature [N, F] → Normal over images [N, 64, 64, C], through a bottleneck of Z numbers."""
+    """Feature [N, F] → Normal over images [N, H, W, C], through a bottleneck of Z numbers."""
 
     def __init__(self, feat_size: int, config: ImageConfig):
         super().__init__()
         self.bottleneck = nn.Linear(feat_size, config.z_dim)
         self.inflate = nn.Linear(config.z_dim, 256)
-        self.layers = nn.Sequential(
-            UpConv(256, 64, 4),  # 4×4
-            nn.ELU(inplace=True),
-            UpConv(64, 64, 4, 2, 1),  # 8×8
-            nn.ELU(inplace=True),
-            UpConv(64, 32, 4, 2, 1),  # 16×16
-            nn.ELU(inplace=True),
-            UpConv(32, 32, 4, 2, 1),  # 32×32
-            nn.ELU(inplace=True),
-            UpConv(32, config.channels, 4, 2, 1),  # 64×64
-        )
+        last = SIDES[config.side]
+        doublings = (config.side // last).bit_length() - 1
+        channels = [*[64] * (doublings - 2), 32, 32, config.channels]
+        layers: list[nn.Module] = [UpConv(256, 64, last)]
+        for ins, outs in itertools.pairwise(channels):
+            layers += [nn.ELU(inplace=True), UpConv(ins, outs, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers)
         self.apply(_kaiming)
         _in_channels_last(self.layers)
 
@@ -339,7 +297,7 @@ class BetaVAEDecoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """DreamerV2's CNN back: feature [N, F] → Normal over images [N, 64, 64, C]."""
+    """DreamerV2's CNN back: feature [N, F] → Normal over images [N, H, W, C]."""
 
     def __init__(self, feat_size: int, config: ImageConfig):
         super().__init__()

@@ -179,9 +179,14 @@ def _number(text: str) -> float | None:
     return float(text)
 
 
+def schedule_constant(text: str | float) -> float | None:
+    """The number that a schedule is all along; None if it moves."""
+    return _number(str(text).strip())
+
+
 def is_zero(text: str | float) -> bool:
     """Whether a schedule is the constant 0."""
-    return re.fullmatch(_NUMBER, str(text).strip()) is not None and float(text) == 0.0
+    return schedule_constant(text) == 0.0
 
 
 def _linear(first: float, last: float, duration: float) -> Schedule:

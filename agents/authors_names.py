@@ -10,9 +10,12 @@ both sides.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from networks import SIDES
 
 # Beginnings of names: ours → theirs.
 _BETA_VAE = {
@@ -91,6 +94,36 @@ def is_beta_vae(names: Collection[str]) -> bool | None:
     if any(str(name).startswith((*_MARKS["encoder"], "stats.")) for name in names):
         return True
     return False if "layers.0.weight" in names else None
+
+
+def side_of(states: Mapping[str, Mapping[Any, Any]]) -> int | None:
+    """The side of the images of a predictor's files, under either name; None if they do not tell.
+
+    A β-VAE's encoder halves images until its last kernel is as large as they. A plain encoder's
+    files do not tell; its decoder draws them from 1×1 or 2×2.
+    """
+
+    def kernels(part: str) -> list[int]:
+        found = {}
+        for name, tensor in states.get(part, {}).items():
+            number = re.search(r"\.(\d+)\.weight$", str(name))
+            if number and tensor.ndim == 4:
+                found[int(number[1])] = tensor.shape[-1]
+        return [found[number] for number in sorted(found)]
+
+    side = 0
+    if is_beta_vae(states["encoder"]):
+        *halving, last = kernels("encoder") or [0]
+        side = last << min(len(halving), 9)
+    else:
+        decoder = states.get("decoder", {})
+        first = decoder.get("first.weight", decoder.get("_linear_layer.weight"))
+        then = decoder.get("layers.0.weight", decoder.get("_cnnt_layers.0.weight"))
+        if first is not None and then is not None and first.ndim and then.ndim:
+            side = math.isqrt(first.shape[0] // max(then.shape[0], 1))
+        for kernel in kernels("decoder"):
+            side = 2 * (side - 1) + kernel
+    return side if side in SIDES else None
 
 
 def to_theirs(part: str, name: str, beta_vae: bool) -> str:

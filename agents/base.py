@@ -30,6 +30,7 @@ State = dict[str, Tensor]  # what an agent remembers of N environments, [N, …]
 Policy = Callable[[Obs, State | None], tuple[np.ndarray, State | None]]  # as `Agent.act`, one mode
 Metrics = dict[str, Tensor]  # 0-d each, on the device
 CLIPS = 6  # sequences that pictures are drawn from
+PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
 
 class Spaces(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
+from agents.adaptive_beta import make_controllers
 from agents.base import Agent, Batch, Learner, Metrics, Obs, Spaces, State, Taken
 from agents.learner import GradientLearner
 from agents.model_configs import behavior_config, check_networks, world_model_config
@@ -75,6 +76,7 @@ class DisWM(GradientLearner, Agent):
             "actor": Optimizer("actor", b.actor.parameters(), c, c.actor_lr, c.actor_grad_clip),
             "value": Optimizer("value", b.value.parameters(), c, c.value_lr, c.value_grad_clip),
         }
+        self.controllers = make_controllers(config, self.device)
         self.policy = self.policy_class(config, runtime, self.world_model, self.behavior)
         if runtime.compile:
             compile_model(self.world_model)

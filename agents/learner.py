@@ -16,6 +16,7 @@ from torch import Tensor
 
 from accel.fallback import Accelerated
 from accel.runtime import Runtime
+from agents.adaptive_beta import Controller
 from agents.base import Batch, Learner, Metrics, Taken, Update
 from agents.optimizer import SKIPPED, Optimizer
 from config import Config
@@ -62,7 +63,8 @@ def unflatten(like: Any, tensors: Mapping[str, Tensor], name: str = "") -> Any:
 class GradientLearner(Learner):
     """A learner of schedules and optimisers.
 
-    ``updates`` counts updates. Subclasses fill ``optimizers`` in their constructors.
+    ``updates`` counts updates. Subclasses fill ``optimizers`` in their constructors and, where the
+    weight of a term follows from what it comes to, ``controllers``, by the terms.
     """
 
     def __init__(self, config: Config, runtime: Runtime):
@@ -71,6 +73,7 @@ class GradientLearner(Learner):
         self.updates = 0
         self.schedules = loss_scales(config)
         self.optimizers: dict[str, Optimizer] = {}
+        self.controllers: dict[str, Controller] = {}
         self._compute = Accelerated(self._compute_flat, runtime, "an update", self._tensors)
         self._like: Any = None  # the shape of what an update takes
 
@@ -89,8 +92,13 @@ class GradientLearner(Learner):
     def _compute_flat(self, tensors: dict[str, Tensor]) -> Metrics:
         """:meth:`compute` as it can be recorded: tensors by name in, tensors by name out."""
         given = unflatten(self._like, tensors)
-        scales = dict(zip(self.schedules, given["scales"].unbind(), strict=True))
-        return self.compute(given["batch"], scales, given["noise"])
+        count, values = len(self.schedules), given["scales"].unbind()
+        scales = dict(zip(self.schedules, values[:count], strict=True))
+        scales |= {name: controller.beta for name, controller in self.controllers.items()}
+        metrics = self.compute(given["batch"], scales, given["noise"])
+        for controller, goal in zip(self.controllers.values(), values[count:], strict=True):
+            metrics |= controller.step(metrics, goal)
+        return metrics
 
     @abstractmethod
     def compute(self, batch: Batch, scales: LossScales, noise: Any) -> Metrics:
@@ -114,11 +122,13 @@ class GradientLearner(Learner):
 
     def _tensors(self) -> list[Tensor]:
         moments = [t for optimizer in self.optimizers.values() for t in optimizer.tensors()]
-        return [*self.parameters(), *self.buffers(), *moments]
+        states = [t for controller in self.controllers.values() for t in controller.state.values()]
+        return [*self.parameters(), *self.buffers(), *moments, *states]
 
     def _scales_at(self, step: int) -> Tensor:
-        """The schedules' values now, on the device: one transfer in all."""
+        """The schedules' values now, then the controllers' goals, on the device: one transfer."""
         values = [schedule(step) for schedule in self.schedules.values()]
+        values += [controller.goal_at(self.updates) for controller in self.controllers.values()]
         pinned = self.device.type == "cuda"  # a copy from other memory may wait for the device
         tensor = torch.tensor(values, dtype=torch.float32, pin_memory=pinned)
         return tensor.to(self.device, non_blocking=True)
@@ -139,15 +149,16 @@ class GradientLearner(Learner):
         return data
 
     def save_state(self) -> dict[str, Any]:
-        """Weights, optimisers and the count of updates."""
+        """Weights, optimisers, controllers and the count of updates."""
         return {
             "weights": self.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "controllers": {name: c.save_state() for name, c in self.controllers.items()},
             "updates": self.updates,
         }
 
     def init_from(self, state: Mapping[str, Any]) -> Taken:
-        """Takes the weights; optimisers and the count of updates begin anew."""
+        """Takes the weights; optimisers, controllers and the count of updates begin anew."""
         return super().init_from(state["weights"])
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -161,5 +172,7 @@ class GradientLearner(Learner):
         self.load_state_dict(state["weights"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        for name, controller in self.controllers.items():
+            controller.load_state(state["controllers"][name])
         self._compute.reset()
         self.updates = state["updates"]

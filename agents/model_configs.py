@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 
-import networks
+from agents import adaptive_beta
 from behavior import BehaviorConfig
 from config import Config
 from envs import ends_early
 from heads import ActorConfig, HeadConfig
 from models import PredictorConfig, VectorConfig, WorldModelConfig
-from networks import ImageConfig
+from networks import SIDES, ImageConfig, activation
 from rssm import RSSMConfig
-from tools import is_on, is_zero
+from tools import UserError, is_on, is_zero
 
 
 def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
     """A pretrained predictor's; ``chunk_size`` images pass through its convolutions at once."""
     c = config
+    encoder, decoder = grown_kernels(config)
     image = ImageConfig(
+        side=c.size[0],
         beta_vae=c.beta_vae,
         z_dim=c.z_dim,
         channels=1 if c.grayscale else 3,
         act=c.act,
         depth=c.cnn_depth,
-        encoder_kernels=c.encoder_kernels,
-        decoder_kernels=c.decoder_kernels,
+        encoder_kernels=encoder,
+        decoder_kernels=decoder,
         decoder_thin=c.decoder_thin,
         chunk_size=chunk_size,
     )
@@ -105,11 +107,65 @@ def behavior_config(config: Config, discrete: bool = False) -> BehaviorConfig:
     )
 
 
+def grown_kernels(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The kernels of DreamerV2's CNN and of its way back, for images of ``--size``.
+
+    Those of 64×64 grow by a layer where images are larger: on the way in a last one like the one
+    before, if more than 2×2 pixels are left; on the way back a first one, if those given draw less,
+    whose kernel makes the size right.
+    """
+    c, side = config, config.size[0]
+    encoder, decoder = c.encoder_kernels, c.decoder_kernels
+    if side > 64 and side_read(side, encoder) > 2:
+        encoder = (*encoder, encoder[-1])
+    if side_drawn(decoder, c.decoder_thin) < side:
+        more = [(kernel, *decoder) for kernel in range(1, 9)]
+        decoder = next((k for k in more if side_drawn(k, c.decoder_thin) == side), decoder)
+    return encoder, decoder
+
+
+def side_read(side: int, kernels: tuple[int, ...]) -> int:
+    """What convolutions of stride 2, without padding, leave of a side."""
+    for kernel in kernels:
+        side = (side - kernel) // 2 + 1
+    return side
+
+
+def side_drawn(kernels: tuple[int, ...], thin: bool) -> int:
+    """The side that transposed convolutions of stride 2 draw, from 1×1 where ``thin``, else 2×2."""
+    side = 1 if thin else 2
+    for kernel in kernels:
+        side = 2 * (side - 1) + kernel
+    return side
+
+
 def check_networks(config: Config) -> None:
-    """Checks that there is such an activation, and that the CNNs read and draw 64×64 images.
+    """Checks activation, the images' size for the CNNs, and what is to move β.
 
     Raises:
         UserError: one line that names the flag and the mend.
     """
     c = config
-    networks.check(c.act, c.size, c.encoder_kernels, c.decoder_kernels, c.decoder_thin)
+    try:
+        activation(c.act)
+    except ValueError as error:
+        raise UserError(f"--act: {error}") from None
+    side = c.size[0]
+    if c.size[1] != side or side not in SIDES:
+        sizes = ", ".join(f"{n} {n}" for n in SIDES)
+        raise UserError(f"--size {_words(c.size)}: the encoders and decoders are made for {sizes}")
+    encoder, decoder = grown_kernels(c)
+    if side_read(side, encoder) < 1:
+        given = _words(c.encoder_kernels)
+        raise UserError(f"--encoder_kernels {given}: too much for {side}×{side}")
+    if (drawn := side_drawn(decoder, c.decoder_thin)) != side:
+        fitting = "5 5 6 6" if c.decoder_thin else "5 3 4 2"
+        raise UserError(
+            f"--decoder_kernels {_words(c.decoder_kernels)} with --decoder_thin {c.decoder_thin} "
+            f"draw {drawn}×{drawn}, not {side}×{side}: give others, such as {fitting}"
+        )
+    adaptive_beta.check(c)
+
+
+def _words(values: tuple[int, ...]) -> str:
+    return " ".join(map(str, values))

@@ -10,6 +10,7 @@ import numpy as np
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents import reports
+from agents.adaptive_beta import make_controllers
 from agents.base import Batch, Metrics
 from agents.learner import GradientLearner
 from agents.model_configs import check_networks, predictor_config
@@ -60,6 +61,7 @@ class Predictor(GradientLearner):
         self.optimizers["model"] = Optimizer(
             "model", self.model.parameters(), config, config.model_lr, config.grad_clip
         )
+        self.controllers = make_controllers(config, self.device)
         if runtime.compile:
             compile_model(self.model)
 

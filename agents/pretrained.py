@@ -143,6 +143,7 @@ def _build_predictor(
     config: Config, folder: Path, states: Mapping[str, Mapping], chunk_size: int = 0
 ) -> VideoPredictor:
     """A predictor with the tensors of a folder; the parts that are not there stay random."""
+    _check_side(config, folder, states)
     actions = config.source_action_num
     if rssm := states.get("rssm"):
         # A student's cell may be another than its teacher's.
@@ -156,6 +157,17 @@ def _build_predictor(
     for part, state in states.items():
         _load_checked(model, part, state, folder / PREDICTOR_FILES[part])
     return model
+
+
+def _check_side(config: Config, folder: Path, states: Mapping[str, Mapping]) -> None:
+    """Refuses a predictor of images of another size, as far as its files tell."""
+    side, own = authors_names.side_of(states), config.size[0]
+    if side not in (None, own):
+        raise UserError(
+            f"--size {own} {own}: the predictor in {folder} has learned from images of "
+            f"{side}×{side}: give --size {side} {side}, or pretrain another one with "
+            f"--size {own} {own}"
+        )
 
 
 # Which flag sizes a tensor, by the beginning of our name for it.
@@ -264,6 +276,11 @@ def _as_pretrained(config: Config, folder: Path) -> Config:
 
 def _check_counterpart(model: VideoPredictor) -> None:
     c = model.config.image
+    if c.side != 64:
+        raise UserError(
+            f"--export_checkpoint: the authors' networks see 64×64 images, not {c.side}×{c.side}: "
+            "pretrain without --size"
+        )
     if c.beta_vae and c.channels == 1:
         raise UserError(
             "--export_checkpoint: the authors' β-VAE sees three channels: pretrain without "

@@ -26,7 +26,7 @@ from fileio.yaml_files import is_plain, printable
 from tools import UserError, nearest, schedule
 
 CONFIGS = Path(__file__).parent.parent / "configs.yaml"
-MARKS = ("resume", "evaluate", "predictor", "basic")
+MARKS = ("resume", "evaluate", "predictor", "basic", "share")
 LONGEST = 64  # items of a list
 LONGEST_TEXT = 4096  # characters, as of a path
 
@@ -55,7 +55,8 @@ class Key:
         range: of its numbers, if not all are taken.
         is_schedule: whether it takes a schedule (see :func:`tools.schedule`) beside its choices.
         marks: some of ``MARKS``: it may change between two starts of one run, may be given with
-            ``--evaluate``, shapes a pretrained predictor, is shown without ``--help all``.
+            ``--evaluate``, shapes a pretrained predictor, is shown without ``--help all``, is a
+            schedule by a share.
         weighs: the loss term that it is the weight of, where its name does not tell.
     """
 

@@ -56,8 +56,13 @@ class Config(Mapping):
         return frozenset(name for name, key in self.schema.items() if mark in key.marks)
 
     def schedules(self) -> dict[str, str]:
-        """The keys that are schedules, by the names that their values have inside a loss."""
-        return {key.term: name for name, key in self.schema.items() if key.is_schedule}
+        """The keys that are schedules, by the names that their values have inside a loss.
+
+        Those by a share are in no loss.
+        """
+        found = {key.term: name for name, key in self.schema.items() if key.is_schedule}
+        by_share = self.marked("share")
+        return {term: name for term, name in found.items() if name not in by_share}
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -17,6 +17,7 @@ KINDS = {
     "aggregates": "figures.aggregates:draw",
     "traversals": "figures.traversals:draw",
     "tsne": "figures.tsne:draw",
+    "logged": "figures.logged:draw",
     "table": "figures.tables:draw",
 }
 
@@ -26,7 +27,8 @@ def draw(kind: str, records: Sequence[Record], output: Path, **settings: Any) ->
 
     Args:
         kind: a key of ``KINDS``.
-        records: what is drawn; ``traversals`` and ``tsne`` take run folders (``runs``) instead.
+        records: what is drawn; ``traversals``, ``tsne`` and ``logged`` take run folders (``runs``)
+            instead.
         output: a file, whose ending says what to write, or a name that gets each kind's endings.
         settings: the kind's own; what they are says the function that it names.
 

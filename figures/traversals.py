@@ -35,7 +35,6 @@ from logger.pictures import cut_grid, to_uint8
 from models import VideoPredictor
 from tools import UserError
 
-SIDE = 64  # pixels of a tile in a run's pictures
 PICTURES = ("traverse.png", "pictures/beta_vae_traverse.png")
 
 
@@ -149,14 +148,16 @@ def _from_picture(run: Path) -> Sheet:
     if path is None:
         raise UserError(f"{run} has neither a checkpoint nor a traversal ({', '.join(PICTURES)})")
     picture = np.asarray(iio.imread(path))[..., :3]
-    bare = picture.shape[1] == SIDE * len(OFFSETS) and picture.shape[0] % SIDE == 0
+    config = read_config(run) if (run / "config.yaml").is_file() else {}
+    side = config.get("size", [64])[0]  # pixels of a tile
+    bare = picture.shape[1] == side * len(OFFSETS) and picture.shape[0] % side == 0
     if bare:
-        tiles = picture.reshape(-1, SIDE, len(OFFSETS), SIDE, 3).swapaxes(1, 2)
+        tiles = picture.reshape(-1, side, len(OFFSETS), side, 3).swapaxes(1, 2)
     else:
-        tiles = cut_grid(picture, (SIDE, SIDE))
+        tiles = cut_grid(picture, (side, side))
     if tiles.shape[1] != len(OFFSETS):
         raise UserError(f"{path} is no traversal of {len(OFFSETS)} columns")
-    title = task_name(read_config(run)["task"]) if (run / "config.yaml").is_file() else run.name
+    title = task_name(config["task"]) if config else run.name
     names = [f"row {i + 1}" for i in range(len(tiles))]
     return Sheet(f"{title}, as drawn by the run", tiles, names, movement(tiles))
 

@@ -15,7 +15,7 @@ NAMES = {
     "eval": "eval_* random_*",
     "train": "train_* updates",
     "health": "bad_* skipped_* dropped_* env_restarts nonfinite_* memory_* *_memory",
-    "schedule": "beta eta *_scale kl_balance kl_free imag_gradient_mix *_lr",
+    "schedule": "beta beta_kl_goal eta *_scale kl_balance kl_free imag_gradient_mix *_lr",
     "actor": "actor_* imagined_* reward_mean reward_std",
     "critic": "value_* critic_* target_mean",
     "loss": "*_loss",

@@ -20,7 +20,7 @@ from tools import UserError, nearest
 HERE = Path(__file__).parent
 COMMON = "common"  # the file that is no study
 SCALES = ("paper", "cpu", "debug")
-FIGURES = ("curves", "bars", "traversals", "tsne", "table")
+FIGURES = ("curves", "bars", "traversals", "tsne", "logged", "table")
 ENDINGS = (".yaml", ".yml")
 
 Flags = Mapping[str, Any]  # of dreamer.py, and `configs`

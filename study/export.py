@@ -10,7 +10,11 @@ from study.job import Job, read_state
 from study.records import Plan
 from tools import UserError, print_safe
 
-OF_RUNS = ("traversals", "tsne")  # kinds that are drawn from runs, as the table of costs is
+OF_RUNS = (
+    "traversals",
+    "tsne",
+    "logged",
+)  # kinds that are drawn from runs, as the table of costs is
 
 
 def drawn(plan: Plan, logdir: Path) -> list[tuple[str, Job]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import config as configuration
 from accel.threads import available_cores
+from agents.base import PRETRAIN_UNIT
 from agents.registry import METHODS
 from config import Config
 from logger import read_metrics
@@ -22,7 +23,7 @@ from study.job import Job, last_line, output_of
 from study.worker import Start
 from tools import UserError, print_safe
 from training.factory import expected_rows
-from training.length import PRETRAIN_UNIT, updates_of
+from training.length import updates_of
 
 UPDATES = 4  # that are measured, behind as many that are not: the first ones warm up
 STEPS = 40  # agent steps of an episode here, and of a collection

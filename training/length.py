@@ -6,10 +6,9 @@ line leaves it open, it is half of the length that the run begins with.
 
 from __future__ import annotations
 
+from agents.base import PRETRAIN_UNIT
 from config import Config
 from tools import UserError
-
-PRETRAIN_UNIT = 50  # one update counts so many pretrain steps, as in the authors' code
 
 
 def key_of(config: Config) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import data
 from accel.generators import scratch_rng
-from agents.base import Learner
+from agents.base import PRETRAIN_UNIT, Learner
 from agents.registry import agent_class
 from config import Config, labelled_keys
 from replay import Replay
@@ -18,7 +18,7 @@ from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
 from training.commands import dreamer
 from training.factory import make_replay, rows_kept
-from training.length import PRETRAIN_UNIT, length_of
+from training.length import length_of
 from training.run_folder import RunFolder
 from training.trainer import Trainer, load_episodes
 

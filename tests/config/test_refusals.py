@@ -118,7 +118,7 @@ dmc_walker_walk => 'dmc_walker_walk' … --task
 --offline_evaldir {broken} => --offline_evaldir
 --pretrain_dataset_scale 1.5 => --pretrain_dataset_scale must be above 0 and up to 1
 --pretrain_steps 49 => --pretrain_steps must be at least 50, not 49
---size 128 128 => --size 128 128 … 64 64
+--size 100 100 => --size 100 100 … 64 64, 96 96, 128 128
 --dataset_name a/b => --dataset_name 'a/b' is to name a folder
 --eval_colors test => --eval_colors goes with --evaluate
 """,

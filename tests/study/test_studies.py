@@ -150,3 +150,14 @@ def test_actions_are_as_many_as_the_tasks_have(common):
             counts[task] = env.action_spec().shape[0]
     assert len(counts) == len(common.actions) - 2
     assert counts == {task: common.actions[task] for task in counts}
+
+
+def test_the_study_of_beta_has_fixed_ones_controllers_and_wrong_starts(common):
+    jobs = jobs_of("beta", common, "cpu")
+    assert Counter(job.stage for job in jobs) == {"collect": 1, "pretrain": 30}
+    given = {(*words(j, "beta_control"), *words(j, "beta_vae_beta")) for j in jobs if j.is_goal}
+    fixed = {("0.0015",), ("0.015",), ("0.15",)}
+    wrong = {(kind, beta) for kind in ("controlvae", "geco") for beta in ("0.0015", "0.15")}
+    right = {(kind, "0.015") for kind in ("controlvae", "geco", "sigma_vae")}
+    assert given == fixed | wrong | right
+    assert {job.seed for job in jobs if job.is_goal} == {0, 1, 2}
