@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 
+from envs.parts import Parts
 from envs.settings import EnvSettings
 
 VARIATIONS = ("train", "test", "original")
@@ -59,6 +60,8 @@ class Suite:
         limits: A sentence on which of the package's environments are none of its tasks; '' if all
             are.
         has_distractors: Whether any of its tasks can look different.
+        parts: What its scenes are made of, whose factors are true of a picture; None if it tells
+            nothing but ``info['factors']``.
     """
 
     prefix: str
@@ -69,3 +72,4 @@ class Suite:
     endless: frozenset[tuple[str, ...]] = frozenset()
     limits: str = ""
     has_distractors: bool = True
+    parts: Parts | None = None

@@ -1,0 +1,122 @@
+"""A task whose true factors are known: what they are now, and drawing them independently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import GrayscaleObservation
+
+from envs.parts import Factor, Part, Parts, Told
+from envs.settings import EnvSettings
+from envs.tasks import SUITES, factories_of, parse_task
+from envs.wrappers import Pixels
+from tools import UserError
+
+_STREAM = 5  # tells the generator of the joints from the physics' own, and the colours'
+PROBES = 8  # beginnings that tell what an episode draws
+
+
+class Scene:
+    """A task whose factors are known.
+
+    Attributes:
+        factors: Those that vary, in the order of `values`.
+    """
+
+    def __init__(self, env: gym.Env, settings: EnvSettings, parts: Parts | None):
+        """Takes an environment as its suite builds it.
+
+        Args:
+            env: It belongs to the scene from here on.
+            settings: Of the environment.
+            parts: The suite's; None of one that tells nothing but ``info['factors']``.
+        """
+        self._pixels = Pixels(env, settings.size)
+        self._gray = GrayscaleObservation(self._pixels, keep_dim=True) if settings.grayscale else None
+        self._parts: list[Part] = []
+        self._parts = [Told(self._begin(0)), *(parts(env) if parts else ())]
+        self._keep = np.ones(len(self._all), bool)
+        self._keep = self._varying()
+        self.factors = tuple(f for f, kept in zip(self._all, self._keep, strict=True) if kept)
+
+    @property
+    def _all(self) -> list[Factor]:
+        return [factor for part in self._parts for factor in part.factors]
+
+    def _varying(self) -> np.ndarray:
+        """Which of all values are not always the same, bool [K]."""
+        seen = []
+        for seed in range(PROBES):
+            self.draw(seed)
+            seen.append(self.values())
+        return np.ptp(np.reshape(seen, (PROBES, -1)), axis=0) > 1e-9
+
+    def _begin(self, seed: int | None) -> Mapping[str, Any]:
+        with self._pixels.unseen():
+            _, info = self._pixels.reset(seed=seed)
+        for part in self._parts:
+            part.see(info)
+        return info
+
+    def draw(self, seed: int) -> None:
+        """Draws every factor by itself: an episode's beginning, with its joints drawn anew."""
+        self._begin(seed)
+        random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAM,)))
+        for part in self._parts:
+            part.draw(random)
+
+    def begin(self, seed: int) -> None:
+        """Starts an episode as it is played."""
+        self._begin(seed)
+        self._pixels.action_space.seed(seed)
+
+    def step(self) -> bool:
+        """One random action, unseen; returns whether the episode has ended."""
+        with self._pixels.unseen():
+            *_, terminated, truncated, info = self._pixels.step(self._pixels.action_space.sample())
+        for part in self._parts:
+            part.see(info)
+        return bool(terminated or truncated)
+
+    def values(self) -> np.ndarray:
+        """The factors now, float64 [K]."""
+        return np.array([v for part in self._parts for v in part.values()], np.float64)[self._keep]
+
+    def image(self) -> np.ndarray:
+        """The picture now, uint8 [H, W, C]."""
+        frame = self._pixels.frame()
+        return frame if self._gray is None else self._gray.observation(frame)
+
+    def close(self) -> None:
+        """Frees the environment."""
+        self._pixels.close()
+
+
+def make_scene(task: str, variation: str = "train", **settings: Any) -> Scene:
+    """A task's scene.
+
+    Args:
+        task: Name of the task.
+        variation: Whose distractions are drawn.
+        **settings: Fields of :class:`EnvSettings`.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        ValueError: If a setting or the variation is not known.
+        UserError: If the task tells no factors.
+    """
+    resolved = EnvSettings.of(settings)
+    factories = factories_of(task, resolved)
+    if variation not in factories:
+        raise ValueError(f"no variation {variation!r}: use one of {', '.join(factories)}")
+    scene = Scene(factories[variation](), resolved, SUITES[parse_task(task).suite].parts)
+    if not scene.factors:
+        scene.close()
+        raise UserError(
+            f"--task {task}: nothing is told of what its pictures show: name a task of dmc, "
+            "dmc2gym, metaworld or Gymnasium's MuJoCo, or one whose colours change"
+        )
+    return scene
