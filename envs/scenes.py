@@ -13,7 +13,7 @@ from envs.parts import Factor, Part, Parts, Told
 from envs.settings import EnvSettings
 from envs.tasks import SUITES, factories_of, parse_task
 from envs.wrappers import Pixels
-from tools import UserError
+from tools import UserError, nearest
 
 _STREAM = 5  # tells the generator of the joints from the physics' own, and the colours'
 PROBES = 8  # beginnings that tell what an episode draws
@@ -105,13 +105,14 @@ def make_scene(task: str, variation: str = "train", **settings: Any) -> Scene:
 
     Raises:
         UnknownTask: If there is no such task.
-        ValueError: If a setting or the variation is not known.
-        UserError: If the task tells no factors.
+        ValueError: If a setting is not known.
+        UserError: If it has no such variation, or tells no factors.
     """
     resolved = EnvSettings.of(settings)
     factories = factories_of(task, resolved)
     if variation not in factories:
-        raise ValueError(f"no variation {variation!r}: use one of {', '.join(factories)}")
+        known = ", ".join(factories)
+        raise UserError(f"{task} has no variation '{variation}'{nearest(variation, factories)}: {known}")
     scene = Scene(factories[variation](), resolved, SUITES[parse_task(task).suite].parts)
     if not scene.factors:
         scene.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from measure.factors import Factors
 
+CELL = 5  # frames that a cell is to have for χ² to hold, by the usual rule
 SURE = 4.0  # standard deviations above chance
 BINS = 20  # as in disentanglement_lib (Locatello et al. 2019, arXiv 1811.12359)
 
@@ -33,8 +34,13 @@ def entropy(numbers: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
+def bins_for(frames: int) -> int:
+    """How many bins so many frames fill: `CELL` in each pair of bins, and no more than `BINS`."""
+    return max(2, min(BINS, int(np.sqrt(frames / CELL))))
+
+
 def mutual_information(
-    code: np.ndarray, factors: Factors, bins: int = BINS
+    code: np.ndarray, factors: Factors, bins: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Between each latent and each factor, and each factor's entropy, in nats.
 
@@ -45,11 +51,12 @@ def mutual_information(
     Args:
         code: [N, Z].
         factors: of the same N pictures.
-        bins: of latents, and of factors.
+        bins: of latents, and of factors; None for as many as `bins_for` says.
 
     Returns:
         [Z, K] and [K].
     """
+    bins = bins or bins_for(len(code))
     rows = [bin_numbers(column, bins) for column in code.T]
     columns = [bin_numbers(column, bins) for column in factors.values.T]
     found = [[_pair(row, column) for column in columns] for row in rows]

@@ -58,7 +58,7 @@ def tree_each(code: Split, target: Split, latents: np.ndarray) -> np.ndarray:
         target: of the same frames.
         latents: which are tried, bool [Z]; others have 0.
     """
-    tree = _sklearn("sklearn.tree").DecisionTreeRegressor
+    tree = sklearn("sklearn.tree").DecisionTreeRegressor
     found = np.zeros(len(latents))
     for i in np.flatnonzero(latents):
         model = tree(max_leaf_nodes=LEAVES, min_samples_leaf=LEAF, random_state=0)
@@ -70,7 +70,7 @@ def tree_each(code: Split, target: Split, latents: np.ndarray) -> np.ndarray:
 
 def forest(code: Split, target: Split, jobs: int) -> tuple[float, np.ndarray]:
     """R² of a target [N, C] by a random forest from all latents, and their importances [Z]."""
-    model = _sklearn("sklearn.ensemble").RandomForestRegressor(
+    model = sklearn("sklearn.ensemble").RandomForestRegressor(
         **FOREST, random_state=0, n_jobs=jobs
     )
     flat = target[0] if target[0].shape[1] > 1 else target[0][:, 0]
@@ -79,7 +79,7 @@ def forest(code: Split, target: Split, jobs: int) -> tuple[float, np.ndarray]:
     return r2(target[1], guess), model.feature_importances_
 
 
-def _sklearn(name: str) -> Any:
+def sklearn(name: str) -> Any:
     import importlib
 
     try:
