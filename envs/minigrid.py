@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.other_parts import minigrid_parts
 from envs.packages import PackageTasks
 from envs.palette import COLORS, Colors, PaletteShift, palettes, switch_palette
 from envs.pictures import fit
@@ -25,6 +26,9 @@ class GridView(gym.Wrapper):
     """Draws what the agent sees, its view in front of it, or the whole grid.
 
     ``info`` has 'success': 1.0 where an episode ends with a reward.
+
+    Attributes:
+        full: Whether it is the whole grid.
     """
 
     def __init__(self, env: gym.Env, size: tuple[int, int], full: bool):
@@ -32,7 +36,7 @@ class GridView(gym.Wrapper):
         super().__init__(env)
         grid = env.unwrapped
         across = max(grid.width, grid.height) if full else grid.agent_view_size
-        self._size, self._full = size, full
+        self._size, self.full = size, full
         self._tile = max(4, math.ceil(max(size) / across))
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
@@ -48,7 +52,7 @@ class GridView(gym.Wrapper):
 
     def render(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
-        frame = self.unwrapped.get_frame(self._full, self._tile, agent_pov=not self._full)
+        frame = self.unwrapped.get_frame(self.full, self._tile, agent_pov=not self.full)
         return fit(frame, self._size)
 
 
@@ -89,5 +93,6 @@ SUITES = (
         factories,
         switch_palette,
         reads=COMMON - {"camera_id", "shadow_size"} | COLORS | {"full_view"},
+        parts=functools.partial(minigrid_parts, view=GridView),
     ),
 )

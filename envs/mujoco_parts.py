@@ -5,7 +5,7 @@ They take the bare ``MjModel`` and ``MjData``, whichever package they come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ _FREE, _BALL, _SLIDE, _HINGE = range(4)
 _PLANE = 0  # likewise of mjtGeom
 _DRAWN_GROUPS = 3  # of geoms and sites the first ones are drawn
 _OWN_COLOR = (0.5, 0.5, 0.5, 1.0)  # of what is drawn in its material's
-_AXES = ("x", "y", "z")
+_AXES, _TURNS = ("x", "y", "z"), ("yaw", "pitch", "roll")
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -37,7 +37,7 @@ class Joints(Part):
         forward: Callable[[], None],
         ranges: Ranges | None = None,
         lands: bool = False,
-        leaves: Sequence[str] = (),
+        leaves: Collection[str] = (),
     ):
         """Takes a model.
 
@@ -85,9 +85,10 @@ class Joints(Part):
     def _factors(self, joint: int) -> list[Factor]:
         name, kind = self._model.joint(joint).name or f"joint {joint}", self._model.jnt_type[joint]
         if kind in (_FREE, _BALL):
-            angles = [Factor(f"{name}.{angle}", name, "angle") for angle in ("yaw", "pitch", "roll")]
+            angles = [Factor(f"{name}.{turn}", f"{name}.{turn}", "angle") for turn in _TURNS]
             is_placed = kind == _FREE and not self._lands
-            return [*angles, *(Factor(f"{name}.{axis}", name) for axis in _AXES if is_placed)]
+            places = [Factor(f"{name}.{axis}", f"{name}.{axis}") for axis in _AXES if is_placed]
+            return [*angles, *places]
         return [Factor(name, name, "angle" if kind == _HINGE else "number")]
 
     def draw(self, random: np.random.Generator) -> None:
@@ -143,32 +144,23 @@ class Moved(Part):
 
     _FIELDS = (("geom", "pos"), ("site", "pos"), ("body", "pos"), ("geom", "size"))
 
-    def __init__(self, model: Any, leaves: Sequence[str] = ()):
-        """Takes an ``MjModel``; of things named in ``leaves`` nothing is a factor."""
-        self._model = model
-        names = {kind: [getattr(model, kind)(i).name for i in range(n)] for kind, n in _counts(model)}
-        self._kept = {
-            kind: np.array([name not in leaves for name in of_kind], bool)
-            for kind, of_kind in names.items()
-        }
-        self.factors = [
-            Factor(f"{names[kind][i] or f'{kind} {i}'}.{_tell(field, axis)}", names[kind][i] or kind)
-            for kind, field in self._FIELDS
-            for i in np.flatnonzero(self._kept[kind])
-            for axis in _AXES
+    def __init__(self, model: Any, kinds: Sequence[str] = ("geom", "site", "body")):
+        """Takes an ``MjModel``, and of which kinds of things places are seen."""
+        self._fields = [
+            (kind, field) for kind, field in self._FIELDS if kind in kinds
         ]
+        self._model = model
+        counts = {"geom": model.ngeom, "site": model.nsite, "body": model.nbody}
+        self.factors = []
+        for kind, field in self._fields:
+            for i in range(counts[kind]):
+                name = getattr(model, kind)(i).name or f"{kind} {i}"
+                tail = "." if field == "pos" else ".size_"
+                self.factors += [Factor(f"{name}{tail}{axis}", f"{name}{tail}{axis}") for axis in _AXES]
 
     def values(self) -> np.ndarray:
-        fields = [getattr(self._model, f"{k}_{f}")[self._kept[k]] for k, f in self._FIELDS]
-        return np.concatenate([field.ravel() for field in fields])
-
-
-def _counts(model: Any) -> list[tuple[str, int]]:
-    return [("geom", model.ngeom), ("site", model.nsite), ("body", model.nbody)]
-
-
-def _tell(field: str, axis: str) -> str:
-    return axis if field == "pos" else f"size_{axis}"
+        fields = [getattr(self._model, f"{kind}_{field}").ravel() for kind, field in self._fields]
+        return np.concatenate(fields)
 
 
 def materials_in_view(model: Any) -> list[int]:
