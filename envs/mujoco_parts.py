@@ -6,7 +6,7 @@ They take the bare ``MjModel`` and ``MjData``, whichever package they come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -142,13 +142,11 @@ def euler_angles(quaternion: np.ndarray) -> list[float]:
 class Moved(Part):
     """Places and sizes that an episode's beginning draws in the model itself, such as a target's."""
 
-    _FIELDS = (("geom", "pos"), ("site", "pos"), ("body", "pos"), ("geom", "size"))
+    _FIELDS: ClassVar = {"geom": ("pos", "size"), "site": ("pos",), "body": ("pos",)}
 
     def __init__(self, model: Any, kinds: Sequence[str] = ("geom", "site", "body")):
-        """Takes an ``MjModel``, and of which kinds of things places are seen."""
-        self._fields = [
-            (kind, field) for kind, field in self._FIELDS if kind in kinds
-        ]
+        """Takes an ``MjModel``, and of which kinds of things places are told, in which order."""
+        self._fields = [(kind, field) for kind in kinds for field in self._FIELDS[kind]]
         self._model = model
         counts = {"geom": model.ngeom, "site": model.nsite, "body": model.nbody}
         self.factors = []

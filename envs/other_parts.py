@@ -109,7 +109,7 @@ def metaworld_parts(env: gym.Env) -> list[Part]:
     names = [model.joint(j).name for j in range(model.njnt)]
     robot = [name for name in names if name.startswith(_ROBOT)]
     things = Joints(model, data, _forward(model, data), leaves=robot)
-    return [Hand(sawyer), things, Moved(model, ("body",))]
+    return [Hand(sawyer), things, Moved(model, ("body", "site"))]
 
 
 def minigrid_parts(env: gym.Env, view: type[gym.Wrapper]) -> list[Part]:

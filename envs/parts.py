@@ -53,8 +53,8 @@ class Told(Part):
     """What ``info['factors']`` tells: palettes and backgrounds.
 
     A single frame does not tell what a background's motion is, nor is the number of its frame more
-    than a name for the picture, so those are none. The lighter squares of a palette follow from the
-    darker ones.
+    than a name for the picture, so those are none. The lighter squares of a palette are the darker
+    ones' but where they reach white.
     """
 
     _HIDDEN = ("background_speed", "background_angle", "background_frame")

@@ -16,13 +16,14 @@ from envs.wrappers import Pixels
 from tools import UserError, nearest
 
 _STREAM = 5  # tells the generator of the joints from the physics' own, and the colours'
-PROBES = 8  # beginnings that tell what an episode draws
+PROBES = 12  # beginnings that tell what an episode draws
 
 
 class Scene:
     """A task whose factors are known.
 
     Attributes:
+        env: The environment, which observes pixels.
         factors: Those that vary, in the order of `values`.
     """
 
@@ -34,8 +35,8 @@ class Scene:
             settings: Of the environment.
             parts: The suite's; None of one that tells nothing but ``info['factors']``.
         """
-        self._pixels = Pixels(env, settings.size)
-        self._gray = GrayscaleObservation(self._pixels, keep_dim=True) if settings.grayscale else None
+        self.env = Pixels(env, settings.size)
+        self._gray = GrayscaleObservation(self.env, keep_dim=True) if settings.grayscale else None
         self._parts: list[Part] = []
         self._parts = [Told(self._begin(0)), *(parts(env) if parts else ())]
         self._keep = np.ones(len(self._all), bool)
@@ -47,16 +48,21 @@ class Scene:
         return [factor for part in self._parts for factor in part.factors]
 
     def _varying(self) -> np.ndarray:
-        """Which of all values are not always the same, bool [K]."""
-        seen = []
+        """Which of all values vary, and do not follow from one before them, bool [K]."""
+        rows = []
         for seed in range(PROBES):
             self.draw(seed)
-            seen.append(self.values())
-        return np.ptp(np.reshape(seen, (PROBES, -1)), axis=0) > 1e-9
+            rows.append(self.values())
+        seen = np.reshape(rows, (PROBES, -1))
+        varies = np.ptp(seen, axis=0) > 1e-9
+        centred = seen - seen.mean(axis=0)
+        unit = centred / np.where(varies, np.linalg.norm(centred, axis=0), 1.0)
+        follows = np.triu(np.abs(unit.T @ unit) > 1 - 1e-9, 1)[varies].any(axis=0)
+        return varies & ~follows
 
     def _begin(self, seed: int | None) -> Mapping[str, Any]:
-        with self._pixels.unseen():
-            _, info = self._pixels.reset(seed=seed)
+        with self.env.unseen():
+            _, info = self.env.reset(seed=seed)
         for part in self._parts:
             part.see(info)
         return info
@@ -71,12 +77,12 @@ class Scene:
     def begin(self, seed: int) -> None:
         """Starts an episode as it is played."""
         self._begin(seed)
-        self._pixels.action_space.seed(seed)
+        self.env.action_space.seed(seed)
 
     def step(self) -> bool:
         """One random action, unseen; returns whether the episode has ended."""
-        with self._pixels.unseen():
-            *_, terminated, truncated, info = self._pixels.step(self._pixels.action_space.sample())
+        with self.env.unseen():
+            *_, terminated, truncated, info = self.env.step(self.env.action_space.sample())
         for part in self._parts:
             part.see(info)
         return bool(terminated or truncated)
@@ -87,12 +93,12 @@ class Scene:
 
     def image(self) -> np.ndarray:
         """The picture now, uint8 [H, W, C]."""
-        frame = self._pixels.frame()
+        frame = self.env.frame()
         return frame if self._gray is None else self._gray.observation(frame)
 
     def close(self) -> None:
         """Frees the environment."""
-        self._pixels.close()
+        self.env.close()
 
 
 def make_scene(task: str, variation: str = "train", **settings: Any) -> Scene:
