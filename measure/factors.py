@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,16 +156,24 @@ def _gather(
     chunks = [seeds[i : i + CHUNK] for i in range(0, n, CHUNK)]
     scene = make()  # also where others draw: what is wrong shows here
     try:
-        if workers == 1 or len(chunks) == 1:
-            parts = [draw(scene, chunk) for chunk in chunks]
-        else:
-            count, context = min(workers, len(chunks)), multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(count, context, _prepare, (make,)) as pool:
-                parts = list(pool.map(functools.partial(_elsewhere, draw), chunks))
+        parts = _gather_parts(draw, make, scene, chunks, min(workers, len(chunks)))
     finally:
         scene.close()
     images, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Sample(images, Factors(scene.factors, values))
+
+
+def _gather_parts(
+    draw: Callable[[Scene, Sequence[int]], Drawn],
+    make: Make,
+    scene: Scene,
+    chunks: Sequence[Sequence[int]],
+    workers: int,
+) -> list[Drawn]:
+    if workers == 1:
+        return [draw(scene, chunk) for chunk in chunks]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (make,)) as pool:
+        return list(pool.map(functools.partial(_elsewhere, draw), chunks))
 
 
 _scene: Scene | None = None  # of a process that draws
