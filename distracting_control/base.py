@@ -167,7 +167,7 @@ class Distraction(dm_env.Environment):
         """Moves the distraction on by one control step and applies it to the physics."""
 
     def refresh(self) -> None:
-        """Applies what is drawn now again, after the simulation was set otherwise than by a step."""
+        """Applies what is drawn now again, after the simulation was set by hand."""
 
     def factors(self) -> dict[str, float]:
         """{name: value} of what is drawn now, told as the true factors of what is seen."""

@@ -19,9 +19,9 @@ from distracting_control.rendering import Backend, RenderingError, choose_backen
 from envs.checks import as_flags, check
 from envs.corruptions import CORRUPTIONS, corrupt
 from envs.errors import EnvError
+from envs.parts import Factor
 from envs.recovery import in_a_line, used_up
 from envs.registered import module_of
-from envs.parts import Factor
 from envs.scenes import Scene, make_scene
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS

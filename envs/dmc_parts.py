@@ -14,9 +14,7 @@ from envs.mujoco_parts import Joints, Moved, Ranges, materials_in_view
 from envs.parts import Factor, Part
 
 # Bodies that stand, or lie, on the ground.
-LANDS = frozenset(
-    {"cheetah", "dog", "hopper", "humanoid", "humanoid_CMU", "quadruped", "walker"}
-)
+LANDS = frozenset({"cheetah", "dog", "hopper", "humanoid", "humanoid_CMU", "quadruped", "walker"})
 # Of joints that have no limits in the model, or none that they ever reach.
 RANGES: dict[str, Ranges] = {
     "ball_in_cup": {

@@ -63,7 +63,7 @@ class Joints(Part):
         return bool(is_slide and not self._model.jnt_limited[joint])
 
     def _find_height(self) -> int:
-        """The position's number that is the body's height: of its free joint, or a slide along z."""
+        """The number of the position that is the body's height: a free joint or a slide along z."""
         model = self._model
         for joint in range(model.njnt):
             if model.jnt_type[joint] == _FREE:
@@ -140,7 +140,7 @@ def euler_angles(quaternion: np.ndarray) -> list[float]:
 
 
 class Moved(Part):
-    """Places and sizes that an episode's beginning draws in the model itself, such as a target's."""
+    """Places and sizes that an episode draws in the model itself, such as a target's."""
 
     _FIELDS: ClassVar = {"geom": ("pos", "size"), "site": ("pos",), "body": ("pos",)}
 
@@ -154,7 +154,9 @@ class Moved(Part):
             for i in range(counts[kind]):
                 name = getattr(model, kind)(i).name or f"{kind} {i}"
                 tail = "." if field == "pos" else ".size_"
-                self.factors += [Factor(f"{name}{tail}{axis}", f"{name}{tail}{axis}") for axis in _AXES]
+                self.factors += [
+                    Factor(f"{name}{tail}{axis}", f"{name}{tail}{axis}") for axis in _AXES
+                ]
 
     def values(self) -> np.ndarray:
         fields = [getattr(self._model, f"{kind}_{field}").ravel() for kind, field in self._fields]

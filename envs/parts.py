@@ -6,7 +6,6 @@ part some numbers are factors of the picture, and a part can draw them anew.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ class Factor(NamedTuple):
     kind: str = "number"
 
 
-class Part(ABC):
+class Part:
     """Something of a scene.
 
     Attributes:
@@ -38,9 +37,9 @@ class Part(ABC):
 
     factors: Sequence[Factor]
 
-    @abstractmethod
     def values(self) -> Sequence[float]:
         """Their values now."""
+        raise NotImplementedError
 
     def draw(self, random: np.random.Generator) -> None:
         """Draws those that a new episode has not drawn yet, independently of all others."""
@@ -79,7 +78,7 @@ class Told(Part):
 
     def see(self, info: Mapping[str, Any]) -> None:
         told = info.get("factors", {})
-        turns = {name: 2 * np.pi for name in self._TURNS}
+        turns = dict.fromkeys(self._TURNS, 2 * np.pi)
         self._values = [turns.get(name, 1.0) * told[name] for name in self._names]
 
     def values(self) -> list[float]:

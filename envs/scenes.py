@@ -118,7 +118,9 @@ def make_scene(task: str, variation: str = "train", **settings: Any) -> Scene:
     factories = factories_of(task, resolved)
     if variation not in factories:
         known = ", ".join(factories)
-        raise UserError(f"{task} has no variation '{variation}'{nearest(variation, factories)}: {known}")
+        raise UserError(
+            f"{task} has no variation '{variation}'{nearest(variation, factories)}: {known}"
+        )
     scene = Scene(factories[variation](), resolved, SUITES[parse_task(task).suite].parts)
     if not scene.factors:
         scene.close()

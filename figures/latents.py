@@ -40,7 +40,9 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
     upper, lower = figure.subplots(2, 1, height_ratios=[len(rows), 1], sharex=True)
     image = _cells(upper, matrix[order], rows)
     _cells(lower, together[None], ["all, by a forest"])
-    edges = [k - 0.5 for k in range(1, len(factors)) if _group(factors, k) != _group(factors, k - 1)]
+    edges = [
+        k - 0.5 for k in range(1, len(factors)) if _group(factors, k) != _group(factors, k - 1)
+    ]
     for axes in (upper, lower):
         for edge in edges:
             axes.axvline(edge, color="white", linewidth=1.5)

@@ -67,7 +67,9 @@ class Factors:
     @property
     def constant(self) -> list[str]:
         """The names of those that are the same in all pictures."""
-        return [n for n, std in zip(self.names, self.values.std(axis=0), strict=True) if std < STILL]
+        return [
+            n for n, std in zip(self.names, self.values.std(axis=0), strict=True) if std < STILL
+        ]
 
     @functools.cached_property
     def targets(self) -> list[np.ndarray]:

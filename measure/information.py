@@ -1,7 +1,7 @@
 """Mutual information between latents and factors, and the scores that are made of it.
 
-All of it by equal-count bins: the entropy of a factor is then at most ln B, while a differential one
-could be 0 or less and must not be divided by.
+All of it by equal-count bins: the entropy of a factor is then at most ln B, while a differential
+one could be 0 or less and must not be divided by.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def infom_infoc(information: np.ndarray, entropies: np.ndarray) -> tuple[float, 
 
     Of the information as a share of each factor's entropy: the mean over latents of the largest
     share in what a latent tells of all factors, and the mean over factors of the largest share in
-    what all latents tell of it; each rescaled so that an even spread is 0, as is what tells nothing.
+    what all latents tell of it; each rescaled so that an even spread is 0. What tells nothing is 0.
 
     Args:
         information: [Z, K] in nats, of active latents.
@@ -132,9 +132,7 @@ def _concentration(shares: np.ndarray) -> float:
     """The mean over rows [M, L] of the largest share, from 0 for an even spread to 1."""
     total, length = shares.sum(axis=1), shares.shape[1]
     even = 1 / length
-    largest = np.divide(
-        shares.max(axis=1), total, out=np.full(len(total), even), where=total > 0
-    )
+    largest = np.divide(shares.max(axis=1), total, out=np.full(len(total), even), where=total > 0)
     if length == 1:
         return float((total > 0).mean())
     return float(((largest - even) / (1 - even)).mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +30,8 @@ SCORES = (
 )
 
 
-class Latent(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Latent:
     """One number of a latent.
 
     Attributes:

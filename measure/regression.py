@@ -7,6 +7,7 @@ goes all round it is the mean of the two.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,7 @@ def tree_each(code: Split, target: Split, latents: np.ndarray) -> np.ndarray:
 
 def forest(code: Split, target: Split, jobs: int) -> tuple[float, np.ndarray]:
     """R² of a target [N, C] by a random forest from all latents, and their importances [Z]."""
-    model = sklearn("sklearn.ensemble").RandomForestRegressor(
-        **FOREST, random_state=0, n_jobs=jobs
-    )
+    model = sklearn("sklearn.ensemble").RandomForestRegressor(**FOREST, random_state=0, n_jobs=jobs)
     flat = target[0] if target[0].shape[1] > 1 else target[0][:, 0]
     model.fit(code[0], flat)
     guess = model.predict(code[1]).reshape(target[1].shape)
@@ -80,8 +79,11 @@ def forest(code: Split, target: Split, jobs: int) -> tuple[float, np.ndarray]:
 
 
 def sklearn(name: str) -> Any:
-    import importlib
+    """A module of scikit-learn's, which takes a second to import.
 
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -70,7 +71,7 @@ def to_dict(
         "frames": metrics.frames,
         "seed": seed,
         "encoder": encoder,
-        "latents": [latent._asdict() for latent in metrics.latents],
+        "latents": [dataclasses.asdict(latent) for latent in metrics.latents],
         "factors": [factor._asdict() for factor in metrics.factors],
         "r2": metrics.r2,
         "r2_ridge": metrics.r2_ridge,
@@ -157,11 +158,11 @@ def table(rows: Rows) -> str:
 def align(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells as text, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:]))])
-        for first, *rest in lines
-    ]
-    return "\n".join(text.rstrip() for text in texts)
+    texts = []
+    for first, *rest in lines:
+        right = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        texts.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    return "\n".join(texts)
 
 
 def _cell(name: str, value: float | None) -> str:

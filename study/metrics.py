@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import config as configuration
 from accel.threads import available_cores
 from agents.pretrained import PREDICTOR_FILES, as_pretrained, load_predictor
@@ -163,7 +165,7 @@ def measure_one(
     encode = encoder_of(network)
     metrics = measure(encode, *drawn, jobs=cores)
     if not controls:
-        code = encode(drawn.images)[0]  # type: ignore[index]
+        code = encode(drawn.images)[0]
         codes = control_codes(drawn, encoder.model.config.image, code, args.seed)
         controls = {n: score(c, drawn.factors, jobs=cores).scores for n, c in codes.items()}
     onpolicy = None if played is None else _on_policy(encode, played, cores)
@@ -178,9 +180,7 @@ def measure_one(
     )
     write(encoder.folder, content)
     heat_map.draw(content, encoder.folder / "heatmap.png")
-    print_safe(
-        f"measured {encoder.label} in {time.monotonic() - begun:.0f} s: {encoder.folder}"
-    )
+    print_safe(f"measured {encoder.label} in {time.monotonic() - begun:.0f} s: {encoder.folder}")
     return metrics, controls
 
 
@@ -199,7 +199,7 @@ def _summary(rows: dict[str, Scores]) -> dict[str, Scores]:
     found: dict[str, Scores] = {"mean": {}, "mean, low": {}, "mean, high": {}}
     for name in next(iter(rows.values())):
         values = [row[name] for row in rows.values()]
-        estimate = bootstrap([values], lambda drawn: drawn.mean(-1))
+        estimate = bootstrap([np.array(values)], lambda drawn: drawn.mean(-1))
         for label, number in zip(found, estimate, strict=True):
             found[label][name] = float(number)
     return found

@@ -37,9 +37,15 @@ def scenes():
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("dmc2gym_reacher_easy", ["shoulder", "wrist", "target.x", "target.y", *colors_of(*PAINTED)]),
+        (
+            "dmc2gym_reacher_easy",
+            ["shoulder", "wrist", "target.x", "target.y", *colors_of(*PAINTED)],
+        ),
         ("dmc2gym_finger_spin", ["proximal", "distal", "hinge", *colors_of(*PAINTED[:4])]),
-        ("dmc2gym_cartpole_swingup", ["slider", "hinge_1", *colors_of("grid", "self", "decoration")]),
+        (
+            "dmc2gym_cartpole_swingup",
+            ["slider", "hinge_1", *colors_of("grid", "self", "decoration")],
+        ),
         ("dmc_pendulum_swingup", ["hinge"]),
         ("gymnasium_Reacher-v5", ["joint0", "joint1", "target_x", "target_y"]),
     ],

@@ -17,7 +17,7 @@ from study.__main__ import main
 from tests.helpers.models import make_agent, make_config, make_predictor
 from tests.helpers.runs import refusal
 
-TASK, Z = "dmc2gym_reacher_easy", 4
+TASK, Z = "dmc_reacher_easy", 4
 WORDS = ["--task", TASK, "--frames", "90", "--onpolicy_frames", "0", "--workers", "1"]
 
 
@@ -127,7 +127,9 @@ def test_what_cannot_be_measured_is_refused_in_a_line(root, tmp_path, capsys, mo
         (first, "--task", TASK, "--workers", "-1"): "--seed and --workers take 0 or more",
         (first, "--task", TASK, "--output", f"{first}/encoder.pt"): "encoder.pt is a file",
     }
-    monkeypatch.setattr("measure.factors._gather_parts", lambda *_: pytest.fail("something is drawn"))
+    monkeypatch.setattr(
+        "measure.factors._gather_parts", lambda *_: pytest.fail("something is drawn")
+    )
     for words, said in cases.items():
         assert main(["metrics", *words]) == 2, words
         told = capsys.readouterr().err.strip().splitlines()

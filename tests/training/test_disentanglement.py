@@ -42,7 +42,9 @@ def test_metrics_are_of_the_learners_own_latent(monkeypatch):
     found, learner = LatentMetrics(config, clock), make_pretrainer()
     scores = found.measure(learner)
     assert set(scores) == {f"latent_{name}" for name in CHEAP}
-    assert found.measure(learner) == scores  # nothing has passed on this clock, and nothing is drawn
+    assert (
+        found.measure(learner) == scores
+    )  # nothing has passed on this clock, and nothing is drawn
     other = found.measure(make_pretrainer(seed=1))
     assert other != scores
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
