@@ -89,10 +89,12 @@ class Learner(nn.Module, ABC):
         Keys: the dataclass of the method's own configuration keys, made with `config.key`; None
             if it has none of its own.
         clips: sequences that its pictures are drawn from.
+        has_latent: whether `latent` gives one where ``--beta_vae`` is on.
     """
 
     name: ClassVar[str]
     clips: ClassVar[int] = CLIPS
+    has_latent: ClassVar[bool] = False
     Keys: ClassVar[type | None] = None
 
     @classmethod
@@ -135,6 +137,17 @@ class Learner(nn.Module, ABC):
             Images [H, W, C] and videos [N, T, H, W, C], uint8 or float in 0..1.
         """
         return {}
+
+    def latent(self, images: np.ndarray) -> np.ndarray | None:
+        """What it makes of single images, to be measured; default nothing.
+
+        Args:
+            images: uint8 [N, H, W, C].
+
+        Returns:
+            The means of a β-VAE's latent, float32 [N, Z].
+        """
+        return None
 
     @abstractmethod
     def save_state(self) -> dict[str, Any]:

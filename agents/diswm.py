@@ -19,7 +19,7 @@ from agents.learner import GradientLearner
 from agents.model_configs import behavior_config, check_networks, world_model_config
 from agents.optimizer import Optimizer
 from agents.policy import RecurrentPolicy
-from agents.predictor import Predictor, compile_model, log_names
+from agents.predictor import Predictor, compile_model, latent_means, log_names
 from agents.pretrained import find_predictor, load_predictor
 from behavior import ActorCritic, ImagineNoise, frozen
 from config import Config
@@ -54,6 +54,7 @@ class DisWM(GradientLearner, Agent):
     """
 
     name = "diswm"
+    has_latent = True
     sees_vectors = True
     pretrainer: ClassVar[type[Learner] | None] = Predictor
     policy_class: ClassVar[type[RecurrentPolicy]] = RecurrentPolicy
@@ -113,6 +114,10 @@ class DisWM(GradientLearner, Agent):
     def sync(self) -> None:
         """From here on, actions know of all updates so far; see `RecurrentPolicy`."""
         self.policy.sync()
+
+    def latent(self, images: np.ndarray) -> np.ndarray | None:
+        """The means of its own β-VAE's latent."""
+        return latent_means(self.world_model, images)
 
     def columns(self) -> Columns | None:
         """What a frozen teacher's β-VAE says of each image: mean and log variance of its latent."""

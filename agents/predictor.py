@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from accel.compiling import compile_methods
 from accel.runtime import Runtime
@@ -20,6 +21,7 @@ from config import Config
 from fileio.atomic import atomic_write
 from logger.pictures import encode_png, to_rgb
 from models import FilterNoise, LossScales, Terms, VideoPredictor, WorldModel
+from networks import BetaVAEEncoder
 from tools import print_safe
 
 
@@ -30,6 +32,14 @@ def log_names(terms: Terms, scales: LossScales) -> Metrics:
     moving = {"kl": "kl_scale", "beta_vae": "beta", "distill": "eta"}
     metrics |= {moving[name]: scales[name] for name in moving if name in terms}
     return metrics | {name: scales[name] for name in ("kl_balance", "kl_free")}
+
+
+def latent_means(model: VideoPredictor, images: np.ndarray) -> np.ndarray | None:
+    """Means [N, Z] of a model's β-VAE for images uint8 [N, H, W, C]; None of a plain CNN."""
+    if not isinstance(model.encoder, BetaVAEEncoder):
+        return None
+    mean, _ = model.encoder.statistics(torch.from_numpy(images))
+    return mean.cpu().numpy()
 
 
 def compile_model(model: VideoPredictor) -> None:
@@ -54,6 +64,7 @@ class Predictor(GradientLearner):
     """
 
     name = "pretrain"
+    has_latent = True
 
     def __init__(self, config: Config, runtime: Runtime):
         super().__init__(config, runtime)
@@ -98,6 +109,10 @@ class Predictor(GradientLearner):
             loss = self.model.loss(outputs.terms, scales)
         metrics = self.optimizers["model"].step(loss)
         return metrics | outputs.metrics | log_names(outputs.terms, scales)
+
+    def latent(self, images: np.ndarray) -> np.ndarray | None:
+        """The means of the β-VAE's latent."""
+        return latent_means(self.model, images)
 
     def report(self, batch: Batch) -> dict[str, np.ndarray]:
         """Videos and pictures by their tag."""

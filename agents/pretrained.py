@@ -239,7 +239,7 @@ def export_predictor(config: Config) -> tuple[Path, list[Path]]:
     folder = expand_path(config.export_checkpoint, "export_checkpoint")
     source = find_predictor(config.pretrain_checkpoint_path)
     states = _read_predictor(source)
-    config = _as_pretrained(config, source)
+    config = as_pretrained(config, source)
     beta_vae = authors_names.is_beta_vae(states["encoder"])
     if beta_vae is not None:
         config = config.replace(beta_vae=beta_vae)
@@ -264,7 +264,7 @@ def export_predictor(config: Config) -> tuple[Path, list[Path]]:
     return source, list(contents)
 
 
-def _as_pretrained(config: Config, folder: Path) -> Config:
+def as_pretrained(config: Config, folder: Path) -> Config:
     """The configuration of the pretraining run that a predictor lies in, with this one's flags."""
     for run in (folder, folder.resolve().parent.parent):  # itself, or <run>/snapshots/<n>
         if (run / "config.yaml").is_file():

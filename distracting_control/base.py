@@ -166,6 +166,9 @@ class Distraction(dm_env.Environment):
     def _advance(self) -> None:
         """Moves the distraction on by one control step and applies it to the physics."""
 
+    def refresh(self) -> None:
+        """Applies what is drawn now again, after the simulation was set by hand."""
+
     def factors(self) -> dict[str, float]:
         """{name: value} of what is drawn now, told as the true factors of what is seen."""
         return {}
@@ -264,11 +267,11 @@ def reseed(env: dm_env.Environment, seed: int) -> None:
         ValueError: If the seed is negative.
     """
     random = task_random(seed)
-    layers = list(_layers(env))
-    task = getattr(layers[-1], "task", None)
+    stack = list(layers(env))
+    task = getattr(stack[-1], "task", None)
     if not hasattr(task, "_random"):
-        raise TypeError(f"cannot seed {type(layers[-1]).__name__}: it has no dm_control suite task")
-    for layer in layers:
+        raise TypeError(f"cannot seed {type(stack[-1]).__name__}: it has no dm_control suite task")
+    for layer in stack:
         if isinstance(layer, Distraction):
             layer.seed(seed)
     task._random = random
@@ -277,13 +280,20 @@ def reseed(env: dm_env.Environment, seed: int) -> None:
 def factors(env: dm_env.Environment) -> dict[str, float]:
     """What all distractions of a stack tell of what they draw now."""
     told: dict[str, float] = {}
-    for layer in _layers(env):
+    for layer in layers(env):
         if isinstance(layer, Distraction):
             told |= layer.factors()
     return told
 
 
-def _layers(env: dm_env.Environment) -> Iterator[dm_env.Environment]:
+def refresh(env: dm_env.Environment) -> None:
+    """Applies all distractions of a stack again, after the simulation was set by hand."""
+    for layer in layers(env):
+        if isinstance(layer, Distraction):
+            layer.refresh()
+
+
+def layers(env: dm_env.Environment) -> Iterator[dm_env.Environment]:
     """The env and everything it wraps, from the outside in (`_env` is dm_control's own habit)."""
     while env is not None:
         yield env

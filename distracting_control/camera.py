@@ -280,6 +280,9 @@ class DistractingCamera(Distraction):
         self._roll_velocity = pose[3] - self.pose[3]
         self.pose = pose
 
+    def refresh(self) -> None:
+        self._apply()
+
     def _apply(self) -> None:
         _, usual_axes, target = self._usual()
         if self._target is not None:

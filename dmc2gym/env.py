@@ -35,8 +35,11 @@ class DMCEnv(gymnasium.Env):
     Close the env when done with it: dm_control's renderer cannot be freed any more once the
     interpreter is shutting down, and says so.
 
-    Args:
+    Attributes:
         domain_name: Domain of the suite.
+
+    Args:
+        domain_name: Likewise.
         task_name: Task of the domain.
         seed: Seed of the episodes until `reset` is given another; `None`: from the operating
             system.
@@ -94,6 +97,7 @@ class DMCEnv(gymnasium.Env):
             distractions["color_kwargs"] = colour_kwargs
         if camera_id is None:
             camera_id = _CAMERA_IDS.get(domain_name, 0)
+        self.domain_name = domain_name
         self._env = distracting_control.load(
             domain_name,
             task_name,

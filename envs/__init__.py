@@ -19,8 +19,10 @@ from distracting_control.rendering import Backend, RenderingError, choose_backen
 from envs.checks import as_flags, check
 from envs.corruptions import CORRUPTIONS, corrupt
 from envs.errors import EnvError
+from envs.parts import Factor
 from envs.recovery import in_a_line, used_up
 from envs.registered import module_of
+from envs.scenes import Scene, make_scene
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, VARIATIONS
 from envs.tasks import (
@@ -49,7 +51,9 @@ __all__ = [
     "Backend",
     "EnvError",
     "EnvSettings",
+    "Factor",
     "RenderingError",
+    "Scene",
     "StepResult",
     "Task",
     "UnknownTask",
@@ -66,6 +70,7 @@ __all__ = [
     "known_tasks",
     "look_of",
     "make_env",
+    "make_scene",
     "make_vector",
     "module_of",
     "parse_task",

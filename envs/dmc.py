@@ -14,6 +14,7 @@ import distracting_control
 import dmc2gym
 from distracting_control.rendering import software_shadow_size
 from envs import manipulation, worlds
+from envs.dmc_parts import parts
 from envs.settings import DISTRACTION_SETTINGS, MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 
@@ -161,6 +162,7 @@ SUITES = (
         plain_factories,
         reads=COMMON | _WORLD_SETTINGS,
         endless=_ENDLESS | frozenset([*_IN_WORLDS.values(), *_ARM.values()]),
+        parts=parts,
     ),
     Suite(
         "dmc2gym",
@@ -168,5 +170,6 @@ SUITES = (
         distracting_factories,
         reads=COMMON | DISTRACTION_SETTINGS | _WORLD_SETTINGS,
         endless=_ENDLESS,
+        parts=parts,
     ),
 )

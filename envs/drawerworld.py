@@ -17,6 +17,7 @@ import numpy as np
 from distracting_control.rendering import software_shadow_size
 from envs import drawer_geometry
 from envs.backgrounds import MovingTexture, background_of, play, texture_size
+from envs.other_parts import metaworld_parts
 from envs.settings import MOVING_SETTINGS, TEXTURE_SETTINGS, EnvSettings
 from envs.suites import COMMON, SPLITS, Factories, Suite
 from envs.textures import FILES, TEXTURES, TILE, draw
@@ -300,5 +301,6 @@ SUITES = (
         switch_texture,
         reads=COMMON | TEXTURE_SETTINGS | MOVING_SETTINGS | {"drawer_geometry"},
         endless=frozenset(_TASKS.values()),
+        parts=metaworld_parts,
     ),
 )

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.other_parts import minigrid_parts
 from envs.packages import PackageTasks
 from envs.palette import READS, Colors, distract, palettes, switch_palette
 from envs.pictures import fit
@@ -27,6 +28,9 @@ class GridView(gym.Wrapper):
     """Draws what the agent sees, its view in front of it, or the whole grid.
 
     ``info`` has 'success': 1.0 where an episode ends with a reward.
+
+    Attributes:
+        full: Whether it is the whole grid.
     """
 
     def __init__(self, env: gym.Env, size: tuple[int, int], full: bool):
@@ -34,7 +38,7 @@ class GridView(gym.Wrapper):
         super().__init__(env)
         grid = env.unwrapped
         across = max(grid.width, grid.height) if full else grid.agent_view_size
-        self._size, self._full = size, full
+        self._size, self.full = size, full
         self._tile = max(4, math.ceil(max(size) / across))
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
@@ -50,7 +54,7 @@ class GridView(gym.Wrapper):
 
     def render(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
-        frame = self.unwrapped.get_frame(self._full, self._tile, agent_pov=not self._full)
+        frame = self.unwrapped.get_frame(self.full, self._tile, agent_pov=not self.full)
         return fit(frame, self._size)
 
 
@@ -102,5 +106,6 @@ SUITES = (
         factories,
         switch_palette,
         reads=COMMON - {"camera_id", "shadow_size"} | READS | {"full_view"},
+        parts=functools.partial(minigrid_parts, view=GridView),
     ),
 )

@@ -27,6 +27,7 @@ from envs.backgrounds import (
     play,
     texture_size,
 )
+from envs.other_parts import gymnasium_parts
 from envs.settings import MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
 from envs.wrappers import ActionRepeat, OwnContext
@@ -220,5 +221,6 @@ SUITES = (
         reads=COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
         limits="Of Gymnasium's MuJoCo environments only the newest, v5, are taken",
+        parts=functools.partial(gymnasium_parts, colors=PusherColors),
     ),
 )

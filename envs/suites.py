@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 
+from envs.parts import Parts
 from envs.settings import EnvSettings
 
 VARIATIONS = ("train", "test", "original")
@@ -62,6 +63,8 @@ class Suite:
         block: The block of configs.yaml with its settings; '' if it is called like the suite.
         has_backdrop: Whether pictures are behind the robot in any case: computed ones, where no
             folder is given.
+        parts: What its scenes are made of, whose factors are true of a picture; None if it tells
+            nothing but ``info['factors']``.
     """
 
     prefix: str
@@ -74,3 +77,4 @@ class Suite:
     has_distractors: bool = True
     block: str = ""
     has_backdrop: bool = False
+    parts: Parts | None = None

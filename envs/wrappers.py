@@ -121,19 +121,20 @@ class Pixels(gym.Wrapper):
         """Starts an episode; returns its first frame."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._keep(observation)
-        return self._frame(), info
+        return self.frame(), info
 
     def step(self, action: np.ndarray):
         """One step; returns the frame after it."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._keep(observation)
-        return self._frame(), reward, terminated, truncated, info
+        return self.frame(), reward, terminated, truncated, info
 
     def _keep(self, observation: Any) -> None:
         if self.numbers is not None:
             self.vector = observation[VECTOR]
 
-    def _frame(self) -> np.ndarray:
+    def frame(self) -> np.ndarray:
+        """The picture now, black where nothing is drawn."""
         if not self._seen:
             return self._black
         frame = self.env.render()

@@ -20,6 +20,7 @@ NAMES = {
     "critic": "value_* critic_* target_mean",
     "loss": "*_loss",
     "speed": "fps *_per_second seconds_* share_*",
+    "latent": "latent_*",
     "replay": "replay_*",
     "model": "*",
 }

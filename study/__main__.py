@@ -5,6 +5,7 @@ python -m study status figure4 --logdir runs/figure4 --watch
 python -m study commands figure4 --scale paper
 python -m study export figure4 --logdir runs/figure4 --csv figure4.csv
 python -m study draw figure4 --logdir runs/figure4 --output figures/
+python -m study metrics runs/dmc2gym_reacher_easy/pretrain/seed_0 --task dmc2gym_reacher_easy
 """
 
 from __future__ import annotations
@@ -48,7 +49,23 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--csv", type=Path, required=True)
     draw = _command(commands, "draw", "the figure or table")
     draw.add_argument("--output", type=Path, required=True, help="a folder")
+    told = "what encoders have disentangled, by a task's true factors"
+    metrics = commands.add_parser("metrics", help=told, description=told)
+    _add_metrics(metrics)
     return made
+
+
+def _add_metrics(made: argparse.ArgumentParser) -> None:
+    made.add_argument("given", nargs="+", metavar="RUN", help="a run, or a folder with encoder.pt")
+    made.add_argument("--task", required=True, help="whose true factors it is measured by")
+    made.add_argument("--variation", default="train", help="train, test, original or a world's")
+    made.add_argument("--frames", type=int, default=15000, help="default %(default)s")
+    made.add_argument(
+        "--onpolicy_frames", type=int, default=2000, help="of a random policy; 0 for none"
+    )
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--workers", type=int, default=0, help="that draw; 0 for one a core")
+    made.add_argument("--output", help="a folder; default disentanglement/ in each run's own")
 
 
 def _command(commands: Any, name: str, told: str) -> argparse.ArgumentParser:
@@ -77,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return {
             "run": _run, "commands": _commands, "status": _status, "export": _export, "draw": _draw,
+            "metrics": _metrics,
         }[args.command](args)  # fmt: skip
     except UserError as error:
         print_safe(f"study: {error}")
@@ -129,6 +147,12 @@ def _draw(args: argparse.Namespace) -> int:
     logdir = expand_path(args.logdir, "logdir")
     draw(read_plan(logdir, args.study), logdir, args.output)
     return 0
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    from study import metrics
+
+    return metrics.run(args)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_flags_that_are_named_exist(page):
         known |= {"at", "band", "bands", "by", "csv", "name", "offline", "panel"}
         known |= {"range", "scale", "seeds", "until"}
     known |= {"only", "scale", "backend", "address"}  # of python -m study, as are those below
-    known |= {"seeds", "jobs", "per_gpu", "slurm", "dry", "watch", "csv"}
+    known |= {"seeds", "jobs", "per_gpu", "slurm", "dry", "watch", "csv", "frames", "variation"}
     if page == "docs/explorer.md":
         known |= {"port"}
     if page == "docs/departures.md":

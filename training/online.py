@@ -19,7 +19,7 @@ from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from replay.files import check_episodes
 from tools import Every, UserError, derive_seed, expand_path
-from training import commands
+from training import commands, disentanglement
 from training.collector import Collector
 from training.evaluation_report import draw_episode
 from training.evaluator import Evaluator, log_evaluation
@@ -66,6 +66,7 @@ class OnlineTrainer(Trainer):
         self.evaluated_at = -1
         periods = {"eval": c.eval_every, "log": c.log_every, "checkpoint": c.checkpoint_every}
         self.clocks = {name: Every(period) for name, period in periods.items()}
+        self.clocks["metrics"] = Every(c.metrics_every)
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         self.clocks |= {name: Every(c.video_every) for name in ("pictures", "eval_pictures")}
         source = None if run.resumed else read_source(c)  # at once, as it may not be there
@@ -119,6 +120,7 @@ class OnlineTrainer(Trainer):
                 f"--steps {config.steps} is less than one agent step of {config.action_repeat} "
                 "frames"
             )
+        disentanglement.check(config, agent_class(config.method_name))
         check_episodes(config.offline_traindir, "offline_traindir")
         note_short(config)
         for flag in ("traindir", "evaldir"):
@@ -217,6 +219,7 @@ class OnlineTrainer(Trainer):
                     self.log()
                     if self.take("pictures"):
                         self.report("train", self.replay)
+                self.measure()
                 if self.evaluation_due:
                     self.evaluate()
                 due = self.take("checkpoint")

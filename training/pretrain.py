@@ -16,6 +16,7 @@ from config import Config, labelled_keys
 from replay import Replay
 from replay.files import count_rows
 from tools import Every, UserError, derive_seed, expand_path
+from training import disentanglement
 from training.commands import dreamer
 from training.factory import make_replay, rows_kept
 from training.length import length_of
@@ -52,6 +53,7 @@ class PretrainTrainer(Trainer):
             "snapshot": c.pretrain_save_every,
             "log": c.log_every,
             "checkpoint": c.checkpoint_every,
+            "metrics": c.metrics_every,
         }
         self.clocks = {name: Every(period, last=0) for name, period in periods.items()}
         self.clocks["pictures"] = Every(c.video_every)
@@ -70,6 +72,7 @@ class PretrainTrainer(Trainer):
             UserError: there is none, or one line that names the flag and the mend.
         """
         pretrainer_class(config).check(config)
+        disentanglement.check(config, pretrainer_class(config))
         if config.init_from is not None:
             raise UserError(
                 "--init_from is for an agent, and a pretraining has none: leave it out; larger "
@@ -119,6 +122,7 @@ class PretrainTrainer(Trainer):
                 self.log()
                 if self.take("pictures"):
                     self.report_all()
+            self.measure()
             if self.take("snapshot"):
                 self.snapshot(run.folder / "snapshots" / str(self.frames))
             # At the end the last line of the log comes first, or a kill would have it twice.

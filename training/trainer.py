@@ -18,6 +18,7 @@ from logger.timing import Stopwatch
 from replay import Replay
 from replay.batch import to_tensors
 from tools import Diverged, Every, UserError, derive_seed, expand_path, print_safe
+from training.disentanglement import LatentMetrics
 from training.nonfinite import NonFinite
 from training.run_folder import CHECKPOINT, RunFolder
 
@@ -42,6 +43,8 @@ class Trainer:
         self.results: dict[str, float] = {}  # what the last episodes came to, for a terminal
         self.pace, self.watch = Pace(self.end), Stopwatch()
         self.nonfinite = NonFinite(run, self.config.max_bad_updates)
+        every = self.config.metrics_every
+        self.latent_metrics = LatentMetrics(self.config) if every else None
 
     def __enter__(self) -> Trainer:
         return self
@@ -106,6 +109,16 @@ class Trainer:
         windows = self.learner.windows(self.config)
         drawn = replay.sample(size, windows, rng=np.random.default_rng(seed))
         return to_tensors(drawn, self.runtime.device)
+
+    def measure(self) -> None:
+        """Logs what the latent tells of the task's true factors, when it is time."""
+        if self.latent_metrics is None or not self.take("metrics"):
+            return
+        with self.watch("metrics"):
+            found = self.latent_metrics.measure(self.learner)
+        if found:
+            self.run.logger.scalars(found)
+            self.run.logger.write(self.frames)
 
     def log(self, last: bool = False) -> None:
         """One log line: the means of all metrics, the rates, the replay's size, the seconds.
@@ -179,6 +192,8 @@ class Trainer:
     def _wind(self, state: Mapping[str, Any]) -> None:
         """Sets the clocks; one of another period than before goes on from what it answered for."""
         for name, clock in self.clocks.items():
+            if name not in state["clocks"]:
+                continue  # of an earlier version, without such a clock
             last, period = state["clocks"][name], state["periods"][name]
             changed = clock.period > 0 and period != clock.period
             clock.last = last * period // clock.period if changed else last

@@ -37,6 +37,7 @@ fps speed/fps
 seconds_update speed/seconds_update
 share_env speed/share_env
 replay_steps replay/steps
+latent_mig latent/mig
 bad_updates health/bad_updates
 env_restarts health/env_restarts
 curiosity model/curiosity
