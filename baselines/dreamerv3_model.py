@@ -128,6 +128,10 @@ class WorldModel(nn.Module):
         total = sum_by_chunks(self.image_error, flat, goal, parameters, self.encoder.chunk_size)
         return total / len(flat)
 
+    def decode(self, feat: Tensor, image: Tensor) -> Tensor:
+        """As `models.VideoPredictor.decode`."""
+        return self.decoder(feat).mode()
+
     def image_error(self, feat: Tensor, image: Tensor) -> Tensor:
         """[N, F] and images [N, H, W, C] → [N]."""
         return (self.decoder.pixels(feat) - float_image(image)).square().flatten(1).sum(1)

@@ -121,12 +121,13 @@ LOAD = """
     # Whatever the machine: two threads that decode, each with a small stack.
     episodes.DECODERS = 2
     threading.stack_size(256 << 10)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     def status(key):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
 
+    most = status("VmData") + limit  # what imports reserve differs by the machine
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     fields = row_fields((64, 64, 3), 0)
     replay = Replay(DiskStorage(fields, folder) if folder else HostStorage(fields))
     summary = replay.load(data)
