@@ -218,7 +218,7 @@ def test_a_pretraining_that_was_stopped_ends_as_one_that_was_not(
         assert tiny.run(argv).code == 128
     same.run(whole, tiny.finish(argv))
     rows = [row for row in read_metrics(whole / "metrics.jsonl") if "beta" in row]
-    assert len({row["beta"] for row in rows}) > 3
+    assert len({row["beta"] for row in rows}) > 1
 
 
 @pytest.mark.parametrize(
