@@ -9,6 +9,7 @@ import envs
 from envs.palette import PaletteShift
 from envs.wrappers import OneHot
 from tests.envs.test_checks import Given
+from tests.helpers.told import Told
 from tools import UserError
 
 GRID, PONG, CRAFTER = "minigrid_MiniGrid-Empty-5x5-v0", "atari_pong", "crafter_reward"
@@ -45,22 +46,6 @@ def assert_same(one, other):
     assert len(one) == len(other)
     for mine, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-
-
-class Told(envs.gym.Wrapper):
-    """Without what the environment does not tell: the checker takes NaN to differ from itself."""
-
-    def reset(self, *, seed=None, options=None):
-        observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._known(info)
-
-    def step(self, action):
-        *rest, info = self.env.step(action)
-        return *rest, self._known(info)
-
-    @staticmethod
-    def _known(info):
-        return {name: value for name, value in info.items() if value == value}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

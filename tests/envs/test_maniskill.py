@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs import VectorEnv, make_env, maniskill
 from tests.envs.crashing import crashing
+from tests.helpers.told import Told
 
 pytestmark = pytest.mark.maniskill
 
@@ -116,7 +117,7 @@ def test_pictures_stand_still_in_an_episode_unless_they_are_told_to_move():
 def test_contract(env):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*different from the unwrapped version.*")
-        check_env(env.unwrapped.inner, skip_render_check=True)
+        check_env(Told(env), skip_render_check=True)
     assert env.action_space.shape == (7,)
     env.reset(seed=3)
     ends = [env.step(action)[2:4] for action in np.zeros((20, 7), np.float32)]
