@@ -214,26 +214,19 @@ class ChannelNorm(RMSNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Encoder(nn.Module):
-    """Images [N, H, W, C] in ±0.5 → embeddings [N, E]: convolutions, each halved by its maxima.
+class ConvEncoder(nn.Module):
+    """Images [N, H, W, C] in ±0.5 → embeddings [N, E], by layers that end with 1/16 of each side.
 
     Args:
-        image: (H, W, C), H and W multiples of 16.
-        config: sizes.
+        layers: of [N, C, H, W].
+        embed_size: E.
+        chunk_size: images that pass at a time.
     """
 
-    def __init__(self, image: tuple[int, int, int], config: NetworkConfig):
+    def __init__(self, layers: list[nn.Module], embed_size: int, chunk_size: int):
         super().__init__()
-        height, width, channels = image
-        layers: list[nn.Module] = []
-        for multiple in MULTIPLES:
-            outputs = multiple * config.depth
-            layers += [Conv(channels, outputs), nn.MaxPool2d(2), ChannelNorm(outputs)]
-            layers += [activation(config.act)()]
-            channels = outputs
         self.layers = in_channels_last(layers)
-        self.embed_size = channels * (height // 16) * (width // 16)
-        self.chunk_size = config.chunk_size
+        self.embed_size, self.chunk_size = embed_size, chunk_size
 
     def draw_noise(self, *lead: int) -> None:
         """It draws nothing."""
@@ -248,6 +241,25 @@ class Encoder(nn.Module):
         """[N, H, W, C] → [N, E]."""
         x = self.layers(float_image(image).permute(0, 3, 1, 2))
         return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Encoder(ConvEncoder):
+    """Convolutions, each halved by its maxima.
+
+    Args:
+        image: (H, W, C), H and W multiples of 16.
+        config: sizes.
+    """
+
+    def __init__(self, image: tuple[int, int, int], config: NetworkConfig):
+        height, width, channels = image
+        layers: list[nn.Module] = []
+        for multiple in MULTIPLES:
+            outputs = multiple * config.depth
+            layers += [Conv(channels, outputs), nn.MaxPool2d(2), ChannelNorm(outputs)]
+            layers += [activation(config.act)()]
+            channels = outputs
+        super().__init__(layers, channels * (height // 16) * (width // 16), config.chunk_size)
 
 
 class Decoder(nn.Module):

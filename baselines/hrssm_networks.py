@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from accel.chunks import by_chunks
-from baselines.dreamerv3_networks import TRUNCATED, NetworkConfig, in_channels_last
+from baselines.dreamerv3_networks import TRUNCATED, ConvEncoder, NetworkConfig
 from baselines.dreamerv3_rssm import CategoricalModel
 from baselines.twohot import LARGEST, SymlogTwoHot
 from distributions import Bernoulli, Normal
 from heads import in_float32
-from networks import Encoding, activation, autocast_dtype, float_image
+from networks import activation, autocast_dtype
 from rssm import GRUCell, State
 
 EPS = 1e-3  # of the norms
@@ -75,8 +74,8 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Encoder(nn.Module):
-    """Images [N, H, W, C] in ±0.5 → embeddings [N, E]: convolutions of stride 2.
+class Encoder(ConvEncoder):
+    """Convolutions of stride 2.
 
     Args:
         image: (H, W, C), H and W multiples of 16.
@@ -84,7 +83,6 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, image: tuple[int, int, int], config: NetworkConfig):
-        super().__init__()
         height, width, channels = image
         layers: list[nn.Module] = []
         for i in range(HALVINGS):
@@ -93,23 +91,8 @@ class Encoder(nn.Module):
             nn.init.normal_(conv.weight, std=spread(conv.weight))
             layers += [conv, ChannelNorm(outputs, eps=EPS), activation(config.act)()]
             channels = outputs
-        self.layers = in_channels_last(layers)
-        self.embed_size = channels * (height >> HALVINGS) * (width >> HALVINGS)
-        self.chunk_size = config.chunk_size
-
-    def draw_noise(self, *lead: int) -> None:
-        """It draws nothing."""
-        return None
-
-    def forward(self, image: Tensor, noise: Tensor | None = None) -> Encoding:
-        flat = image.reshape(-1, *image.shape[-3:])
-        x = by_chunks(self.convolve, flat, self.chunk_size)
-        return Encoding(x.reshape(*image.shape[:-3], self.embed_size))
-
-    def convolve(self, image: Tensor) -> Tensor:
-        """[N, H, W, C] → [N, E]."""
-        x = self.layers(float_image(image).permute(0, 3, 1, 2))
-        return x.permute(0, 2, 3, 1).flatten(1)
+        embed_size = channels * (height >> HALVINGS) * (width >> HALVINGS)
+        super().__init__(layers, embed_size, config.chunk_size)
 
 
 class ScanWeights(NamedTuple):
