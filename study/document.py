@@ -1,9 +1,9 @@
 """What a study's YAML file says, checked as far as it can be without a scale.
 
-Its keys: `figure` and `draw` (what draws it, with which settings), `seeds`, `transfers` (pairs of
-source and target), `arms` (each a method, and what it changes), `goal` (the last stage; default
-train), and, where it needs them, flags of stages for all arms or, below `scales`, at one scale,
-where `draw` has settings of its own.
+Its keys: `figure` and `draw` (what draws it, with which settings), `seeds` (how many, from
+`first_seed` on), `transfers` (pairs of source and target), `arms` (each a method, and what it
+changes), `goal` (the last stage; default train), and, where it needs them, flags of stages for all
+arms or, below `scales`, at one scale, where `draw` has settings of its own.
 common.yaml has the stages, the methods' own flags and the scales.
 """
 
@@ -72,6 +72,7 @@ class Study(NamedTuple):
         draw_at: more of them, of each scale.
         goal: the stage that it is about.
         seeds: how many; None leaves it to the scale.
+        first_seed: the least of them.
         transfers: at least one.
         arms: at least one.
         stages: flags for all arms.
@@ -86,6 +87,7 @@ class Study(NamedTuple):
     draw_at: Mapping[str, Mapping[str, Any]]
     goal: str
     seeds: int | None
+    first_seed: int
     transfers: tuple[Transfer, ...]
     arms: tuple[Arm, ...]
     stages: Stages
@@ -150,8 +152,8 @@ def load(given: str, common: Common, methods: Iterable[str]) -> Study:
     """
     path = find(given)
     reader, stages = _Reader(path), common.stages
-    own = ("figure", "draw", "seeds", "goal", "transfers", "arms", "scales", "actions")
-    top = reader.mapping(reader.load(), "", (*own, *stages))
+    own = ("figure", "draw", "seeds", "first_seed", "goal", "transfers", "arms", "scales")
+    top = reader.mapping(reader.load(), "", (*own, "actions", *stages))
     scales = {
         scale: reader.mapping(own, f"scales: {scale}", ("draw", *stages))
         for scale, own in reader.mapping(top.get("scales", {}), "scales", SCALES).items()
@@ -172,6 +174,7 @@ def load(given: str, common: Common, methods: Iterable[str]) -> Study:
         draw_at=draw_at,
         goal=reader.choice(top.get("goal", [*stages][-1]), "goal", stages),
         seeds=reader.count(top["seeds"], "seeds") if "seeds" in top else None,
+        first_seed=reader.count(top.get("first_seed", 0), "first_seed", least=0),
         transfers=tuple(
             reader.transfer(one, f"transfers, number {n}") for n, one in enumerate(transfers, 1)
         ),
@@ -232,9 +235,10 @@ class _Reader:
         found = self.mapping(value, "actions", None)
         return {task: self.count(n, f"actions: {task}") for task, n in found.items()}
 
-    def count(self, value: Any, where: str) -> int:
-        if type(value) is not int or value < 1:
-            raise self.error(where, f"a whole number from 1 on is needed, not '{printable(value)}'")
+    def count(self, value: Any, where: str, least: int = 1) -> int:
+        if type(value) is not int or value < least:
+            what = f"a whole number from {least} on is needed"
+            raise self.error(where, f"{what}, not '{printable(value)}'")
         return value
 
     def choice(self, value: Any, where: str, choices: Iterable[str]) -> str:

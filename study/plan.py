@@ -85,7 +85,7 @@ def expand(
     planner = _Planner(study, common, scale, logdir)
     count = seeds or study.seeds or common.scales[scale]["seeds"]
     # By seed, so that a study which is stopped has one of everything.
-    for seed in range(count):
+    for seed in range(study.first_seed, study.first_seed + count):
         for transfer in study.transfers:
             for arm in study.arms:
                 if not only or arm.name in only:

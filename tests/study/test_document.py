@@ -40,6 +40,7 @@ REFUSED = {
     "arms": ("arms:\n  DisWM: {method: diswm}", "arms: []", r"arms: a mapping is needed"),
     "transfers": (GOOD.splitlines()[1], "transfers: []", r"it needs `transfers`, a list"),
     "seeds": ("arms:", "seeds: 0\narms:", r"seeds: a whole number from 1 on is needed, not '0'"),
+    "first seed": ("arms:", "first_seed: -1\narms:", r"first_seed: a whole .* 0 on .* '-1'"),
     "key": ("arms:", "armz: 1\narms:", r"unknown key 'armz' \(did you mean 'arms'\?\)"),
     "figure": ("arms:", "figure: curve\narms:", r"figure: 'curve' \(did you mean 'curves'"),
     "nested flag": ("diswm}", "diswm, train: {size: {a: 1}}}", r"--size is a value, a list of"),
@@ -78,7 +79,9 @@ def test_what_is_wrong_is_one_line(tmp_path, wrong, capsys):
 
 def test_arms_and_seeds_can_be_chosen(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"{GOOD}  TED: {{method: ted}}\n")
+    path.write_text(f"{GOOD}  TED: {{method: ted}}\nfirst_seed: 3\n")
+    for job, seed in zip(plan(path, only=["TED"], seeds=2), ("3", "4"), strict=True):
+        assert job.words[job.words.index("--seed") + 1] == seed
     assert [job.method for job in plan(path, only=["TED"], seeds=2)] == ["ted", "ted"]
     with pytest.raises(UserError, match=r"no such arm \(did you mean 'TED'\?\); there are DisWM"):
         plan(path, only=["TDE"])
