@@ -192,6 +192,16 @@ def test_ridge_regressions_equal_scikit_learns():
     np.testing.assert_allclose(each, [max(0, by_scikit([i])) for i in range(3)], atol=1e-6)
 
 
+def test_what_drifts_is_told_as_well_as_what_does_not():
+    """A policy's later frames, which are tested on, may be of other places than its first."""
+    values = np.random.default_rng(8).normal(size=(N, 1))
+    values[2 * N // 3 :] += 2
+    factors = Factors((Factor("place", "place"),), values)
+    found = score(3 * values + 5, factors, cheap=True)
+    assert found.scores["ridge_r2"] == pytest.approx(1, abs=1e-3)
+    assert found.scores["sap"] == pytest.approx(1, abs=1e-3)
+
+
 def test_dci_of_importances_by_hand():
     sure, even = np.eye(3), np.full((3, 3), 1 / 3)
     assert reg.disentanglement(sure) == reg.completeness(sure) == pytest.approx(1)
