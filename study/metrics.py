@@ -101,6 +101,12 @@ def check(args: argparse.Namespace, encoders: Sequence[Encoder]) -> None:
         raise UserError(f"--onpolicy_frames takes 0, or {LEAST} or more")
     if args.seed < 0 or args.workers < 0:
         raise UserError("--seed and --workers take 0 or more")
+    labels = [encoder.label for encoder in encoders]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(
+            f"RUN: two are called {twice}, by their last three folders: measure them one by one, "
+            "each with its own --output"
+        )
     for folder in {encoder.folder for encoder in encoders}:
         check_writable(folder.absolute(), "--output" if args.output else "RUN", "give --output")
 

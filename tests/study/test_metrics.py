@@ -131,6 +131,11 @@ def test_what_cannot_be_measured_is_refused_in_a_line(root, tmp_path, capsys, mo
         (first, "--task", "dmc2gym_reacher_esy"): "there is no task … did you mean",
         (first, "--task", "minigrid_MiniGrid-Empty-5x5-v0", "--variation", "original"): "is told",
         (first, "--task", TASK, "--variation", "tset"): "no variation 'tset'",
+        (
+            first,
+            f"{first}/.",
+            *WORDS,
+        ): "two are called t/pretrain/seed_0, by their last three folders",
         (first, "--task", TASK, "--frames", "40"): "--frames 40 is too few for 20 bins",
         (first, "--task", TASK, "--onpolicy_frames", "5"): "--onpolicy_frames takes 0, or 60",
         (first, "--task", TASK, "--workers", "-1"): "--seed and --workers take 0 or more",
