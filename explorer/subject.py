@@ -123,9 +123,11 @@ def _of_predictor(folder: Path, config: Config | None, folders: dict[str, Path])
 
 
 def _config_near(folder: Path) -> Config | None:
-    """The configuration of the pretraining that a snapshot lies in, if it does."""
-    path = folder.parent.parent / CONFIG
-    return load_saved(path, METHODS) if path.is_file() else None
+    """The configuration beside a predictor, or of the pretraining that a snapshot lies in."""
+    for path in (folder / CONFIG, folder.parent.parent / CONFIG):
+        if path.is_file():
+            return load_saved(path, METHODS)
+    return None
 
 
 def _of_agent(folder: Path, config: Config, learner: Mapping[str, Any]) -> Subject:

@@ -49,6 +49,11 @@ def test_a_snapshot_has_its_pretrainings_configuration(runs, tmp_path):
     assert same(found.models["predictor"].state_dict(), make_predictor(2, seed=9).state_dict())
 
 
+def test_a_predictors_file_has_the_configuration_beside_it(runs):
+    whole, found = (open_subject(str(path)) for path in (runs.first, runs.first / "encoder.pt"))
+    assert same(weights_of(found)["predictor"], weights_of(whole)["predictor"])
+
+
 def test_a_pretrainings_checkpoint_holds_its_predictor(runs, tmp_path):
     learner = make_pretrainer()
     learner.config.replace(beta_vae_pretrain=True).save(tmp_path / "config.yaml")
