@@ -133,6 +133,7 @@ def test_a_predictor_of_other_sizes_without_its_configuration_is_refused(runs, t
         (lambda found: json.dumps({"latents": [{"index": 0}]}), "cannot be read (KeyError: 'kl'"),
         (lambda found: json.dumps(measured(3)), "tells of 3 latents, not of 4"),
         (lambda found: found.replace('"kl": 0.5', '"kl": NaN'), "is not finite"),
+        (lambda found: found.replace('"index": 0', '"index": Infinity'), "(OverflowError"),
         (lambda found: found.replace('"elbow"', "[1]"), "a factor's name is no text"),
     ],
 )
