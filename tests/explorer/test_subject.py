@@ -36,6 +36,17 @@ def test_a_checkpoint_of_a_run_is_as_good_as_its_folder(runs):
         assert all(same(found[key], whole[key]) for key in ("teacher", "student"))
 
 
+def test_an_earlier_checkpoint_is_not_named_by_what_was_measured_later(runs, tmp_path):
+    folder = shutil.copytree(runs.second, tmp_path / "run", symlinks=True)
+    shutil.copy(folder / "checkpoint_000000060.pt", folder / "checkpoint_000000020.pt")
+    factors = {}
+    for name in ("", "checkpoint.pt", "checkpoint_000000060.pt", "checkpoint_000000020.pt"):
+        labels = Session(open_subject(str(folder / name))).labels["student"]
+        factors[name] = [label.factor for label in labels]
+    assert factors.pop("checkpoint_000000020.pt") == [None] * Z
+    assert all(names == ["elbow", None, "grid.r", "self.b"] for names in factors.values())
+
+
 def test_the_teacher_is_the_predictor_that_taught(runs):
     [predictor] = weights_of(open_subject(str(runs.first))).values()
     teacher = weights_of(open_subject(str(runs.second)))["teacher"]
