@@ -144,7 +144,7 @@ class Words:
         """The value of that name."""
         value = self._given.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"'{name[:40]}' is missing in the request, or of a wrong kind")
+            raise UserError(f"{name[:40]!a} is missing in the request, or of a wrong kind")
         return value
 
     def text(self, name: str) -> str:
@@ -159,7 +159,7 @@ class Words:
         """A whole number from ``low`` to ``high``."""
         value = self.take(name, int)
         if not low <= value <= high:
-            raise UserError(f"'{name[:40]}' is not from {low} to {high}")
+            raise UserError(f"{name[:40]!a} is not from {low} to {high}")
         return value
 
     def numbers(self, name: str) -> list[float]:
@@ -175,7 +175,7 @@ class Words:
 def _finite(name: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not abs(value) <= FAR or not math.isfinite(value):
-        raise UserError(f"'{name[:40]}' has what is no number from −{FAR:g} to {FAR:g}")
+        raise UserError(f"{name[:40]!a} has what is no number from −{FAR:g} to {FAR:g}")
     return float(value)
 
 

@@ -80,10 +80,10 @@ def refusal(headers: Mapping[str, str], path: str) -> str | None:
 def is_this_machine(host: str) -> bool:
     """Whether a Host header names this machine by a name that nobody else can have."""
     name, bracket, rest = host.rpartition("]") if host.startswith("[") else ("", "", host)
-    name = name[1:] if bracket else rest.partition(":")[0]
-    port = rest.partition(":")[2]
-    if port and not port.isdecimal():
+    before, _, port = rest.partition(":")
+    if (port and not port.isdecimal()) or (bracket and before):
         return False
+    name = name[1:] if bracket else before
     if name.lower() == "localhost":
         return True
     try:

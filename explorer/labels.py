@@ -42,7 +42,7 @@ def read_labels(folder: Path, size: int) -> list[Label] | None:
             raise ValueError("too large")
         rows = json.loads(path.read_text(encoding="utf-8"))["latents"]
         labels = {int(row["index"]): _label(row) for row in rows}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} cannot be read ({what}): {mend}") from None
     if labels.keys() != set(range(size)):

@@ -79,7 +79,11 @@ class Live:
                 choose_backend(device="cpu")
                 config = config.replace(async_env="process", env_timeout=TIMEOUT)
                 self._envs = make_envs(config, RUNTIME, 1, "eval", look)
-                self._check(self._envs)
+                try:
+                    self._check(self._envs)
+                except UserError:
+                    self.close()  # or the next one to ask would be given it unchecked
+                    raise
             seed = int(self._rng.integers(1 << 31))
             image = self._envs.reset(seeds=[seed], variation=look)
         except (EnvError, RenderingError) as error:

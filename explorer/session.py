@@ -44,7 +44,9 @@ class Session:
         model = self.subject.models[name]
         folder = self.subject.folder / FOLDER
         size = model.encoder.embed_size
-        measured = read_labels(folder / TAUGHT_BY if name == TAUGHT_BY else folder, size)
+        measured = None
+        if self.subject.newest:
+            measured = read_labels(folder / TAUGHT_BY if name == TAUGHT_BY else folder, size)
         frames = None if measured else self._sample()
         if measured or frames is None:
             return measured or [Label()] * size

@@ -41,6 +41,8 @@ class Subject:
         models: by their names: ``teacher`` and ``student``, or ``predictor``.
         agent: whose student it is; None without one.
         folders: of episodes, by the names of their groups.
+        newest: whether the models are those that the folder stands for, and what was measured of it
+            is of them; not those of an earlier checkpoint.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Subject:
     models: dict[str, VideoPredictor]
     agent: DisWM | None
     folders: dict[str, Path]
+    newest: bool = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -103,8 +106,11 @@ def open_subject(given: str) -> Subject:
         raise UserError(f"{path} is no checkpoint of a run: give its folder")
     if config.beta_vae_pretrain:
         models = {PREDICTOR: model_of(weights, "model.", config, folder)}
-        return Subject(folder, config, models, None, _folders(folder, config))
-    return _of_agent(folder, config, learner)
+        subject = Subject(folder, config, models, None, _folders(folder, config))
+    else:
+        subject = _of_agent(folder, config, learner)
+    named = path.is_dir() or path.name == checkpoints.NEWEST
+    return dataclasses.replace(subject, newest=named or path in checkpoints.find(folder)[:1])
 
 
 def _of_predictor(folder: Path, config: Config | None, folders: dict[str, Path]) -> Subject:
@@ -123,9 +129,11 @@ def _of_predictor(folder: Path, config: Config | None, folders: dict[str, Path])
 
 
 def _config_near(folder: Path) -> Config | None:
-    """The configuration of the pretraining that a snapshot lies in, if it does."""
-    path = folder.parent.parent / CONFIG
-    return load_saved(path, METHODS) if path.is_file() else None
+    """The configuration beside a predictor, or of the pretraining that a snapshot lies in."""
+    for path in (folder / CONFIG, folder.parent.parent / CONFIG):
+        if path.is_file():
+            return load_saved(path, METHODS)
+    return None
 
 
 def _of_agent(folder: Path, config: Config, learner: Mapping[str, Any]) -> Subject:

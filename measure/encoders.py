@@ -52,7 +52,10 @@ def pca(images: np.ndarray, size: int = PCA_SIZE, seed: int = 0) -> np.ndarray:
 
 
 def permuted(factors: Factors, seed: int) -> np.ndarray:
-    """The factors themselves in another order, [N, K]: the code that nothing is better than."""
+    """The factors themselves in another order, [N, K].
+
+    Nothing is better, but for what is told of an angle linearly, which its sine and cosine are.
+    """
     order = np.random.default_rng(seed).permutation(len(factors.factors))
     values = factors.values[:, order]
     return (values - values.mean(axis=0)) / values.std(axis=0)
@@ -70,8 +73,8 @@ def control_codes(
         seed: of all chance.
 
     Returns:
-        Of an encoder without training; of a PCA of pixels; the factors themselves, which is the
-        best there is; and the encoder's own of other frames, which is chance.
+        Of an encoder without training; of a PCA of pixels; the factors themselves, see `permuted`;
+        and the encoder's own of other frames, which is chance.
     """
     mean, _ = encoder_of(untrained(config, seed))(drawn.images)
     return {

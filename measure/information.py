@@ -18,13 +18,14 @@ BINS = 20  # as in disentanglement_lib (Locatello et al. 2019, arXiv 1811.12359)
 def bin_numbers(values: np.ndarray, bins: int = BINS) -> np.ndarray:
     """The number of the bin that each value falls into, int64 [N]; bins hold equally many.
 
-    Values of no more kinds than bins are told apart one by one.
+    Values of no more kinds than bins are told apart one by one. Equal values share the bin of their
+    middle, so that there are two bins at least, and an entropy, where nearly all are equal.
     """
-    kinds, which = np.unique(values, return_inverse=True)
+    kinds, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     if len(kinds) <= bins:
         return which.reshape(values.shape)
-    inner = np.quantile(values, np.arange(1, bins) / bins)
-    return np.searchsorted(inner, values, side="right")
+    middle = np.cumsum(counts) - counts / 2
+    return (bins * middle / len(values)).astype(np.int64)[which.reshape(values.shape)]
 
 
 def entropy(numbers: np.ndarray) -> float:

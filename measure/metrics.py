@@ -120,8 +120,10 @@ def score(
     _check(code, factors)
     std = code.std(axis=0)
     active = std > ACTIVE * std.max() if std.max() > 0 else np.zeros(len(std), bool)
-    standard = (code - code.mean(axis=0)) / np.where(std > 0, std, 1.0)
     cut = round(LEARNED * len(code))
+    # By what is learned from, or regressions would lack their intercepts where a policy drifts.
+    scale = code[:cut].std(axis=0)
+    standard = (code - code[:cut].mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     halves = standard[:cut], standard[cut:]
     targets = [(target[:cut], target[cut:]) for target in factors.targets]
 

@@ -29,7 +29,10 @@ def r2(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def ridge_all(code: Split, target: Split) -> float:
-    """R² of a target [N, C] by ridge regression from all latents [N, Z]."""
+    """R² of a target [N, C] by ridge regression from all latents [N, Z].
+
+    Their mean over the frames that are learned from is 0.
+    """
     learned, tested = code
     mean = target[0].mean(axis=0)
     gram = learned.T @ learned + RIDGE * np.eye(learned.shape[1])
@@ -38,7 +41,7 @@ def ridge_all(code: Split, target: Split) -> float:
 
 
 def ridge_each(code: Split, target: Split) -> np.ndarray:
-    """R² of a target [N, C] by ridge regression from each latent alone: [Z]."""
+    """R² of a target [N, C] by ridge regression from each latent alone, centred likewise: [Z]."""
     learned, tested = code
     mean = target[0].mean(axis=0)
     power = (learned**2).sum(axis=0) + RIDGE

@@ -101,6 +101,12 @@ def check(args: argparse.Namespace, encoders: Sequence[Encoder]) -> None:
         raise UserError(f"--onpolicy_frames takes 0, or {LEAST} or more")
     if args.seed < 0 or args.workers < 0:
         raise UserError("--seed and --workers take 0 or more")
+    labels = [encoder.label for encoder in encoders]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(
+            f"RUN: two are called {twice}, by their last three folders: measure them one by one, "
+            "each with its own --output"
+        )
     for folder in {encoder.folder for encoder in encoders}:
         check_writable(folder.absolute(), "--output" if args.output else "RUN", "give --output")
 
@@ -112,7 +118,7 @@ def load(given: str, output: str | None = None) -> list[Encoder]:
         UserError: there is none, or none with a β-VAE.
     """
     folder = expand_path(given, "RUN")
-    own = Path(*folder.absolute().parts[-3:])
+    own = _own_name(folder)
     base = folder / FOLDER if output is None else expand_path(output, "output") / own
     if not (folder / "config.yaml").is_file() and (folder / PREDICTOR_FILES["encoder"]).is_file():
         return [Encoder(str(own), "", base, *_checkpoint(folder))]
@@ -125,6 +131,11 @@ def load(given: str, output: str | None = None) -> list[Encoder]:
         label = f"{own}, teacher" if found else str(own)
         found.append(Encoder(label, stage, base / stage, stages.config, stages.pretrained))
     return found
+
+
+def _own_name(folder: Path) -> Path:
+    """The last three folders of a path, or as many as there are: by these it is called."""
+    return Path(*folder.absolute().parts[1:][-3:])
 
 
 def _checkpoint(folder: Path) -> tuple[Config, VideoPredictor]:

@@ -30,7 +30,9 @@ class Explorer {
       byId("sliders"), size, () => this.#draw(), () => this.#chosen(),
     );
     this.chart = new Chart(byId("lines"), byId("top"), byId("bottom"));
-    this.chart.pointed = (share) => this.go(Math.round(share * (this.clip.rows - 1)));
+    this.chart.pointed = (share) => {
+      if (this.clip) this.go(Math.round(share * (this.clip.rows - 1)));
+    };
     this.imagination = new Imagination(subject, () => this.words(), (error) => this.fail(error));
     this.#makeHead();
     this.#makeTiles();

@@ -76,14 +76,6 @@ export class Sliders {
     back.disabled = offset === 0;
   }
 
-  get values() {
-    return this.base.map((value, index) => value + this.offsets[index]);
-  }
-
-  get anyMoved() {
-    return this.offsets.some((offset) => offset !== 0);
-  }
-
   set(index, offset) {
     this.offsets[index] = offset;
     this.#show(index);

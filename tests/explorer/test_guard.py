@@ -27,6 +27,7 @@ OURS = {"host": HOST, "origin": f"http://{HOST}", "sec-fetch-site": "same-origin
         ({"host": ""}, 403),
         ({"host": "127.0.0.1:8765@evil.example"}, 403),
         ({"host": "[evil.example]"}, 403),
+        ({"host": "[::1].evil.example:8765"}, 403),
         ({**OURS, "origin": "http://evil.example"}, 403),
         ({**OURS, "origin": "http://127.0.0.1:3000"}, 403),
         ({**OURS, "origin": f"https://{HOST}"}, 403),

@@ -128,6 +128,16 @@ def test_an_environment_that_fails_is_told_in_a_line_and_made_anew(client, monke
     assert (Counting.made, Counting.closed) == (2, 2)
 
 
+def test_an_environment_that_does_not_fit_is_refused_as_often_as_it_is_asked_for(
+    client, monkeypatch
+):
+    monkeypatch.setattr(Counting, "action_size", A + 1)
+    for made in (1, 2):
+        line = client.refused("begin", json={"look": "train"})
+        assert line.startswith("the task has other actions than the run's")
+        assert (Counting.made, Counting.closed) == (made, made)
+
+
 def test_a_predictor_plays_at_random_alone(runs, monkeypatch):
     monkeypatch.setattr(live, "make_envs", lambda *given: Counting())
     client = Client(Session(open_subject(str(runs.first))))

@@ -1,6 +1,7 @@
 """What the explorer draws is what the models draw, computed here another way."""
 
 import base64
+import json
 
 import numpy as np
 import pytest
@@ -232,3 +233,9 @@ def words_of(**words):
 )
 def test_what_cannot_be_drawn_is_refused_in_a_line(name, words, line, finetuned):
     assert finetuned.refused(name, json=words).startswith(line)
+
+
+def test_a_name_that_utf_8_cannot_say_is_refused_in_a_line(finetuned):
+    content = json.dumps(words_of(latents={"\ud800": 0}))  # as its escape
+    line = finetuned.refused("pictures", content=content)
+    assert line.startswith(r"'\ud800' is missing in the request")

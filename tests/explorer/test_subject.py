@@ -36,6 +36,17 @@ def test_a_checkpoint_of_a_run_is_as_good_as_its_folder(runs):
         assert all(same(found[key], whole[key]) for key in ("teacher", "student"))
 
 
+def test_an_earlier_checkpoint_is_not_named_by_what_was_measured_later(runs, tmp_path):
+    folder = shutil.copytree(runs.second, tmp_path / "run", symlinks=True)
+    shutil.copy(folder / "checkpoint_000000060.pt", folder / "checkpoint_000000020.pt")
+    factors = {}
+    for name in ("", "checkpoint.pt", "checkpoint_000000060.pt", "checkpoint_000000020.pt"):
+        labels = Session(open_subject(str(folder / name))).labels["student"]
+        factors[name] = [label.factor for label in labels]
+    assert factors.pop("checkpoint_000000020.pt") == [None] * Z
+    assert all(names == ["elbow", None, "grid.r", "self.b"] for names in factors.values())
+
+
 def test_the_teacher_is_the_predictor_that_taught(runs):
     [predictor] = weights_of(open_subject(str(runs.first))).values()
     teacher = weights_of(open_subject(str(runs.second)))["teacher"]
@@ -47,6 +58,11 @@ def test_a_snapshot_has_its_pretrainings_configuration(runs, tmp_path):
     save_predictor(folder / "snapshots" / "000200", make_predictor(2, seed=9))
     found = open_subject(str(folder / "snapshots" / "000200" / "encoder.pt"))
     assert same(found.models["predictor"].state_dict(), make_predictor(2, seed=9).state_dict())
+
+
+def test_a_predictors_file_has_the_configuration_beside_it(runs):
+    whole, found = (open_subject(str(path)) for path in (runs.first, runs.first / "encoder.pt"))
+    assert same(weights_of(found)["predictor"], weights_of(whole)["predictor"])
 
 
 def test_a_pretrainings_checkpoint_holds_its_predictor(runs, tmp_path):
@@ -128,6 +144,7 @@ def test_a_predictor_of_other_sizes_without_its_configuration_is_refused(runs, t
         (lambda found: json.dumps({"latents": [{"index": 0}]}), "cannot be read (KeyError: 'kl'"),
         (lambda found: json.dumps(measured(3)), "tells of 3 latents, not of 4"),
         (lambda found: found.replace('"kl": 0.5', '"kl": NaN'), "is not finite"),
+        (lambda found: found.replace('"index": 0', '"index": Infinity'), "(OverflowError"),
         (lambda found: found.replace('"elbow"', "[1]"), "a factor's name is no text"),
     ],
 )

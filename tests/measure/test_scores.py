@@ -174,6 +174,19 @@ def test_few_kinds_of_values_are_told_apart_one_by_one():
     assert info.bins_for(60) == 3
 
 
+def test_a_factor_that_hardly_ever_changes_is_scored():
+    """As a drawer's place is, which a random policy moves once in a hundred frames."""
+    rng = np.random.default_rng(9)
+    values = np.column_stack([np.zeros(N), rng.normal(size=N)])
+    values[-20:, 0] = rng.uniform(0.1, 1, 20)
+    assert {*np.bincount(info.bin_numbers(values[:, 0]))} == {0, 20, N - 20}
+    found = score(
+        values, Factors((Factor("drawer", "drawer"), Factor("x", "x")), values), cheap=True
+    )
+    assert found.scores["mig"] == pytest.approx(1, abs=0.05)
+    assert all(np.isfinite(value) for value in found.scores.values())
+
+
 def test_ridge_regressions_equal_scikit_learns():
     rng = np.random.default_rng(7)
     code = rng.normal(size=(900, 3))
@@ -190,6 +203,16 @@ def test_ridge_regressions_equal_scikit_learns():
     assert reg.ridge_all(halves, targets) == pytest.approx(by_scikit([0, 1, 2]), abs=1e-6)
     each = reg.ridge_each(halves, targets)
     np.testing.assert_allclose(each, [max(0, by_scikit([i])) for i in range(3)], atol=1e-6)
+
+
+def test_what_drifts_is_told_as_well_as_what_does_not():
+    """A policy's later frames, which are tested on, may be of other places than its first."""
+    values = np.random.default_rng(8).normal(size=(N, 1))
+    values[2 * N // 3 :] += 2
+    factors = Factors((Factor("place", "place"),), values)
+    found = score(3 * values + 5, factors, cheap=True)
+    assert found.scores["ridge_r2"] == pytest.approx(1, abs=1e-3)
+    assert found.scores["sap"] == pytest.approx(1, abs=1e-3)
 
 
 def test_dci_of_importances_by_hand():

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -14,6 +15,7 @@ from measure.encoders import CONTROLS
 from measure.metrics import SCORES
 from measure.results import FOLDER, read
 from study.__main__ import main
+from study.metrics import _own_name
 from tests.helpers.models import make_agent, make_config, make_predictor
 from tests.helpers.runs import refusal
 
@@ -111,6 +113,13 @@ def test_by_default_files_lie_in_the_runs_own_folder(root, capsys):
     shutil.rmtree(snapshot / FOLDER)
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"), [("/a/b/c/d", "b/c/d"), ("/data/seed_0", "data/seed_0"), ("/run", "run")]
+)
+def test_files_of_a_run_near_the_root_lie_in_the_output_too(folder, name):
+    assert Path("output") / _own_name(Path(folder)) == Path("output") / name
+
+
 def test_what_cannot_be_measured_is_refused_in_a_line(root, tmp_path, capsys, monkeypatch):
     first = str(root / "t" / "pretrain" / "seed_0")
     plain = tmp_path / "plain"
@@ -122,6 +131,11 @@ def test_what_cannot_be_measured_is_refused_in_a_line(root, tmp_path, capsys, mo
         (first, "--task", "dmc2gym_reacher_esy"): "there is no task … did you mean",
         (first, "--task", "minigrid_MiniGrid-Empty-5x5-v0", "--variation", "original"): "is told",
         (first, "--task", TASK, "--variation", "tset"): "no variation 'tset'",
+        (
+            first,
+            f"{first}/.",
+            *WORDS,
+        ): "two are called t/pretrain/seed_0, by their last three folders",
         (first, "--task", TASK, "--frames", "40"): "--frames 40 is too few for 20 bins",
         (first, "--task", TASK, "--onpolicy_frames", "5"): "--onpolicy_frames takes 0, or 60",
         (first, "--task", TASK, "--workers", "-1"): "--seed and --workers take 0 or more",
