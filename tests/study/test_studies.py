@@ -117,6 +117,18 @@ def test_each_source_has_its_collection_and_ablations_share_what_they_leave(comm
     assert Counter(job.stage for job in jobs)["pretrain"] == 6
 
 
+def test_the_middle_bars_of_figure_7_are_named_by_their_values_and_are_one_run(common):
+    panels = document.load("figure7", common, AGENTS).draw["panels"]
+    assert panels["η"] == [f"η = {eta}" for eta in (0.01, 0.03, 0.1, 0.3, 1)]
+    assert panels["β"] == [f"β = {beta}" for beta in (0.0015, 0.005, 0.015, 0.05, 0.15)]
+    goals = [job for job in jobs_of("figure7", common) if job.is_goal]
+    assert {arm for job in goals for arm in job.arms} == {
+        a for arms in panels.values() for a in arms
+    }
+    [own] = [job for job in goals if "DisWM" in job.arms]
+    assert own.arms == ("DisWM", "η = 0.1", "β = 0.015")
+
+
 def test_the_laptops_transfer_is_what_its_evidence_says(common):
     jobs = jobs_of("cpu_transfer", common, "cpu")
     goals = [job for job in jobs if job.is_goal]
