@@ -173,3 +173,16 @@ def test_the_study_of_beta_has_fixed_ones_controllers_and_wrong_starts(common):
     right = {(kind, "0.015") for kind in ("controlvae", "geco", "sigma_vae")}
     assert given == fixed | wrong | right
     assert {job.seed for job in jobs if job.is_goal} == {0, 1, 2}
+
+
+def test_the_study_of_beta_draws_what_it_asks(common):
+    """Its latents are measured, and each arm with another start stands beside its own."""
+    study = document.load("beta", common, AGENTS)
+    assert {*study.draw["values"]} == {"image_mse", "beta_vae_kl_loss", "beta"}
+    assert study.draw["frames"] == 15000
+    starts = study.draw["starts"]
+    others = [arm for arms in starts.values() for arm in arms]
+    assert {*starts, *others, "σ-VAE"} == {arm.name for arm in study.arms}
+    for usual, arms in starts.items():
+        assert [arm.rpartition(" ")[2] for arm in arms] == ["0.0015", "0.15"]
+        assert all(arm.split()[0] == usual.split()[0] for arm in arms)
