@@ -87,6 +87,6 @@ def _draw_panel(panel: Axes, arms: Mapping[str, Sequence[float]]) -> None:
         if len(values) > 1:
             panel.plot(values, [place] * len(values), ".", color=color, ms=3, alpha=0.5, mew=0)
         if len(values):
-            panel.plot(np.mean(values), place, "D", color=color, ms=3)
+            panel.plot(np.mean(values), place, "D", color=color, ms=3, clip_on=False)
     panel.tick_params(axis="y", length=0)
     panel.set_xlim(left=0)

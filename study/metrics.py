@@ -39,7 +39,7 @@ class Frames(NamedTuple):
 
     Attributes:
         task: whose true factors it is measured by.
-        count: how many, of independent factors.
+        number: how many, of independent factors.
         onpolicy: how many of a random policy.
         variation: whose distractions are drawn.
         seed: determines them.
@@ -47,7 +47,7 @@ class Frames(NamedTuple):
     """
 
     task: str
-    count: int
+    number: int
     onpolicy: int = 0
     variation: str = "train"
     seed: int = 0
@@ -130,7 +130,7 @@ def is_measured(folder: Path, frames: Frames) -> bool:
     content = read(folder)
     if content is None:
         return False
-    asked = {"task": frames.task, "frames": frames.count}
+    asked = {"task": frames.task, "frames": frames.number}
     asked |= {"variation": frames.variation, "seed": frames.seed}
     trained = max(path.stat().st_mtime for path in folder.glob("*.pt"))
     same = asked.items() <= content.items()
@@ -218,12 +218,12 @@ def draw(frames: Frames, sees: dict[str, Any]) -> tuple[Sample, Sample | None]:
     workers = frames.workers or available_cores()
     how: dict[str, Any] = {"variation": frames.variation, "workers": workers, **sees}
     begun = time.monotonic()
-    drawn = sample(frames.task, frames.count, frames.seed, **how)
+    drawn = sample(frames.task, frames.number, frames.seed, **how)
     played = None
     if frames.onpolicy:
         played = play(frames.task, frames.onpolicy, frames.seed, **how)
     print_safe(
-        f"drew {frames.count} frames of {frames.task} with {len(drawn.factors.factors)} factors, "
+        f"drew {frames.number} frames of {frames.task} with {len(drawn.factors.factors)} factors, "
         f"and {frames.onpolicy} of a random policy, in {time.monotonic() - begun:.0f} s"
     )
     return drawn, played
