@@ -45,7 +45,6 @@ def draw(
     value: str = "return",
     at: float | None = None,
     panels: Mapping[str, Sequence[str]] | None = None,
-    labels: Mapping[str, str] | None = None,
     title: str = "",
 ) -> list[Path]:
     """Draws bars to files: means over seeds, their 95% bootstrap intervals, and each seed's dot.
@@ -57,14 +56,13 @@ def draw(
         at: frames to compare at; default the last that all runs of a task have come to.
         panels: arms of each panel by its title, in their order, those too that nobody has run;
             default one panel for each task with all of its arms.
-        labels: what to call arms; default their names.
         title: above all; none by default.
 
     Raises:
         UserError: the records do not go together.
     """
     choose("value", value, VALUES)
-    return save(figure_of(records, value, at, panels or {}, labels or {}, title), output)
+    return save(figure_of(records, value, at, panels or {}, title), output)
 
 
 @matplotlib.rc_context(RC)
@@ -73,7 +71,6 @@ def figure_of(
     value: str,
     at: float | None,
     panels: Mapping[str, Sequence[str]],
-    labels: Mapping[str, str],
     title: str,
 ) -> Figure:
     """The figure that :func:`draw` writes."""
@@ -92,7 +89,7 @@ def figure_of(
     for panel, (heading, task, arms) in zip(axes, plan, strict=False):
         own = runs[task]
         frame = common_frame(own, at) if own else 0
-        _draw_panel(panel, own, arms, frame, value, looks, labels)
+        _draw_panel(panel, own, arms, frame, value, looks)
         if (random := random_of(tasks[task], value)) is not None:
             panel.axvline(float(random.value), ls="-.", lw=0.9, color=GREY, zorder=4)
         panel.set_title(heading)
@@ -141,7 +138,6 @@ def _draw_panel(
     frame: int,
     value: str,
     looks: Mapping[Group, Look],
-    labels: Mapping[str, str],
 ) -> None:
     """A bar for each arm, the first one at the top."""
     rows = []  # arm, group
@@ -150,7 +146,7 @@ def _draw_panel(
         rows += [(arm, group) for group in groups]
     names = []
     for place, (arm, group) in enumerate(rows):
-        names.append(labels.get(arm) or (looks[group].label if group else label_of(arm)))
+        names.append(looks[group].label if group else label_of(arm))
         if group is None:
             axes.text(0.02, place, "not run yet", transform=axes.get_yaxis_transform(),
                       va="center", fontsize=6, color=GREY)  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,12 +57,56 @@ def draw(
     Raises:
         UserError: there is no such table, or runs cannot be read.
     """
-    rows = rows_of(records, value, scale, at, runs)
+    return write(rows_of(records, value, scale, at, runs), output)
+
+
+def write(rows: Rows, output: Path, numbers: Rows | None = None) -> list[Path]:
+    """Writes a table, each file whole or not at all; returns their paths.
+
+    Args:
+        rows: its cells, the first row its head.
+        output: as of :func:`draw`.
+        numbers: what the CSV has in their place.
+    """
     paths = paths_of(output, tuple(FORMATS))
     for path in paths:
+        kind = path.suffix[1:]
         with atomic_write(path) as file:
-            file.write(FORMATS[path.suffix[1:]](rows).encode())
+            file.write(FORMATS[kind](numbers if numbers and kind == "csv" else rows).encode())
     return paths
+
+
+def over_seeds(
+    found: Mapping[str, Mapping[str, Sequence[float]]], labels: Mapping[str, str]
+) -> tuple[Rows, Rows]:
+    """A row for each arm: mean ± standard deviation, to be read; and both apart, for the CSV.
+
+    Args:
+        found: {number: {arm: its value of each seed}}.
+        labels: what to call numbers where they are read.
+    """
+    rows = [["arm", "n", *(labels[name] for name in found)]]
+    numbers = [["arm", "seeds", *(c for name in found for c in (name, f"{name}_std"))]]
+    for arm in dict.fromkeys(arm for arms in found.values() for arm in arms):
+        values = [np.array(arms.get(arm, ()), np.float64) for arms in found.values()]
+        count = str(max(map(len, values)))
+        rows.append([arm, count, *map(_significant, values)])
+        numbers.append([arm, count, *(cell for own in values for cell in _apart(own))])
+    return rows, numbers
+
+
+def _significant(values: np.ndarray) -> str:
+    """Mean ± deviation, as far as the third digit of the mean that is not 0."""
+    if not len(values):
+        return EMPTY
+    mean = float(values.mean())
+    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
+    return _plus_minus(mean, float(values.std(ddof=1)) if len(values) > 1 else None, digits)
+
+
+def _apart(values: np.ndarray) -> tuple[str, str]:
+    mean = f"{values.mean():.6g}" if len(values) else ""
+    return mean, f"{values.std(ddof=1):.3g}" if len(values) > 1 else ""
 
 
 def rows_of(

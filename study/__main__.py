@@ -72,11 +72,11 @@ def _command(commands: Any, name: str, told: str) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=told, description=told)
     made.add_argument("study", metavar="NAME", help="figure4, …, or a .yaml file")
     made.add_argument("--logdir", default="runs", help="of all runs; default ./runs")
+    made.add_argument("--scale", choices=SCALES, required=name == "run", help="of all runs")
     return made
 
 
 def _add_plan(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--scale", choices=SCALES, required=made.prog.endswith(" run"))
     made.add_argument("--seeds", type=_count, help="how many, in the place of the study's")
     made.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms alone")
 
@@ -125,7 +125,7 @@ def _status(args: argparse.Namespace) -> int:
     from study import status
 
     logdir = expand_path(args.logdir, "logdir")
-    plan = read_plan(logdir, args.study)
+    plan = read_plan(logdir, args.study, args.scale)
     if args.watch:
         status.watch(plan, logdir)
     else:
@@ -137,7 +137,7 @@ def _export(args: argparse.Namespace) -> int:
     from study.export import export
 
     logdir = expand_path(args.logdir, "logdir")
-    export(read_plan(logdir, args.study), logdir, args.csv)
+    export(read_plan(logdir, args.study, args.scale), logdir, args.csv)
     return 0
 
 
@@ -145,7 +145,7 @@ def _draw(args: argparse.Namespace) -> int:
     from study.export import draw
 
     logdir = expand_path(args.logdir, "logdir")
-    draw(read_plan(logdir, args.study), logdir, args.output)
+    draw(read_plan(logdir, args.study, args.scale), logdir, args.output)
     return 0
 
 

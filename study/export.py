@@ -77,7 +77,12 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
     kinds = importlib.import_module("figures.kinds")  # draws, and takes seconds to import
     settings, records = dict(plan.draw), []
     if plan.figure in OF_RUNS or settings.get("value") == "cost":
-        runs = {(arm, job.name): logdir / job.name for arm, job in drawn(plan, logdir)}
+        found = drawn(plan, logdir)
+        if plan.figure == "logged" and (frames := settings.get("frames")):
+            from study.metrics import measure_finished
+
+            measure_finished([job for _, job in found], logdir, frames)
+        runs = {(arm, job.name): logdir / job.name for arm, job in found}
         arms = [arm for arm, _ in runs]
         settings["runs"] = {
             arm if arms.count(arm) == 1 else f"{arm}, {name}": path

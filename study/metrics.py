@@ -1,11 +1,11 @@
-"""What `python -m study metrics` does: measures what encoders have disentangled."""
+"""Measures what encoders have disentangled: `python -m study metrics`, and runs of a study."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +23,35 @@ from figures.statistics import bootstrap
 from measure import Factors, Metrics, Sample, measure, play, sample, score
 from measure.encoders import control_codes, encoder_of
 from measure.information import BINS
-from measure.results import CSV, FOLDER, table, to_dict, write, write_csv
+from measure.results import CSV, FOLDER, JSON, read, table, to_dict, write, write_csv
 from models import VideoPredictor
 from networks import BetaVAEEncoder
+from study.job import DONE, Job, read_state
 from tools import UserError, expand_path, print_safe
 from training.run_folder import check_writable
 
 LEAST = 3 * BINS  # frames, of which a third is tested on
 Scores = dict[str, float]
+
+
+class Frames(NamedTuple):
+    """The frames to measure on.
+
+    Attributes:
+        task: whose true factors it is measured by.
+        number: how many, of independent factors.
+        onpolicy: how many of a random policy.
+        variation: whose distractions are drawn.
+        seed: determines them.
+        workers: processes that draw; 0 for one a core.
+    """
+
+    task: str
+    number: int
+    onpolicy: int = 0
+    variation: str = "train"
+    seed: int = 0
+    workers: int = 0
 
 
 class Encoder(NamedTuple):
@@ -65,25 +86,81 @@ def run(args: argparse.Namespace) -> int:
     """
     encoders = [e for given in args.given for e in load(given, args.output)]
     check(args, encoders)
-    try:
-        choose_backend(device="cpu")
-        pools: dict[str, tuple[Sample, Sample | None]] = {}
-        rows: dict[str, Scores] = {}
-        controls: dict[str, Scores] = {}
-        for encoder in encoders:
-            key = repr(sorted(encoder.sees.items()))
-            if key not in pools:
-                pools = {key: draw(args, encoder.sees)}  # the one before may be large
-                controls = {}
-            metrics, controls = measure_one(args, encoder, *pools[key], controls)
-            rows[encoder.label] = metrics.scores
-    except (UnknownTask, RenderingError) as error:
-        raise UserError(f"--task {args.task}: {error}") from None
+    drawn = args.task, args.frames, args.onpolicy_frames, args.variation, args.seed, args.workers
+    rows, controls = measure_all(Frames(*drawn), encoders)
     print_safe(table({**rows, **_summary(rows), **controls}), sys.stdout)
     if args.output:
         path = expand_path(args.output, "output") / CSV
         write_csv(path, {**rows, **_summary(rows), **controls})
     return 0
+
+
+def measure_finished(jobs: Iterable[Job], logdir: Path, count: int) -> None:
+    """Measures the latents of those finished runs that have not been, each by its task's factors.
+
+    What is measured lies in a run's own folder and is kept: whoever was stopped goes on from there.
+
+    Args:
+        jobs: of a study.
+        logdir: of their runs.
+        count: of frames.
+
+    Raises:
+        UserError: a run has no β-VAE, or its task tells no factors.
+        OSError: a file cannot be written.
+    """
+    waiting: dict[str, list[Path]] = {}
+    for job in dict.fromkeys(jobs):
+        folder = logdir / job.name
+        done = read_state(job, folder).status == DONE
+        if done and not is_measured(folder, Frames(job.task, count)):
+            waiting.setdefault(job.task, []).append(folder)
+    for task, folders in waiting.items():
+        print_safe(f"measuring {len(folders)} runs, once; if stopped, the same command goes on")
+        # One at a time: a study's models together may be more than memory holds.
+        measure_all(Frames(task, count), (load(str(folder))[0] for folder in folders))
+
+
+def is_measured(folder: Path, frames: Frames) -> bool:
+    """Whether a run has been measured on these frames since it was last trained.
+
+    Raises:
+        UserError: what was measured is damaged.
+    """
+    content = read(folder)
+    if content is None:
+        return False
+    asked = {"task": frames.task, "frames": frames.number}
+    asked |= {"variation": frames.variation, "seed": frames.seed}
+    trained = max(path.stat().st_mtime for path in folder.glob("*.pt"))
+    same = asked.items() <= content.items()
+    return same and (folder / FOLDER / JSON).stat().st_mtime >= trained
+
+
+def measure_all(
+    frames: Frames, encoders: Iterable[Encoder]
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Measures encoders and writes their files; returns their scores and the controls'.
+
+    Raises:
+        UserError: the task is not known, tells no factors, or cannot be drawn.
+        OSError: a file cannot be written.
+    """
+    rows: dict[str, Scores] = {}
+    controls: dict[str, Scores] = {}
+    pools: dict[str, tuple[Sample, Sample | None]] = {}
+    try:
+        choose_backend(device="cpu")
+        for encoder in encoders:
+            key = repr(sorted(encoder.sees.items()))
+            if key not in pools:
+                pools = {key: draw(frames, encoder.sees)}  # the one before may be large
+                controls = {}
+            metrics, controls = measure_one(frames, encoder, *pools[key], controls)
+            rows[encoder.label] = metrics.scores
+    except (UnknownTask, RenderingError) as error:
+        raise UserError(f"--task {frames.task}: {error}") from None
+    return rows, controls
 
 
 def check(args: argparse.Namespace, encoders: Sequence[Encoder]) -> None:
@@ -147,24 +224,24 @@ def _checkpoint(folder: Path) -> tuple[Config, VideoPredictor]:
     return config, model
 
 
-def draw(args: argparse.Namespace, sees: dict[str, Any]) -> tuple[Sample, Sample | None]:
+def draw(frames: Frames, sees: dict[str, Any]) -> tuple[Sample, Sample | None]:
     """The frames to measure on: independent factors, and those that a random policy meets."""
-    workers = args.workers or available_cores()
-    how: dict[str, Any] = {"variation": args.variation, "workers": workers, **sees}
+    workers = frames.workers or available_cores()
+    how: dict[str, Any] = {"variation": frames.variation, "workers": workers, **sees}
     begun = time.monotonic()
-    drawn = sample(args.task, args.frames, args.seed, **how)
+    drawn = sample(frames.task, frames.number, frames.seed, **how)
     played = None
-    if args.onpolicy_frames:
-        played = play(args.task, args.onpolicy_frames, args.seed, **how)
+    if frames.onpolicy:
+        played = play(frames.task, frames.onpolicy, frames.seed, **how)
     print_safe(
-        f"drew {args.frames} frames of {args.task} with {len(drawn.factors.factors)} factors, and "
-        f"{args.onpolicy_frames} of a random policy, in {time.monotonic() - begun:.0f} s"
+        f"drew {frames.number} frames of {frames.task} with {len(drawn.factors.factors)} factors, "
+        f"and {frames.onpolicy} of a random policy, in {time.monotonic() - begun:.0f} s"
     )
     return drawn, played
 
 
 def measure_one(
-    args: argparse.Namespace,
+    frames: Frames,
     encoder: Encoder,
     drawn: Sample,
     played: Sample | None,
@@ -177,15 +254,15 @@ def measure_one(
     metrics = measure(encode, *drawn, jobs=cores)
     if not controls:
         code = encode(drawn.images)[0]
-        codes = control_codes(drawn, encoder.model.config.image, code, args.seed)
+        codes = control_codes(drawn, encoder.model.config.image, code, frames.seed)
         controls = {n: score(c, drawn.factors, jobs=cores).scores for n, c in codes.items()}
     onpolicy = None if played is None else _on_policy(encode, played, cores)
     content = to_dict(
         metrics,
         encoder=encoder.stage or "encoder",
-        task=args.task,
-        variation=args.variation,
-        seed=args.seed,
+        task=frames.task,
+        variation=frames.variation,
+        seed=frames.seed,
         controls=controls,
         onpolicy=onpolicy,
     )

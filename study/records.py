@@ -56,11 +56,16 @@ def write_plan(logdir: Path, study: Study, scale: str, jobs: Sequence[Job]) -> N
         file.write(json.dumps(plan, indent=1, ensure_ascii=False).encode())
 
 
-def read_plan(logdir: Path, name: str) -> Plan:
+def read_plan(logdir: Path, name: str, scale: str | None = None) -> Plan:
     """What a study's runner was last asked to do.
 
+    Args:
+        logdir: of its runs.
+        name: its, or the path of its file.
+        scale: what its scale has to be; None takes any.
+
     Raises:
-        UserError: there was none, or the file is damaged.
+        UserError: there was none, it is of another scale, or the file is damaged.
     """
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path = folder_of(logdir, name) / PLAN
@@ -74,9 +79,15 @@ def read_plan(logdir: Path, name: str) -> Plan:
     try:
         values = json.loads(path.read_bytes())
         jobs = tuple(Job.from_dict(job) for job in values["jobs"])
-        return Plan(values["study"], values["scale"], values["figure"], values["draw"], jobs)
+        plan = Plan(values["study"], values["scale"], values["figure"], values["draw"], jobs)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): run the study again") from None
+    if scale not in (None, plan.scale):
+        raise UserError(
+            f"{logdir} holds {plan.study} at scale {plan.scale}, not {scale}: name that, or the "
+            f"--logdir of the runs at scale {scale}"
+        )
+    return plan
 
 
 def check_scale(logdir: Path, scale: str) -> None:

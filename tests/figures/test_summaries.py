@@ -11,8 +11,8 @@ from tests.helpers.runs import refusal
 PUSHER = "gymnasium_Pusher-v5"
 
 
-def bars_of(records, value="return", at=None, panels=None, labels=None):
-    return bars.figure_of(records, value, at, panels or {}, labels or {}, "")
+def bars_of(records, value="return", at=None, panels=None):
+    return bars.figure_of(records, value, at, panels or {}, "")
 
 
 def test_a_bar_is_the_mean_at_the_last_frame_that_all_have_come_to():
@@ -31,13 +31,13 @@ def test_a_bar_is_the_mean_at_the_last_frame_that_all_have_come_to():
 def test_panels_ask_each_their_own_question():
     records = make_records([[0, 6]]) + make_records([[0, 3]], arm="eta_0.1", method="diswm")
     panels = {"η": ["eta_0.1", "eta_0.5"], "ablation": ["diswm"]}
-    figure = bars_of(records, panels=panels, labels={"diswm": "ours"})
+    figure = bars_of(records, panels=panels)
     sweep, ablation = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["η", "ablation"]
     assert [label.get_text() for label in sweep.get_yticklabels()] == ["eta 0.1", "eta 0.5"]
     assert [bar.get_width() for bar in sweep.patches] == [3]
     assert "not run yet" in [text.get_text() for text in sweep.texts]
-    assert [label.get_text() for label in ablation.get_yticklabels()] == ["ours"]
+    assert [label.get_text() for label in ablation.get_yticklabels()] == ["DisWM"]
     line = refusal(lambda: bars_of(records, panels={"β": ["beta_1"]}))
     assert line.startswith("panel 'β': nobody has run beta_1")
 

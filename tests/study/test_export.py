@@ -55,3 +55,19 @@ def test_a_figure_is_drawn_into_a_folder_under_the_studys_name(plan, tmp_path, c
     assert names == {"mine.png", "mine.pdf"}
     with pytest.raises(UserError, match="setting"):
         draw(plan._replace(draw={"colour": 1}), tmp_path, tmp_path / "drawn")
+
+
+def test_latents_are_measured_before_what_has_them_is_drawn(plan, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "study.metrics.measure_finished", lambda jobs, *rest: asked.append(([*jobs], *rest))
+    )
+    monkeypatch.setattr("figures.kinds.draw", lambda *_, **settings: asked.append(settings) or [])
+    settings = {"values": {"eval_return": "return"}, "frames": 90}
+    draw(plan._replace(figure="logged", draw=settings), tmp_path, tmp_path / "drawn")
+    (jobs, logdir, frames), given = asked
+    assert [job.name for job in jobs] == ["t/diswm/seed_0", "t/ted/seed_0"]
+    assert (logdir, frames) == (tmp_path, 90)
+    assert given["frames"] == 90
+    draw(plan._replace(figure="logged", draw={"values": {}}), tmp_path, tmp_path / "drawn")
+    assert len(asked) == 3  # drawn without

@@ -58,6 +58,22 @@ def test_a_study_runs_is_skipped_and_tells_its_status(tmp_path, capfd):
     assert sorted(p.name for p in (logdir / NAME).iterdir()) == before
 
 
+@pytest.mark.parametrize("command", ["status", "export", "draw"])
+def test_a_line_of_run_is_edited_into_other_commands_and_its_scale_is_checked(
+    tmp_path, capsys, command
+):
+    common = document.load_common()
+    study = document.load("tableB", common, AGENTS)
+    write_plan(tmp_path, study, "debug", expand(study, common, "debug", str(tmp_path)))
+    more = {"status": [], "export": ["--csv", "x.csv"], "draw": ["--output", "x"]}[command]
+    words = [command, "tableB", "--logdir", str(tmp_path), *more, "--scale"]
+    assert main([*words, "debug"]) == (0 if command == "status" else 2)  # nothing has run yet
+    assert "at scale" not in capsys.readouterr().err
+    assert main([*words, "cpu"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "holds tableB at scale debug, not cpu: name that, or the --logdir of" in line
+
+
 def test_commands_can_be_pasted(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(STUDY)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from fileio import checkpoints
 from measure.encoders import CONTROLS
 from measure.metrics import SCORES
 from measure.results import FOLDER, read
+from study import metrics
 from study.__main__ import main
-from study.metrics import _own_name
 from tests.helpers.models import make_agent, make_config, make_predictor
 from tests.helpers.runs import refusal
+from tests.study import fakes
 
 TASK, Z = "dmc_reacher_easy", 4
 WORDS = ["--task", TASK, "--frames", "90", "--onpolicy_frames", "0", "--workers", "1"]
@@ -117,7 +119,34 @@ def test_by_default_files_lie_in_the_runs_own_folder(root, capsys):
     ("folder", "name"), [("/a/b/c/d", "b/c/d"), ("/data/seed_0", "data/seed_0"), ("/run", "run")]
 )
 def test_files_of_a_run_near_the_root_lie_in_the_output_too(folder, name):
-    assert Path("output") / _own_name(Path(folder)) == Path("output") / name
+    assert Path("output") / metrics._own_name(Path(folder)) == Path("output") / name
+
+
+def test_finished_runs_of_a_study_are_measured_once(root, monkeypatch, capsys):
+    """A run at work is left; what is older than the run, or of other frames, is measured anew."""
+    usual = {"task": TASK, "end": 60}
+    done, waits = (fakes.job(root, f"t/{stage}/seed_0", **usual) for stage in ("diswm", "pretrain"))
+    folder = root / done.name
+    (folder / "metrics.jsonl").write_text('{"step": 60, "event": "finished"}\n')
+    monkeypatch.setattr(metrics, "available_cores", lambda: 1)
+    drawn = []
+    sample = metrics.sample
+    monkeypatch.setattr(
+        metrics, "sample", lambda *words, **how: drawn.append(words[1]) or sample(*words, **how)
+    )
+    for count in (90, 90, 91):
+        metrics.measure_finished([waits, done, done], root, count)
+    assert drawn == [90, 91]
+    assert read(folder)["frames"] == 91
+    assert set(read(folder)["controls"]) == set(CONTROLS)
+    assert read(root / waits.name) is None
+    assert capsys.readouterr().err.count("measuring 1 runs, once") == 2
+    assert metrics.is_measured(folder, metrics.Frames(TASK, 91))
+    assert not metrics.is_measured(folder, metrics.Frames("dmc_finger_spin", 91))
+    times = folder / FOLDER / "metrics.json"
+    os.utime(times, (0, 0))
+    assert not metrics.is_measured(folder, metrics.Frames(TASK, 91))
+    shutil.rmtree(folder / FOLDER)
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line(root, tmp_path, capsys, monkeypatch):

@@ -117,6 +117,18 @@ def test_each_source_has_its_collection_and_ablations_share_what_they_leave(comm
     assert Counter(job.stage for job in jobs)["pretrain"] == 6
 
 
+def test_the_middle_bars_of_figure_7_are_named_by_their_values_and_are_one_run(common):
+    panels = document.load("figure7", common, AGENTS).draw["panels"]
+    assert panels["η"] == [f"η = {eta}" for eta in (0.01, 0.03, 0.1, 0.3, 1)]
+    assert panels["β"] == [f"β = {beta}" for beta in (0.0015, 0.005, 0.015, 0.05, 0.15)]
+    goals = [job for job in jobs_of("figure7", common) if job.is_goal]
+    assert {arm for job in goals for arm in job.arms} == {
+        a for arms in panels.values() for a in arms
+    }
+    [own] = [job for job in goals if "DisWM" in job.arms]
+    assert own.arms == ("DisWM", "η = 0.1", "β = 0.015")
+
+
 def test_the_laptops_transfer_is_what_its_evidence_says(common):
     jobs = jobs_of("cpu_transfer", common, "cpu")
     goals = [job for job in jobs if job.is_goal]
@@ -161,3 +173,16 @@ def test_the_study_of_beta_has_fixed_ones_controllers_and_wrong_starts(common):
     right = {(kind, "0.015") for kind in ("controlvae", "geco", "sigma_vae")}
     assert given == fixed | wrong | right
     assert {job.seed for job in jobs if job.is_goal} == {0, 1, 2}
+
+
+def test_the_study_of_beta_draws_what_it_asks(common):
+    """Its latents are measured, and each arm with another start stands beside its own."""
+    study = document.load("beta", common, AGENTS)
+    assert {*study.draw["values"]} == {"image_mse", "beta_vae_kl_loss", "beta"}
+    assert study.draw["frames"] == 15000
+    starts = study.draw["starts"]
+    others = [arm for arms in starts.values() for arm in arms]
+    assert {*starts, *others, "σ-VAE"} == {arm.name for arm in study.arms}
+    for usual, arms in starts.items():
+        assert [arm.rpartition(" ")[2] for arm in arms] == ["0.0015", "0.15"]
+        assert all(arm.split()[0] == usual.split()[0] for arm in arms)
