@@ -36,7 +36,8 @@ def driver(monkeypatch, folder, *, there=True):
     if there:
         manifest.touch()
     for variable in vulkan.VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that it is put back, even where it was not set
+        monkeypatch.delenv(variable)
     monkeypatch.setattr(vulkan, "SWIFTSHADER", (manifest,))
     monkeypatch.setattr(vulkan, "_NVIDIA_DEVICE", folder / "nvidiactl")
     return manifest
