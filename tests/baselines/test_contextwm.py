@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import config
 from accel.runtime import Runtime
 from agents.optimizer import Optimizer
+from agents.registry import METHODS
 from baselines import context_networks
 from baselines.context_model import context_config
 from baselines.contextwm import ContextPredictorLearner, ContextWM, exchange
@@ -262,6 +264,19 @@ def test_the_start_is_glorots_but_where_pytorchs_is_left():
     assert cell.norm.eps == 1e-3
     assert cell.layer.bias.any()  # PyTorch's own
     assert same(copied(agent.behavior.value), copied(agent.behavior.slow_value))
+
+
+def test_the_blocks_are_as_its_authors_ran_it():
+    """Their `dmc_remastered` and `metaworld`, stacked with `contextualized`."""
+    common = {"prefill": 1000, "pretrain": 100, "train_every": 5, "batch_size": 16}
+    common |= {"batch_length": 50, "oversample_ends": False, "kl_free": "1.0", "intr_beta": 0.1}
+    common |= {"concat_embed": True, "hold_below": 0, "context_augment": "none", "k": 16}
+    metaworld = common | {"prefill": 5000, "batch_size": 50, "oversample_ends": True}
+    metaworld |= {"kl_free": "0.0", "intr_beta": 1.0, "concat_embed": False, "hold_below": 100}
+    metaworld["context_augment"] = "erasing"
+    for suite, published in (("dmc2gym", common), ("metaworld", metaworld)):
+        parsed = config.parse(["--configs", "defaults", suite, "contextwm"], methods=METHODS)
+        assert {name: parsed[name] for name in published} == published
 
 
 def test_pretraining_leaves_what_finetuning_begins_as(tmp_path):

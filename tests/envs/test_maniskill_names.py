@@ -36,7 +36,8 @@ def driver(monkeypatch, folder, *, there=True):
     if there:
         manifest.touch()
     for variable in vulkan.VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that it is put back, even where it was not set
+        monkeypatch.delenv(variable)
     monkeypatch.setattr(vulkan, "SWIFTSHADER", (manifest,))
     monkeypatch.setattr(vulkan, "_NVIDIA_DEVICE", folder / "nvidiactl")
     return manifest
@@ -132,6 +133,8 @@ def test_hrssms_block_is_the_one_of_its_tasks(there, capsys):
     world = {"action_repeat": 1, "time_limit": 100, "size": (64, 64), "envs": 4, "steps": 500_000}
     assert {name: block[name] for name in world} == world
     assert block.method_name == "hrssm"
+    cpu = config.parse(["--configs", "realistic_maniskill", "cpu"])
+    assert {name: cpu[name] for name in world} == world | {"steps": 60_000}  # as elsewhere
     envs.check(block)
     said = capsys.readouterr().err
     assert "the agent in HRSSM's world" not in said
