@@ -10,7 +10,8 @@ environments in both modes, beginning with another setting each time; ``× refer
 median over rounds of the reference's time over the setting's in the same round. ``steps/s`` counts
 every environment's step.
 
-``--method M`` measures another method than DisWM, without a reference; TD-MPC2's steps are plans.
+``--method M`` measures another method than DisWM. TD-MPC2's steps are plans, and its authors'
+agent, which has one environment, makes one after the other; other methods have no reference here.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.settings import ACTIONS, base, check_checkout, chosen, look
+from benchmarks.settings import ACTIONS, base, check_checkout, chosen, command, keys_of, look
 from benchmarks.table import markdown, write
 from benchmarks.turns import ROOT, Failed, Worker
 from tools import UserError
 
 MODES = ("train", "eval")
+WITH_REFERENCE = ("diswm", "tdmpc2")
 SETTINGS = ("reference", "exact", "default")
 
 
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     made = base("acting", __doc__)
     made.add_argument("--method", default="diswm", help="whose policy: a --method_name")
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice")
-    made.add_argument("--reference", type=Path, help="your checkout of qiwang067/DisWM")
+    made.add_argument("--reference", type=Path, help="your checkout of the authors' code")
     made.add_argument("--settings", nargs="+", help=f"default: {' '.join(SETTINGS)}")
     made.add_argument("--also", nargs="+", default=[], metavar="NAME=FLAGS", help="more of ours")
     made.add_argument("--envs", type=int, nargs="+", default=[1, 4, 16])
@@ -119,23 +121,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes; returns the exit status."""
-    from agents.registry import agent_class  # which the flags alone do not need
+    import config  # which the flags alone do not need
+    from agents.registry import METHODS, agent_class
 
     for name in ("steps", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} takes a whole number from 1, not {getattr(args, name)}")
     if min(args.envs) < 1:
         raise UserError(f"--envs takes numbers from 1, not {min(args.envs)}")
+    agent_class(args.method)  # or a line that names the nearest
     if args.reference is not None:
-        check_checkout("diswm", args.reference, (64, 64))
+        if args.method not in WITH_REFERENCE:
+            raise UserError(
+                f"--reference: {args.method} acts beside no authors' code: leave it out"
+            )
+        check_checkout(args.method, args.reference, (64, 64))
     if args.device == "cuda":
         args.device = "cuda:0"
-    agent_class(args.method)  # or a line that names the nearest
     if args.settings is None:
         args.settings = [n for n in SETTINGS if n != "reference" or args.reference is not None]
     here = look(args, ceiling=False)
     common = {"kind": "act", "device": here["device"], "threads": args.threads, "sizes": {}}
     common |= {"actions": ACTIONS, "method": args.method}
+    common["keys"] = keys_of(args.method, config.parse(command(common), methods=METHODS))
     common["checkout"] = str((args.reference or ROOT).resolve())
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
     results, failed = measure(specs, args.envs, args.steps, args.rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import config
 from agents import registry
 from agents.registry import AGENTS, agent_class
-from benchmarks.repositories import DISWM, KEYS, REPOSITORIES
+from benchmarks.repositories import DISWM, KEYS, PLACES, REPOSITORIES
 from benchmarks.turns import ROOT, Failed, ask_once
 from tools import UserError, nearest
 
@@ -78,8 +79,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=int, help="updates before the first round; CUDA 5, CPU 1")
     for size, value in PAPER.items():
         flags = [f"--{size}", "--horizon"] if size == "imag_horizon" else [f"--{size}"]
-        told = f"default: {value}" + (", or the method's" if size == "batch_size" else "")
-        made.add_argument(*flags, dest=size, type=int, help=told)
+        made.add_argument(*flags, dest=size, type=int, help=f"default: {value}, or the method's")
     return made
 
 
@@ -136,13 +136,23 @@ def measured(
             if name in given:
                 raise UserError(f"--{name}: {args.method} has transitions: leave it out")
         found["sizes"] = {"batch_size": parsed.batch_size}
-        found["keys"] = {name: parsed[name] for name in KEYS if name in parsed}
     else:
-        found["sizes"] = {**PAPER, **given}
-        found["keys"] = METHODS.get(args.method, {}).get("keys", {})
+        found["sizes"] = {name: parsed[name] for name in PAPER}
+    found["keys"] = keys_of(args.method, parsed)
     if args.reference is not None:
+        if kind == "pretrain" and REPOSITORIES.get(args.method) is not DISWM:
+            raise UserError(
+                f"--reference: {args.method} pretrains beside no authors': leave it out"
+            )
         check_checkout(args.method, args.reference, parsed.size)
     return found | {"checkout": str((args.reference or ROOT).resolve())}
+
+
+def keys_of(method: str, parsed: config.Config) -> dict[str, Any]:
+    """What the authors' code of a method is told: keys of theirs for DisWM's, else of ours."""
+    if REPOSITORIES.get(method, DISWM) is DISWM:
+        return METHODS.get(method, {}).get("keys", {})
+    return {name: parsed[name] for name in PLACES.get(method, KEYS) if name in parsed}
 
 
 def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
@@ -164,8 +174,8 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, dict[str, Any]]:
     if args.reference is None and not args.settings:
         names = [name for name in names if table[name]["source"] != "reference"]
     method = getattr(args, "method", "diswm")
-    if args.settings is None and REPOSITORIES.get(method) is not DISWM:
-        names = [name for name in names if name != "reference16"]  # theirs alone has it
+    if args.settings is None and not (method in REPOSITORIES and REPOSITORIES[method].mixed):
+        names = [name for name in names if name != "reference16"]
     for name in names:
         if name not in table:
             raise UserError(f"no setting is called '{name}'{nearest(name, table)}")
@@ -216,6 +226,12 @@ def check_checkout(method: str, checkout: Path, size: Sequence[int]) -> None:
     repository = REPOSITORIES[method]
     if lacks := repository.missing(checkout):
         raise UserError(f"--reference {checkout} is no checkout of {repository.name}: no {lacks}")
+    absent = [name for name in repository.packages if importlib.util.find_spec(name) is None]
+    if absent:
+        wanted = " ".join(repository.packages[name] for name in absent)
+        raise UserError(
+            f"--reference: {repository.name} imports {' and '.join(absent)}: pip install {wanted}"
+        )
     if size[0] != size[1] or size[0] not in repository.sides:
         sides = " or ".join(f"{side}×{side}" for side in repository.sides)
         raise UserError(

@@ -12,9 +12,12 @@ from typing import Any
 
 
 class Nothing:
-    """Takes every call, has every attribute, and both give itself; as a base class, it is none."""
+    """Takes every call and index, has every attribute, and gives itself; as a base it is none."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Nothing:
+        return self
+
+    def __getitem__(self, key: Any) -> Nothing:
         return self
 
     def __getattr__(self, name: str) -> Nothing:
@@ -26,7 +29,9 @@ class Nothing:
         return ()
 
 
-class _StubModule(types.ModuleType):
+class StubModule(types.ModuleType):
+    """A module whose every name is there and is nothing."""
+
     def __getattr__(self, name: str) -> Nothing:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -47,7 +52,7 @@ class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StubModule(spec.name)
+        return StubModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         """What an update does need of a module is put there; a stub has nothing to run."""

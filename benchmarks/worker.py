@@ -5,8 +5,8 @@ with one JSON line. It ends when its input does. :mod:`benchmarks.turns` is the 
 
 What to hold: ``source`` (``ours``, ``reference``, ``flops``, ``machine``), ``kind`` (``update``,
 ``pretrain``, ``act``), ``method`` (``diswm`` by default), ``flags`` (words of our command line),
-``precision`` (of the reference), ``checkout`` (of the reference), ``keys`` (of its configuration:
-the method's), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
+``precision`` (of the reference), ``checkout`` (of the reference), ``keys`` (what the reference is
+told of the configuration), ``device``, ``threads`` (0 leaves the choice), ``actions`` and ``sizes``
 (``batch_size``, ``batch_length``, ``imag_horizon``), or ``points``, a list of such sizes to count
 the arithmetic of. ``image`` is the height and width of what is drawn, ``stacked`` is true of an
 agent that draws transitions from a replay of noise, ``more`` are further words of our command line.
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.noise import make_batch, make_episodes
-from benchmarks.repositories import REPOSITORIES
+from benchmarks.repositories import PLACES, REPOSITORIES
 
 Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 # (image uint8 [N, 64, 64, 3], is_first bool [N], state, mode) → (action [N, A], state)
@@ -112,7 +112,7 @@ def _replay(image: tuple[int, ...], actions: int) -> Any:
 
 def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     """The authors' update or policy, and the commit of their checkout."""
-    from benchmarks import authors
+    from benchmarks import authors, planner, sequences
     from benchmarks.machine import commit
     from benchmarks.reference import Reference
 
@@ -121,9 +121,15 @@ def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]
     torch.manual_seed(0)
     checkout, method = Path(spec["checkout"]), spec.get("method", "diswm")
     facts = {"commit": commit(checkout), "stubs": list(REPOSITORIES[method].stubs)}
-    if spec.get("stacked"):
-        made = authors.Reference(method, checkout, spec["keys"], spec["actions"], spec["device"])
-        return made.update, facts
+    if method in PLACES or spec.get("stacked") or method == "tdmpc2":
+        given = (checkout, spec["keys"], spec["actions"], spec["device"])
+        if method in PLACES:
+            return sequences.Reference(method, *given, spec["precision"]).update, facts
+        if method == "tdmpc2":
+            acts = spec["kind"] == "act"
+            planning = planner.Reference(*given, replay=not acts)
+            return planning.act if acts else planning.update, facts
+        return authors.Reference(method, *given).update, facts
     theirs = Reference(
         checkout,
         "pretrain" if spec["kind"] == "pretrain" else "update",

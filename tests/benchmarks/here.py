@@ -5,6 +5,7 @@ import queue
 import threading
 
 from benchmarks import worker
+from benchmarks.repositories import REPOSITORIES
 from benchmarks.turns import Failed, Worker
 
 
@@ -42,3 +43,14 @@ class Here(Worker):
 def ours_here(spec):
     """What is ours in this process; the authors' code needs one of its own."""
     return (Worker if spec["source"] == "reference" else Here)(spec)
+
+
+def checkout_of(method, folder, files):
+    """A checkout of a method's authors' code, of files by their names."""
+    repository = REPOSITORIES[method]
+    for name in {*repository.files, *files}:
+        path = folder / repository.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files.get(name, "def make_encoder(): pass"))
+    assert repository.missing(folder) is None
+    return folder

@@ -1,15 +1,13 @@
 """Authors' agents that see stacked frames: what they are built of, fed with and asked."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import authors, compare, noise, turns, update
-from benchmarks.repositories import REPOSITORIES
-from tests.benchmarks.here import ours_here
+from tests.benchmarks.here import checkout_of, ours_here
 
 # Checkouts in the shape of the authors': the same names and entry points, and what they check.
 SAC = """
@@ -168,34 +166,6 @@ CONFIG = {
 }
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    """This process as one of their own: what they import is forgotten afterwards."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    for module in (authors, noise):
-        monkeypatch.setattr(module, "EPISODES", 2)
-        monkeypatch.setattr(module, "STEPS", 4)
-    for kind in (torch.Tensor, torch.nn.Module):
-        monkeypatch.setattr(kind, "cuda", kind.cuda)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-def checkout_of(method, folder):
-    """A checkout of a method's authors' code."""
-    repository = REPOSITORIES[method]
-    files = FILES["rad" if method == "sac" else method]
-    for name in {*repository.files, *files}:
-        path = folder / repository.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files.get(name, "def make_encoder(): pass"))
-    assert repository.missing(folder) is None
-    return folder
-
-
 @pytest.mark.parametrize(
     ("method", "size", "losses"),
     [
@@ -207,7 +177,7 @@ def checkout_of(method, folder):
 )
 def test_authors_agents_learn_from_their_own_replay(method, size, losses, tmp_path, alone):
     config = {**CONFIG, "size": [size, size]} | ({} if method == "sac" else {"crop_pad": 4})
-    checkout = checkout_of(method, tmp_path)
+    checkout = checkout_of(method, tmp_path, FILES["rad" if method == "sac" else method])
     theirs = authors.Reference(method, checkout, config, actions=2, device="cpu")
     found = [theirs.update(None)["critic_loss"] for _ in range(2)]
     if losses is None:  # the mean of the last observation's pixels
@@ -273,7 +243,7 @@ def test_what_a_method_has_not_is_refused_in_one_line(words, told, monkeypatch, 
     looked = {"device": "cpu", "machine": {}, "ceiling_tflops": {}}
     monkeypatch.setattr(compare, "look", lambda args: looked)
     monkeypatch.chdir(tmp_path)
-    checkout_of("drqv2", tmp_path / "HERE")
+    checkout_of("drqv2", tmp_path / "HERE", FILES["drqv2"])
     assert update.main(words.split()) == 2
     err = capsys.readouterr().err
     assert told in err
