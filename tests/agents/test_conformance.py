@@ -79,15 +79,6 @@ def trace(agent: Agent, spaces: Spaces) -> dict[str, Any]:
     return {"metrics": update.metrics, "actions": actions, "state": agent.save_state()}
 
 
-@pytest.mark.parametrize("method", sorted(AGENTS))
-def test_every_number_of_an_update_is_explained(tiny, method):
-    kind = min(agent_class(method).kinds)
-    agent = build(tiny, method, kind)
-    page = (ROOT / "docs" / "watching.md").read_text()
-    told = agent.learn(rows(agent, spaces=SPACES[kind]), 0).metrics
-    assert [name for name in told if f"`{name}`" not in page] == []
-
-
 @pytest.mark.parametrize(("method", "kind"), CASES)
 def test_updates_and_actions_have_their_shapes_and_kinds(tiny, method, kind):
     agent, spaces = build(tiny, method, kind), SPACES[kind]
