@@ -6,6 +6,7 @@ differently tell apart; markers and dashes tell them apart in grey.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -78,11 +79,11 @@ METHODS = {
 # Systems of which only published numbers are here.
 _ELSEWHERE = {"drq": "DrQ", "soda": "SODA", "sgqn": "SGQN", "madi": "MaDi", "tpc": "TPC"}
 _ELSEWHERE |= {"dreamerpro": "DreamerPro"}
-# Variants of a method, and methods that are not named above, take these in turn.
+# Variants of a method, and methods without a name above, take those whose marker is free.
 _OTHERS = [
     Look("", color, marker, hatch)
     for color, marker, hatch in zip(
-        ("#4477AA", "#CCBB44", "#228833", "#AA3377", "#66CCEE", "#EE6677", "#222255", "#999933"),
+        ("#CCBB44", "#66CCEE", "#AA3377", "#228833", "#EE6677", "#222255", "#999933", "#4477AA"),
         ("^", "D", "v", "P", "X", "<", ">", "h"),
         ("///", "\\\\\\", "xxx", "...", "---", "||", "++", "oo"),
         strict=True,
@@ -95,17 +96,17 @@ def looks(arms: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Look]:
 
     A method looks alike in all figures; variants differ from it and from each other.
     """
-    found, free, known = {}, 0, list(METHODS)
+    found, known = {}, list(METHODS)
     # Methods in one order in all figures; variants behind them, as they come.
     own = [arm for arm in dict.fromkeys(arms) if arm[0] == arm[1] and arm[0] in METHODS]
     others = [arm for arm in dict.fromkeys(arms) if arm not in own]
+    markers = {METHODS[name].marker for _, name in own}
+    free = itertools.cycle([look for look in _OTHERS if look.marker not in markers] or _OTHERS)
     for method, name in [*sorted(own, key=lambda arm: known.index(arm[0])), *others]:
         if name == method and method in METHODS:
             found[method, name] = METHODS[method]
             continue
-        look = _OTHERS[free % len(_OTHERS)]
-        found[method, name] = look._replace(label=label_of(name))
-        free += 1
+        found[method, name] = next(free)._replace(label=label_of(name))
     return found
 
 
