@@ -84,10 +84,10 @@ def test_an_update_with_them_equals_one_that_encodes(tiny):
     (metrics, grads), (ours, own) = results
     assert metrics.keys() == ours.keys()
     for name, value in metrics.items():
-        assert float(ours[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
+        assert float(ours[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-9), name
     assert grads.keys() == own.keys()
     for name, value in grads.items():
-        assert float((own[name] - value).norm()) <= 1e-6 * float(value.norm()) + 1e-12, name
+        assert float((own[name] - value).norm()) <= 1e-5 * float(value.norm()) + 1e-12, name
 
 
 def test_under_bfloat16_the_teacher_is_float32s(tiny):
