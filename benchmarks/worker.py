@@ -121,14 +121,14 @@ def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]
     torch.manual_seed(0)
     checkout, method = Path(spec["checkout"]), spec.get("method", "diswm")
     facts = {"commit": commit(checkout), "stubs": list(REPOSITORIES[method].stubs)}
-    if method in PLACES or spec.get("stacked") or method == "tdmpc2":
-        given = (checkout, spec["keys"], spec["actions"], spec["device"])
-        if method in PLACES:
-            return sequences.Reference(method, *given, spec["precision"]).update, facts
-        if method == "tdmpc2":
-            acts = spec["kind"] == "act"
-            planning = planner.Reference(*given, replay=not acts)
-            return planning.act if acts else planning.update, facts
+    given = (checkout, spec.get("keys"), spec["actions"], spec["device"])
+    if method in PLACES:
+        return sequences.Reference(method, *given, spec["precision"]).update, facts
+    if method == "tdmpc2":
+        acts = spec["kind"] == "act"
+        planning = planner.Reference(*given, replay=not acts)
+        return planning.act if acts else planning.update, facts
+    if spec.get("stacked"):
         return authors.Reference(method, *given).update, facts
     theirs = Reference(
         checkout,
