@@ -15,6 +15,7 @@ KINDS = {
     "curves": "figures.curves:draw",
     "bars": "figures.bars:draw",
     "aggregates": "figures.aggregates:draw",
+    "differences": "figures.differences:draw",
     "traversals": "figures.traversals:draw",
     "tsne": "figures.tsne:draw",
     "logged": "figures.logged:draw",

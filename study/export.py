@@ -90,5 +90,13 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
         }
     else:
         records = records_of(plan, logdir)
-    for path in kinds.draw(plan.figure, records, output / plan.study, **settings):
+    against = settings.pop("against", None) if plan.figure == "curves" else None
+    paths = kinds.draw(plan.figure, records, output / plan.study, **settings)
+    if against:
+        try:
+            beside = output / f"{plan.study}_differences"
+            paths += kinds.draw("differences", records, beside, against=against)
+        except UserError as error:
+            print_safe(f"note: without differences: {error}")
+    for path in paths:
         print(path)

@@ -156,7 +156,8 @@ def test_a_damaged_configuration_is_refused_in_one_line(tmp_path, content, said)
 def test_a_kind_of_figure_is_asked_for_by_name(tmp_path):
     line = refusal(kinds.draw, "curve", [], tmp_path / "x")
     assert line.startswith(
-        "a figure's kind takes curves, bars, aggregates, traversals, tsne, logged, table"
+        "a figure's kind takes curves, bars, aggregates, differences, traversals, tsne, "
+        "logged, table"
     )
     assert line.endswith("not 'curve' (did you mean 'curves'?)")
     for kind, setting in (("curves", "banden"), ("bars", "panel"), ("table", "values")):

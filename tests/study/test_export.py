@@ -35,7 +35,6 @@ def test_runs_without_an_evaluation_are_left_out_and_told_of(plan, tmp_path, cap
 
 
 def test_the_csv_has_a_row_for_each_run_and_evaluation(plan, tmp_path):
-    pytest.importorskip("figures.records", reason="figures/ has no records yet")
     path = tmp_path / "mine.csv"
     export(plan, tmp_path, path)
     head, *rows = path.read_text().splitlines()
@@ -49,12 +48,24 @@ def test_the_csv_has_a_row_for_each_run_and_evaluation(plan, tmp_path):
 
 
 def test_a_figure_is_drawn_into_a_folder_under_the_studys_name(plan, tmp_path, capsys):
-    pytest.importorskip("figures.kinds", reason="figures/ has no kinds yet")
     draw(plan, tmp_path, tmp_path / "drawn")
     names = {path.name for path in (tmp_path / "drawn").iterdir()}
     assert names == {"mine.png", "mine.pdf"}
     with pytest.raises(UserError, match="setting"):
         draw(plan._replace(draw={"colour": 1}), tmp_path, tmp_path / "drawn")
+
+
+def test_curves_have_the_differences_from_an_arm_beside_them(plan, tmp_path, capsys):
+    compared = plan._replace(draw={"against": "our ted"})
+    draw(compared, tmp_path, tmp_path / "drawn")
+    names = {path.name for path in (tmp_path / "drawn").iterdir()}
+    endings = ("png", "pdf", "txt", "csv", "tex")
+    assert names == {"mine.png", "mine.pdf", *(f"mine_differences.{kind}" for kind in endings)}
+    assert "our diswm" in (tmp_path / "drawn" / "mine_differences.txt").read_text()
+    capsys.readouterr()
+    draw(plan._replace(draw={"against": "our sac"}), tmp_path, tmp_path / "alone")
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"mine.png", "mine.pdf"}
+    assert capsys.readouterr().err.splitlines()[-1].startswith("note: without differences: against")
 
 
 def test_latents_are_measured_before_what_has_them_is_drawn(plan, tmp_path, monkeypatch):
