@@ -104,7 +104,7 @@ def _base(runs: Runs, group: Group, against: str) -> Group | None:
     """The group that another one is compared with: of the same source, or the only one."""
     bases = [base for base in runs if base.arm == against]
     same = [base for base in bases if base.source == group.source]
-    return (same or (bases if len(bases) == 1 else [None]))[0]
+    return next(iter(same or bases), None) if same or len(bases) == 1 else None
 
 
 def _of_seed(

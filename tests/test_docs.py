@@ -101,7 +101,7 @@ def test_flags_that_are_named_exist(page):
     known |= {"pixel_gain", "stillness_scale", "light_delta"}  # those of the examples
     known |= {"output", "axis", "published", "samples_per_plugin"}  # of figures, of TensorBoard
     if page == "docs/figures.md":
-        known |= {"at", "band", "bands", "by", "csv", "name", "offline", "panel"}
+        known |= {"against", "at", "band", "bands", "by", "csv", "name", "offline", "panel"}
         known |= {"range", "scale", "seeds", "until"}
     known |= {"only", "scale", "backend", "address"}  # of python -m study, as are those below
     known |= {"seeds", "jobs", "per_gpu", "slurm", "dry", "watch", "csv", "frames", "variation"}
