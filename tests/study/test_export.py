@@ -60,7 +60,7 @@ def test_a_figure_is_drawn_into_a_folder_under_the_studys_name(plan, tmp_path, c
 def test_latents_are_measured_before_what_has_them_is_drawn(plan, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "study.metrics.measure_finished", lambda jobs, *rest: asked.append(([*jobs], *rest))
+        "study.disentanglement.measure_finished", lambda jobs, *rest: asked.append(([*jobs], *rest))
     )
     monkeypatch.setattr("figures.kinds.draw", lambda *_, **settings: asked.append(settings) or [])
     settings = {"values": {"eval_return": "return"}, "frames": 90}
