@@ -14,7 +14,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -225,7 +224,7 @@ def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def make_app(session: Session) -> Starlette:
+def make_app(session: Session) -> Guard:
     """The application that serves a session, and closes it in the end."""
     server = Server(session)
 
@@ -240,7 +239,5 @@ def make_app(session: Session) -> Starlette:
     asked = (server.upload, server.begin, server.play, server.pictures, server.strip)
     routes += [Route(f"/api/{f.__name__}", f, methods=["POST"]) for f in (*asked, server.imagine)]
     errors: dict[Any, Any] = {UserError: _refuse, HTTPException: _fail}
-    middleware = [Middleware(Guard)]
-    return Starlette(
-        routes=routes, exception_handlers=errors, middleware=middleware, lifespan=lifespan
-    )
+    # Around it, as its own middleware does not see its answer to what has failed.
+    return Guard(Starlette(routes=routes, exception_handlers=errors, lifespan=lifespan))
