@@ -31,6 +31,9 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 WORDS = 256 << 10  # bytes of a request that is no upload
+UPLOADS = 4  # at once: each is in memory until it has been looked at
+# Where what is still on its way is not read, the connection cannot be used again.
+UNREAD = {"connection": "close"}
 FAR = 1e6  # no number that is asked for is larger
 
 
@@ -48,6 +51,7 @@ class Server:
         self._session = session
         self._computing = ThreadPoolExecutor(1, "explorer-compute")
         self._playing = ThreadPoolExecutor(1, "explorer-play")
+        self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def subject(self, request: Request) -> Response:
         """What there is."""
@@ -60,8 +64,12 @@ class Server:
 
     async def upload(self, request: Request) -> Response:
         """A sequence of a file, which is the request's body."""
-        content = await body(request, LARGEST)
-        return JSONResponse(await self._compute(self._session.upload, content))
+        if self._uploads.locked():
+            text = f"{UPLOADS} uploads are at work already: try again when one has ended"
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, text, UNREAD)
+        async with self._uploads:
+            content = await body(request, LARGEST)
+            return JSONResponse(await self._compute(self._session.upload, content))
 
     async def begin(self, request: Request) -> Response:
         """A new episode of the live environment."""
@@ -195,8 +203,7 @@ async def body(request: Request, largest: int) -> bytes:
             parts.append(part)
     if size > largest:
         text = f"that is larger than {largest / (1 << 20):g} MiB: give less"
-        # What is still on its way is not read, so the connection cannot be used again.
-        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, {"connection": "close"})
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, UNREAD)
     return b"".join(parts)
 
 
