@@ -55,7 +55,7 @@ def measure(
                 try:
                     if name not in players:
                         players[name] = Worker(specs[name])
-                        empty = {f"{mode} {n}": [] for mode, n in cases}
+                        empty: dict[str, list[float]] = {f"{mode} {n}": [] for mode, n in cases}
                         results[name] = {**players[name].built["facts"], "seconds": empty}
                     for mode, n in cases:
                         seconds = players[name].act(n, mode, steps)

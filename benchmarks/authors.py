@@ -75,6 +75,12 @@ class Reference:
         return {"critic_loss": float(self._log["loss"])}
 
 
+def make(spec: Mapping[str, Any]) -> Callable[[Any], dict[str, float]]:
+    """The update of what a worker is to hold."""
+    given = (spec["keys"], spec["actions"], spec["device"])
+    return Reference(spec["method"], Path(spec["checkout"]), *given).update
+
+
 class _Logger(Nothing):
     """Where their agents log to: it keeps the critic's loss and drops the rest."""
 
@@ -216,7 +222,7 @@ def _svea(
 ) -> Callable[[int], None]:
     if device.type == "cpu":
         for kind in (Tensor, nn.Module):
-            kind.cuda = lambda self, *_, **__: self  # type: ignore[attr-defined, method-assign]
+            kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     side, g = given["size"][0], given
     names = {**_THEIR_NAMES, "num_layers": "num_shared_layers", "alpha_beta": "alpha_beta"}
     names |= {"encoder_feature_dim": "projection_dim"}

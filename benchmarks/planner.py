@@ -12,7 +12,7 @@ An update draws from their own replay buffer, full of noise, as ours does.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,3 +138,11 @@ class Reference:
             for seen, first in zip(frames, is_first, strict=True)
         ]
         return torch.stack(plans).numpy(), frames
+
+
+def make(spec: Mapping[str, Any]) -> Callable[..., Any]:
+    """The update of what a worker is to hold, or its plans."""
+    acts = spec["kind"] == "act"
+    given = (spec["keys"], spec["actions"], spec["device"])
+    theirs = Reference(Path(spec["checkout"]), *given, replay=not acts)
+    return theirs.act if acts else theirs.update

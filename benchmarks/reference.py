@@ -26,7 +26,7 @@ import importlib
 import logging
 import tempfile
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +117,21 @@ class Reference:
         self.agent._metrics.clear()
         self.agent._train(data)
         return {name: float(np.mean(v)) for name, v in self.agent._metrics.items()}
+
+    @torch.no_grad()  # as their loop has it
+    def act(
+        self, image: np.ndarray, is_first: np.ndarray, state: Any, mode: str
+    ) -> tuple[np.ndarray, Any]:
+        """Actions [N, A] for images uint8 [N, H, W, C], and the state that goes on."""
+        obs = {"image": image, "reward": np.zeros(len(image), np.float32)}
+        output, state = self.agent._policy(obs, state, mode == "train")
+        return output["action"].cpu().numpy(), state
+
+
+def make(spec: Mapping[str, Any]) -> Callable[..., Any]:
+    """The update of what a worker is to hold, or its policy."""
+    kind = "pretrain" if spec["kind"] == "pretrain" else "update"
+    keys = {**spec.get("keys", {"beta_vae": True, "distillation": True}), **spec["sizes"]}
+    given = (spec["actions"], spec["device"], spec["precision"])
+    theirs = Reference(Path(spec["checkout"]), kind, *given, keys)
+    return theirs.act if spec["kind"] == "act" else theirs.update

@@ -19,6 +19,8 @@ class Repository:
         packages: modules that it needs and we do not, each with what pip is to install.
         sides: of the images that its networks take.
         mixed: whether it has a mixed precision.
+        adapter: the module here whose ``make`` runs it: given what a worker is to hold, it
+            returns the update or the policy.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Repository:
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sides: tuple[int, ...] = (64, 84)
     mixed: bool = False
+    adapter: str = "benchmarks.authors"
 
     def missing(self, checkout: Path) -> str | None:
         """What a folder lacks of a checkout, or None."""
@@ -45,6 +48,7 @@ DISWM = Repository(
     ),
     sides=(64,),
     mixed=True,
+    adapter="benchmarks.reference",
 )
 RAD = Repository(
     "MishaLaskin/rad",
@@ -83,6 +87,7 @@ REPOSITORIES = {
         stubs=("kornia", "imageio", "envs", "torch.utils.tensorboard"),
         sides=(64,),
         mixed=True,
+        adapter="benchmarks.sequences",
     ),
     "contextwm": Repository(
         "thuml/ContextWM",
@@ -90,6 +95,7 @@ REPOSITORIES = {
         stubs=("kornia", "torchvision", "torchtyping", "typeguard", "wandb"),
         sides=(64,),
         mixed=True,
+        adapter="benchmarks.sequences",
     ),
     "dreamerv3": Repository(
         "NM512/r2dreamer",
@@ -98,6 +104,7 @@ REPOSITORIES = {
         packages={"tensordict": "tensordict", "hydra": "hydra-core"},
         sides=(64,),
         mixed=True,
+        adapter="benchmarks.sequences",
     ),
     "tdmpc2": Repository(
         "nicklashansen/tdmpc2",
@@ -106,6 +113,7 @@ REPOSITORIES = {
         # Later ones leave tensors on the meta device that its `to` cannot move.
         packages={"tensordict": "tensordict==0.8.3", "torchrl": "torchrl==0.8.1"},
         sides=(64,),
+        adapter="benchmarks.planner",
     ),
 }
 # What their agents that see stacked frames are told of our configuration, by our names.

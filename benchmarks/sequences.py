@@ -79,6 +79,12 @@ class Reference:
         return {"model_loss": float(self._update(batch))}
 
 
+def make(spec: Mapping[str, Any]) -> Update:
+    """The update of what a worker is to hold."""
+    given = (spec["keys"], spec["actions"], spec["device"], spec["precision"])
+    return Reference(spec["method"], Path(spec["checkout"]), *given).update
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Their blocks of settings."""
     return YAML(typ="safe", pure=True).load(path.read_text())

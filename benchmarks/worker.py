@@ -14,6 +14,7 @@ agent that draws transitions from a replay of noise, ``more`` are further words 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -29,12 +30,12 @@ import numpy as np
 import torch
 
 from benchmarks.noise import make_batch, make_episodes
-from benchmarks.repositories import PLACES, REPOSITORIES
+from benchmarks.repositories import REPOSITORIES
 
 Update = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 # (image uint8 [N, 64, 64, 3], is_first bool [N], state, mode) → (action [N, A], state)
 Policy = Callable[[np.ndarray, np.ndarray, Any, str], tuple[np.ndarray, Any]]
-
+Held = Callable[..., Any]  # a policy where the kind is ``act``, else an update
 
 LOSSES = ("model_loss", "critic_loss")  # what an update tells of: the first that is there
 
@@ -50,11 +51,11 @@ def memory(device: str) -> dict[str, int]:
     return sizes
 
 
-def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
+def ours(spec: Mapping[str, Any]) -> tuple[Held, dict[str, Any]]:
     """Our update or policy at a setting, and the configuration keys that say which."""
     import config  # not above: a process with the reference has modules of theirs by these names
     from accel.runtime import Runtime
-    from agents.base import Agent, Spaces
+    from agents.base import Agent, Learner, Spaces
     from agents.model_configs import predictor_config
     from agents.pretrained import save_predictor
     from agents.registry import METHODS, agent_class
@@ -70,7 +71,9 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
         runtime = Runtime.resolve(parsed, updates_of(parsed))
         runtime.prepare()
         torch.manual_seed(parsed.seed)
+        learner: Learner
         if spec["kind"] == "pretrain":
+            assert kind.pretrainer is not None  # `compare` refuses others
             learner = kind.pretrainer(parsed, runtime)
         else:
             source = None  # what begins as a predictor computes the same from any weights
@@ -82,6 +85,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
     facts = {"config": {k: parsed[k] for k in keys}, "dtype": str(runtime.dtype)}
 
     def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
+        assert isinstance(learner, Agent)
         return learner.act({"image": image, "is_first": is_first}, state, mode)
 
     columns = learner.columns() if isinstance(learner, Agent) else None
@@ -110,42 +114,16 @@ def _replay(image: tuple[int, ...], actions: int) -> Any:
     return replay
 
 
-def reference(spec: Mapping[str, Any]) -> tuple[Update | Policy, dict[str, Any]]:
+def reference(spec: Mapping[str, Any]) -> tuple[Held, dict[str, Any]]:
     """The authors' update or policy, and the commit of their checkout."""
-    from benchmarks import authors, planner, sequences
     from benchmarks.machine import commit
-    from benchmarks.reference import Reference
 
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
-    checkout, method = Path(spec["checkout"]), spec.get("method", "diswm")
-    facts = {"commit": commit(checkout), "stubs": list(REPOSITORIES[method].stubs)}
-    given = (checkout, spec.get("keys"), spec["actions"], spec["device"])
-    if method in PLACES:
-        return sequences.Reference(method, *given, spec["precision"]).update, facts
-    if method == "tdmpc2":
-        acts = spec["kind"] == "act"
-        planning = planner.Reference(*given, replay=not acts)
-        return planning.act if acts else planning.update, facts
-    if spec.get("stacked"):
-        return authors.Reference(method, *given).update, facts
-    theirs = Reference(
-        checkout,
-        "pretrain" if spec["kind"] == "pretrain" else "update",
-        spec["actions"],
-        spec["device"],
-        spec["precision"],
-        {**spec.get("keys", {"beta_vae": True, "distillation": True}), **spec["sizes"]},
-    )
-
-    @torch.no_grad()  # as their loop has it
-    def policy(image: np.ndarray, is_first: np.ndarray, state: Any, mode: str) -> Any:
-        obs = {"image": image, "reward": np.zeros(len(image), np.float32)}
-        output, state = theirs.agent._policy(obs, state, mode == "train")
-        return output["action"].cpu().numpy(), state
-
-    return policy if spec["kind"] == "act" else theirs.update, facts
+    repository = REPOSITORIES[spec.get("method", "diswm")]
+    facts = {"commit": commit(Path(spec["checkout"])), "stubs": list(repository.stubs)}
+    return importlib.import_module(repository.adapter).make(spec), facts
 
 
 def count_flops(spec: Mapping[str, Any]) -> dict[str, list[int]]:

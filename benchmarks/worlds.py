@@ -106,7 +106,7 @@ def resident(pair: Pair, variation: str, steps: int) -> float:
     """MB that a process has in memory after some steps."""
     env = make_env(pair.task, variation=variation, **settings_of(pair))
     env.reset(seed=SEED)
-    action = np.zeros(env.action_space.shape, np.float32)
+    action = np.zeros(env.action_space.shape or (), np.float32)
     for _ in range(steps):
         env.step(action)
     status = Path("/proc/self/status").read_text().splitlines()

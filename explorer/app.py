@@ -14,7 +14,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,6 +31,9 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 WORDS = 256 << 10  # bytes of a request that is no upload
+UPLOADS = 4  # at once: each is in memory until it has been looked at
+# Where what is still on its way is not read, the connection cannot be used again.
+UNREAD = {"connection": "close"}
 FAR = 1e6  # no number that is asked for is larger
 
 
@@ -49,6 +51,7 @@ class Server:
         self._session = session
         self._computing = ThreadPoolExecutor(1, "explorer-compute")
         self._playing = ThreadPoolExecutor(1, "explorer-play")
+        self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def subject(self, request: Request) -> Response:
         """What there is."""
@@ -61,8 +64,12 @@ class Server:
 
     async def upload(self, request: Request) -> Response:
         """A sequence of a file, which is the request's body."""
-        content = await body(request, LARGEST)
-        return JSONResponse(await self._compute(self._session.upload, content))
+        if self._uploads.locked():
+            text = f"{UPLOADS} uploads are at work already: try again when one has ended"
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, text, UNREAD)
+        async with self._uploads:
+            content = await body(request, LARGEST)
+            return JSONResponse(await self._compute(self._session.upload, content))
 
     async def begin(self, request: Request) -> Response:
         """A new episode of the live environment."""
@@ -196,8 +203,7 @@ async def body(request: Request, largest: int) -> bytes:
             parts.append(part)
     if size > largest:
         text = f"that is larger than {largest / (1 << 20):g} MiB: give less"
-        # What is still on its way is not read, so the connection cannot be used again.
-        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, {"connection": "close"})
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, UNREAD)
     return b"".join(parts)
 
 
@@ -225,7 +231,7 @@ def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def make_app(session: Session) -> Starlette:
+def make_app(session: Session) -> Guard:
     """The application that serves a session, and closes it in the end."""
     server = Server(session)
 
@@ -240,7 +246,5 @@ def make_app(session: Session) -> Starlette:
     asked = (server.upload, server.begin, server.play, server.pictures, server.strip)
     routes += [Route(f"/api/{f.__name__}", f, methods=["POST"]) for f in (*asked, server.imagine)]
     errors: dict[Any, Any] = {UserError: _refuse, HTTPException: _fail}
-    middleware = [Middleware(Guard)]
-    return Starlette(
-        routes=routes, exception_handlers=errors, middleware=middleware, lifespan=lifespan
-    )
+    # Around it, as its own middleware does not see its answer to what has failed.
+    return Guard(Starlette(routes=routes, exception_handlers=errors, lifespan=lifespan))

@@ -101,7 +101,7 @@ def figure_of(
         [r for r in records if (r.task, own_name(r.method, r.arm)) in shown], value, "ci"
     )
     if any(random_of(of_task, value) for of_task in tasks.values()):
-        caption += " · dashed: a random policy"
+        caption += (" · " if columns > 1 else "\n") + "dashed: a random policy"
     figure.supxlabel(caption, fontsize=6.5)
     if title:
         figure.suptitle(title)

@@ -217,9 +217,12 @@ def describe(records: Iterable[Record], value: str, band: str) -> str:
     counts = sorted(
         {len(seeds) for of in by_task(records).values() for seeds in runs_of(of, value).values()}
     )
+    single, several = counts[0] == 1, counts[-1] > 1
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seeds = "seed" if counts[-1] == 1 else "seeds"
-    one = counts[-1] == 1
-    kind = "bootstrap " if band == "ci" and not one else ""
-    over = "an evaluation's episodes" if one else "seeds"
-    return f"scale: {scales} · n = {n} {seeds} · bands: {kind}{BANDS[band]} over {over}"
+    told = f"scale: {scales} · n = {n} {'seeds' if several else 'seed'}"
+    if not several:
+        return f"{told} · bands: {BANDS[band]} over an evaluation's episodes"
+    kind = "bootstrap " if band == "ci" else ""
+    if not single:
+        return f"{told} · bands: {kind}{BANDS[band]} over seeds"
+    return f"{told}\nbands: {kind}{BANDS[band]} over seeds, of a single one over its episodes"

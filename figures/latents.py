@@ -32,7 +32,8 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
     """Latents, the largest KL first, by factors: how well each alone predicts each, and all do."""
     matrix = np.array(content["r2"], np.float64)
     latents, factors = content["latents"], content["factors"]
-    order = sorted(range(len(latents)), key=lambda i: -(latents[i]["kl"] or latents[i]["std"]))
+    by = "std" if latents[0]["kl"] is None else "kl"  # all have one, or none
+    order = sorted(range(len(latents)), key=lambda i: -latents[i][by])
     rows = [_name(latents[i]) for i in order]
     together = np.array(content["r2_all"]["forest"], np.float64)
     height = 0.16 * (len(rows) + 2) + 1.5

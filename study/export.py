@@ -79,7 +79,7 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
     if plan.figure in OF_RUNS or settings.get("value") == "cost":
         found = drawn(plan, logdir)
         if plan.figure == "logged" and (frames := settings.get("frames")):
-            from study.metrics import measure_finished
+            from study.disentanglement import measure_finished
 
             measure_finished([job for _, job in found], logdir, frames)
         runs = {(arm, job.name): logdir / job.name for arm, job in found}

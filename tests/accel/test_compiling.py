@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 from accel import compiling
 from accel.compiling import Compiled, is_compilers, missing_compiler, updating
 from agents import diswm, predictor
+from tests.agents.test_conformance import build, rows
 from tests.helpers.models import make_agent, make_batch, make_obs, make_pretrainer
 
 MISSING = missing_compiler(torch.device("cpu"))
@@ -77,6 +78,21 @@ def test_a_pretrainer_is_traced_whole_and_once(traced):
     assert traced["stats"]["unique_graphs"] > 3
     assert not traced["graph_break"]
     assert_near(eager, compiled)
+
+
+@pytest.mark.parametrize(
+    "method", ["curl", "drqv2", "hrssm", "rad", "sac", "svea", "tdmpc2", "ted"]
+)
+def test_updates_of_a_method_are_traced_whole_and_are_those_of_eager_ones(traced, tiny, method):
+    told = []
+    for compiles in (False, True):
+        agent = build(tiny, method, "continuous", compile=compiles)
+        torch.manual_seed(1)
+        metrics = [agent.learn(rows(agent, turn), turn).metrics for turn in range(2)]
+        told.append(metrics[-1] | agent.save_state()["weights"])
+    assert traced["stats"]["unique_graphs"] >= 3
+    assert not traced["graph_break"]
+    assert_near(*told)
 
 
 def test_an_error_inside_leaves_compiling():

@@ -5,6 +5,7 @@ What a method needs beside its block in configs.yaml to be tiny goes into ``FLAG
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -52,14 +53,15 @@ def words(tiny: Tiny, runs: Path, method: str, **more: Any) -> list[str]:
     return tiny.episodes(runs, **flags, **FLAGS.get(method, {}), **more)
 
 
-def build(tiny: Tiny, method: str, kind: str, seed: int = 0) -> Agent:
-    """An agent as the loop builds it."""
+def build(tiny: Tiny, method: str, kind: str, seed: int = 0, **runtime: Any) -> Agent:
+    """An agent as the loop builds it; ``runtime`` changes its `Runtime`."""
     given = words(tiny, Path("runs"), method, seed=seed)
     parsed = config.parse(given, methods=METHODS)
     kept = agent_class(method)
     kept.check(parsed)
     torch.manual_seed(seed)
-    return kept(parsed, Runtime.resolve(parsed), SPACES[kind], kept.find_source(parsed))
+    given_runtime = dataclasses.replace(Runtime.resolve(parsed), **runtime)
+    return kept(parsed, given_runtime, SPACES[kind], kept.find_source(parsed))
 
 
 def rows(agent: Agent, seed: int = 0, **more: Any) -> Batch:

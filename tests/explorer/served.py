@@ -68,14 +68,17 @@ class Client:
     """Asks an application as a browser on this machine would."""
 
     def __init__(self, session: Session):
-        self.session, self.app = session, make_app(session)
+        self.session, self.transport = session, httpx.ASGITransport(make_app(session))
+
+    def connect(self) -> httpx.AsyncClient:
+        """For requests of one's own, several at once."""
+        return httpx.AsyncClient(transport=self.transport, base_url=f"http://{HOST}")
 
     def ask(self, method: str, url: str, **given: Any) -> httpx.Response:
         """One request."""
 
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
+            async with self.connect() as client:
                 return await client.request(method, url, **given)
 
         return asyncio.run(send())

@@ -56,6 +56,14 @@ def test_every_answer_says_what_a_page_may_do(url, finetuned):
     assert "access-control-allow-origin" not in response.headers
 
 
+def test_an_answer_to_what_has_failed_says_so_too(finetuned, monkeypatch):
+    monkeypatch.setattr(finetuned.session, "describe", lambda: 1 / 0)
+    monkeypatch.setattr(finetuned.transport, "raise_app_exceptions", False)
+    response = finetuned.ask("GET", "/api/subject")
+    assert response.status_code == 500
+    assert HEADERS.items() <= dict(response.headers).items()
+
+
 def test_the_page_and_what_it_is_made_of_come_from_here(finetuned):
     asked, seen = ["/"], set()
     while asked:

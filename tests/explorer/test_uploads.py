@@ -1,5 +1,7 @@
 """Uploads: images and episodes of any size, and whatever else somebody may send."""
 
+import asyncio
+import functools
 import io
 import struct
 import zipfile
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from explorer.app import UPLOADS
 from explorer.clips import KEPT, MOST, ROWS, Clip, Clips
 from explorer.uploads import LARGEST, PIXELS
 from tests.explorer.served import archive, make_episode
@@ -133,6 +136,37 @@ def test_large_uploads_are_refused_before_they_are_read(finetuned):
     assert "larger than 16 MiB" in finetuned.refused("upload", 413, content=counted)
     assert counted.sent <= LARGEST + (1 << 20)
     assert PIXELS * 3 < 1 << 26  # bytes of the largest image
+
+
+def test_so_many_uploads_are_taken_at_once(finetuned):
+    content = encoded(PICTURE)
+
+    async def send():
+        begun, goes_on = asyncio.Semaphore(0), asyncio.Event()
+
+        async def slow():
+            begun.release()
+            yield content[:100]
+            await goes_on.wait()
+            yield content[100:]
+
+        async with finetuned.connect() as client:
+            post = functools.partial(client.post, "/api/upload")
+            taken = [asyncio.create_task(post(content=slow())) for _ in range(UPLOADS)]
+            for _ in taken:
+                await begun.acquire()
+            refused = await post(content=content)
+            goes_on.set()
+            return refused, [*await asyncio.gather(*taken), await post(content=content)]
+
+    refused, answered = asyncio.run(send())
+    assert refused.status_code == 503
+    assert refused.headers["connection"] == "close"
+    line = "4 uploads are at work already: try again when one has ended"
+    assert refused.json() == {"error": line}
+    assert [response.status_code for response in answered] == [200] * (UPLOADS + 1)
+    for _ in range(UPLOADS + 1):  # what cannot be used makes room, too
+        assert "damaged" in finetuned.refused("upload", content=b"")
 
 
 def test_no_more_is_kept_than_may_be(finetuned):

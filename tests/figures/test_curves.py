@@ -10,6 +10,7 @@ from scipy import stats
 
 from figures import curves, learning_curve, reference
 from figures.curves import Settings, figure_of
+from figures.groups import describe
 from figures.records import RANDOM, from_run, read_csv, write_csv
 from tests.figures.recorded import ROWS, TASK, evaluation, make_records, make_run
 from tests.helpers.runs import refusal
@@ -81,6 +82,23 @@ def test_a_single_seed_has_the_interval_of_its_episodes(run):
     assert band.ymax == pytest.approx(80 + half)
     band = panel_of(records, band="std").collections[0].get_paths()[0].get_extents()
     assert band.ymax == pytest.approx(88.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "band", "told"),
+    [
+        ((1,), "ci", "n = 1 seed · bands: 95% interval over an evaluation's episodes"),
+        ((2, 2), "std", "n = 2 seeds · bands: standard deviation over seeds"),
+        ((2, 1), "ci", "n = 1 to 2 seeds\n"
+         "bands: bootstrap 95% interval over seeds, of a single one over its episodes"),
+        ((2, 1), "std", "n = 1 to 2 seeds\n"
+         "bands: standard deviation over seeds, of a single one over its episodes"),
+    ],
+)  # fmt: skip
+def test_the_legend_says_over_what_bands_are(seeds, band, told):
+    arms = zip(("diswm", "ted"), seeds, strict=False)
+    records = [r for arm, n in arms for r in make_records([[1, 2]] * n, arm=arm)]
+    assert describe(records, "return", band) == f"scale: cpu · {told}"
 
 
 def test_each_task_has_a_panel_and_each_label_one_entry():

@@ -71,7 +71,7 @@ def test_curves_have_the_differences_from_an_arm_beside_them(plan, tmp_path, cap
 def test_latents_are_measured_before_what_has_them_is_drawn(plan, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "study.metrics.measure_finished", lambda jobs, *rest: asked.append(([*jobs], *rest))
+        "study.disentanglement.measure_finished", lambda jobs, *rest: asked.append(([*jobs], *rest))
     )
     monkeypatch.setattr("figures.kinds.draw", lambda *_, **settings: asked.append(settings) or [])
     settings = {"values": {"eval_return": "return"}, "frames": 90}

@@ -1,10 +1,11 @@
-"""python -m study metrics: the files it leaves, the table, and what it refuses."""
+"""python -m study metrics: the files it leaves, its tables, and what it refuses."""
 
 import csv
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -15,7 +16,7 @@ from fileio import checkpoints
 from measure.encoders import CONTROLS
 from measure.metrics import SCORES
 from measure.results import FOLDER, read
-from study import metrics
+from study import disentanglement
 from study.__main__ import main
 from tests.helpers.models import make_agent, make_config, make_predictor
 from tests.helpers.runs import refusal
@@ -98,6 +99,42 @@ def test_the_json_is_as_its_description_says(measured):
     assert {*met["factors"]} <= {*names}
 
 
+def test_each_setting_of_environments_has_a_table_with_its_own_controls(
+    tmp_path, monkeypatch, capsys
+):
+    """Their frames are drawn once, also where runs of another setting are named between them."""
+    runs = {"a": True, "b": False, "c": True}
+    for name, dynamic in runs.items():
+        save_predictor(tmp_path / name, make_predictor(2))
+        config = make_config(beta_vae_pretrain=True, dynamic=dynamic)
+        config.save(tmp_path / name / "config.yaml")
+    drawn = []
+
+    def draw(frames, sees):
+        drawn.append(sees["dynamic"])
+        return len(drawn), None
+
+    def measure_one(frames, encoder, images, played, controls):
+        scores = {"mig": 0.1 * int(encoder.sees["dynamic"])}
+        return SimpleNamespace(scores=scores), controls or {"pca": {"mig": float(images)}}
+
+    monkeypatch.setattr(disentanglement, "draw", draw)
+    monkeypatch.setattr(disentanglement, "measure_one", measure_one)
+    runs = [str(tmp_path / name) for name in runs]
+    assert main(["metrics", *runs, *WORDS, "--output", str(tmp_path / "o")]) == 0
+    assert drawn == [True, False]
+    above = str(Path(*tmp_path.parts[-2:]))
+    rows = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    ends = [f"mean{end}, dynamic True" for end in ("", ", low", ", high")]
+    first = [[f"{above}/a", "0.100"], [f"{above}/c", "0.100"], *([end, "0.100"] for end in ends)]
+    second = [[f"{above}/b", "0.000"], ["pca, dynamic False", "2.000"]]
+    head = ["encoder", "MIG"]
+    assert rows == [head, *first, ["pca, dynamic True", "1.000"], head, *second]
+    with (tmp_path / "o" / "metrics.csv").open() as file:
+        labels = [row["encoder"] for row in csv.DictReader(file)]
+    assert labels == [label for label, _ in rows if label != "encoder"]
+
+
 def test_by_default_files_lie_in_the_runs_own_folder(root, capsys):
     first = root / "t" / "pretrain" / "seed_0"
     assert read(first) is None
@@ -119,7 +156,7 @@ def test_by_default_files_lie_in_the_runs_own_folder(root, capsys):
     ("folder", "name"), [("/a/b/c/d", "b/c/d"), ("/data/seed_0", "data/seed_0"), ("/run", "run")]
 )
 def test_files_of_a_run_near_the_root_lie_in_the_output_too(folder, name):
-    assert Path("output") / metrics._own_name(Path(folder)) == Path("output") / name
+    assert Path("output") / disentanglement._own_name(Path(folder)) == Path("output") / name
 
 
 def test_finished_runs_of_a_study_are_measured_once(root, monkeypatch, capsys):
@@ -128,24 +165,26 @@ def test_finished_runs_of_a_study_are_measured_once(root, monkeypatch, capsys):
     done, waits = (fakes.job(root, f"t/{stage}/seed_0", **usual) for stage in ("diswm", "pretrain"))
     folder = root / done.name
     (folder / "metrics.jsonl").write_text('{"step": 60, "event": "finished"}\n')
-    monkeypatch.setattr(metrics, "available_cores", lambda: 1)
+    monkeypatch.setattr(disentanglement, "available_cores", lambda: 1)
     drawn = []
-    sample = metrics.sample
+    sample = disentanglement.sample
     monkeypatch.setattr(
-        metrics, "sample", lambda *words, **how: drawn.append(words[1]) or sample(*words, **how)
+        disentanglement,
+        "sample",
+        lambda *words, **how: drawn.append(words[1]) or sample(*words, **how),
     )
     for count in (90, 90, 91):
-        metrics.measure_finished([waits, done, done], root, count)
+        disentanglement.measure_finished([waits, done, done], root, count)
     assert drawn == [90, 91]
     assert read(folder)["frames"] == 91
     assert set(read(folder)["controls"]) == set(CONTROLS)
     assert read(root / waits.name) is None
     assert capsys.readouterr().err.count("measuring 1 runs, once") == 2
-    assert metrics.is_measured(folder, metrics.Frames(TASK, 91))
-    assert not metrics.is_measured(folder, metrics.Frames("dmc_finger_spin", 91))
+    assert disentanglement.is_measured(folder, disentanglement.Frames(TASK, 91))
+    assert not disentanglement.is_measured(folder, disentanglement.Frames("dmc_finger_spin", 91))
     times = folder / FOLDER / "metrics.json"
     os.utime(times, (0, 0))
-    assert not metrics.is_measured(folder, metrics.Frames(TASK, 91))
+    assert not disentanglement.is_measured(folder, disentanglement.Frames(TASK, 91))
     shutil.rmtree(folder / FOLDER)
 
 
