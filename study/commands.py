@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     study, jobs = plan(args)
     logdir = expand_path(args.logdir, "logdir")
     if args.dry:
-        from study.measure import tell_costs
+        from study.costs import tell_costs
 
         pool = LocalPool(args.jobs, args.per_gpu, count_gpus(jobs), Needs(jobs, logdir))
         return tell_costs(jobs, args.logdir, pool.threads, pool.slots)

@@ -1,4 +1,4 @@
-"""What jobs take: memory, as their kind has been seen to take it; hours and disk, measured."""
+"""What jobs take of memory: as much as their kind has been seen to take."""
 
 from __future__ import annotations
 
