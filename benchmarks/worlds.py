@@ -99,7 +99,9 @@ def measure(pair: Pair, steps: int, seed: int, films: Mapping[str, Any]) -> dict
         make_env(pair.task, variation=name, **{**settings_of(pair), **films})
         for name in (pair.plain, pair.variation)
     ]
-    cpu, wall, resets = ([[], []] for _ in range(3))
+    cpu: list[list[float]] = [[], []]
+    wall: list[list[float]] = [[], []]
+    resets: list[list[float]] = [[], []]
     try:
         for env in envs:  # what is read once is not a reset's
             env.reset(seed=seed)
@@ -110,9 +112,9 @@ def measure(pair: Pair, steps: int, seed: int, films: Mapping[str, Any]) -> dict
             for k in (0, 1) if number % 2 else (1, 0):
                 if ended[k]:
                     episodes[k] += 1
-                    before = time.process_time()
+                    began = time.process_time()
                     envs[k].reset(seed=episodes[k])
-                    resets[k].append(1e3 * (time.process_time() - before))
+                    resets[k].append(1e3 * (time.process_time() - began))
                 before = time.process_time(), time.perf_counter()
                 _, _, terminated, truncated, _ = envs[k].step(action)
                 after = time.process_time(), time.perf_counter()
