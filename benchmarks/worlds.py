@@ -1,10 +1,12 @@
 """What a world costs beside its plain task: milliseconds a step, in turns, and memory.
 
-python -m benchmarks.worlds [--only WORDS …] [--steps N] [--memory] [--json OUT]
+python -m benchmarks.worlds [--only WORDS …] [--rounds N] [--steps N] [--memory] [--json OUT]
 
 Both environments are in this process and step one after the other, so that whatever else the
-machine does meets both alike. Times are the process's own, CPU milliseconds of all of its threads,
-and those of the clock. Memory is the resident set of a fresh process that plays one of them.
+machine does meets both alike, and the pairs take turns, round after round. Times are the process's
+own, CPU milliseconds of all of its threads, and those of the clock; a ratio is the median over the
+rounds of the ratio within one. Games without distractors stand beside themselves, which tells how
+exact the others are. Memory is the resident set of a fresh process that plays one of them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from tools import UserError
 
 MOVES = {"background_dataset_path": "procedural", "dynamic": True}
 BEHIND = {**MOVES, "background_by": "segmentation"}
+OWN = {"max_delta": 0, "disjoint_sets": None}  # its own colours
 SEED = 0
+WARMUP = 5  # steps; the first ones compile shaders
 
 
 class Pair(NamedTuple):
@@ -59,6 +63,23 @@ PAIRS = (
     Pair("moving table", "gymnasium_Pusher-v5", "train", MOVES),
     Pair("moving table", "metaworld_drawer-open-v1", "train", MOVES, "grid"),
     Pair("before pictures", "rms_pull_cube", "train", {"dynamic": True, "action_repeat": 1}),
+    *(
+        Pair(name, task, "train", {**settings, "action_repeat": repeat})
+        for task, repeat in (
+            ("atari_pong", 4),
+            ("atari_breakout", 4),
+            ("minigrid_MiniGrid-Empty-6x6-v0", 1),
+        )
+        for name, settings in (
+            ("palette", {}),
+            ("pictures behind", {**MOVES, **OWN}),
+            ("both", MOVES),
+        )
+    ),
+    *(
+        Pair("itself", task, "original", {"action_repeat": 1})
+        for task in ("crafter_reward", "gymnasium_CartPole-v1")
+    ),
 )
 
 
@@ -68,38 +89,53 @@ def settings_of(pair: Pair) -> dict[str, Any]:
     return {**alone, **pair.settings}
 
 
-def measure(pair: Pair, steps: int) -> dict[str, Any]:
-    """Steps a world and its plain task in turns.
+def measure(pair: Pair, steps: int, seed: int, films: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps a world and its plain task in turns; an episode that ends is followed by the next.
 
     Returns:
-        ``cpu_ms`` and ``ms`` of a step, medians, [plain, world].
+        ``cpu_ms`` and ``ms`` of a step, ``reset_cpu_ms`` of a reset, medians, [plain, world].
     """
     envs = [
-        make_env(pair.task, variation=name, **settings_of(pair))
+        make_env(pair.task, variation=name, **{**settings_of(pair), **films})
         for name in (pair.plain, pair.variation)
     ]
+    cpu: list[list[float]] = [[], []]
+    wall: list[list[float]] = [[], []]
+    resets: list[list[float]] = [[], []]
     try:
-        for env in envs:
-            env.reset(seed=SEED)
-        rng = np.random.default_rng(SEED)
-        cpu: list[list[float]] = [[], []]
-        wall: list[list[float]] = [[], []]
-        for number in range(steps + 5):
+        for env in envs:  # what is read once is not a reset's
+            env.reset(seed=seed)
+        episodes, ended = [seed, seed], [True, True]
+        rng = np.random.default_rng(seed)
+        for number in range(steps + WARMUP):
             action = rng.uniform(-1, 1, envs[0].action_space.shape).astype(np.float32)
             for k in (0, 1) if number % 2 else (1, 0):
+                if ended[k]:
+                    episodes[k] += 1
+                    began = time.process_time()
+                    envs[k].reset(seed=episodes[k])
+                    resets[k].append(1e3 * (time.process_time() - began))
                 before = time.process_time(), time.perf_counter()
-                envs[k].step(action)
+                _, _, terminated, truncated, _ = envs[k].step(action)
                 after = time.process_time(), time.perf_counter()
-                if number >= 5:  # the first ones compile shaders
+                ended[k] = terminated or truncated
+                if number >= WARMUP:
                     cpu[k].append(1e3 * (after[0] - before[0]))
                     wall[k].append(1e3 * (after[1] - before[1]))
     finally:
         for env in envs:
             env.close()
-    return {
-        "cpu_ms": [statistics.median(one) for one in cpu],
-        "ms": [statistics.median(one) for one in wall],
+    measured = {"cpu_ms": cpu, "ms": wall, "reset_cpu_ms": resets}
+    return {name: [statistics.median(one) for one in both] for name, both in measured.items()}
+
+
+def together(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A pair's rounds as one: medians, and ``ratios`` of CPU time, one of each round."""
+    row = {
+        name: [statistics.median(one[name][k] for one in rounds) for k in (0, 1)]
+        for name in rounds[0]
     }
+    return {**row, "ratios": [one["cpu_ms"][1] / one["cpu_ms"][0] for one in rounds]}
 
 
 def resident(pair: Pair, variation: str, steps: int) -> float:
@@ -132,29 +168,25 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table."""
     body = []
     for row in rows:
-        (plain, world), clock = row["cpu_ms"], row["ms"]
+        (plain, world), clock, ratios = row["cpu_ms"], row["ms"], row["ratios"]
         more = f"{row['mb'][1] - row['mb'][0]:+.0f}" if "mb" in row else ""
-        times = [f"{plain:.2f}", f"{world:.2f}", f"{world / plain:.2f}×"]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         rates = [f"{1e3 / plain:.0f}", f"{1e3 / world:.0f}"]
-        body.append([row["name"], row["task"], *times, *rates, f"{clock[1] / clock[0]:.2f}×", more])
+        resets = " and ".join(f"{one:.1f}" for one in row["reset_cpu_ms"])
+        body.append([row["name"], row["task"], f"{plain:.2f}", f"{world:.2f}", ratio, *rates])
+        body[-1] += [resets, f"{clock[1] / clock[0]:.2f}", more]
     head = ["world", "task", "plain, CPU ms", "world", "ratio", "plain, steps/s", "world"]
-    return markdown([*head, "by the clock", "MB more"], body)
+    return markdown([*head, "reset, CPU ms", "by the clock", "MB more"], body)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures what the command line asks for; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worlds", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[""], help="pairs with such a word in them")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--memory", action="store_true", help="of processes of their own, too")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--resident", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.resident:
-        number, variation, steps = args.resident
-        print(resident(PAIRS[int(number)], variation, int(steps)))
-        return 0
-    rows = []
+def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the table, of what the command line asks for and can be played here."""
+    films = {
+        name: value
+        for name in ("dmcgb_path", "background_dataset_path")
+        if (value := getattr(args, name)) is not None
+    }
+    chosen = []
     for number, pair in enumerate(PAIRS):
         if not any(word in f"{pair.name} {pair.task}" for word in args.only):
             continue
@@ -163,15 +195,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (UserError, RenderingError) as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        print(pair.name, pair.task, file=sys.stderr, flush=True)
-        row = {"name": pair.name, "task": pair.task, **measure(pair, args.steps)}
+        chosen.append((number, pair))
+    measured: dict[int, list[dict[str, Any]]] = {number: [] for number, _ in chosen}
+    for seed in range(SEED, SEED + args.rounds):
+        for number, pair in chosen:
+            measured[number].append(measure(pair, args.steps, seed, films))
+            found = json.dumps(measured[number][-1])
+            print(pair.name, pair.task, found, file=sys.stderr, flush=True)
+    rows = []
+    for number, pair in chosen:
+        row = {"name": pair.name, "task": pair.task, **together(measured[number])}
         if args.memory:
             row["mb"] = [ask(number, name, 30) for name in (pair.plain, pair.variation)]
         rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures what the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worlds", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[""], help="pairs with such a word in them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="of each round")
+    parser.add_argument("--dmcgb_path", help="the benchmark's folder of colours and movies")
+    parser.add_argument("--background_dataset_path", help="films of the other worlds")
+    parser.add_argument("--memory", action="store_true", help="of processes of their own, too")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--resident", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.resident:
+        number, variation, steps = args.resident
+        print(resident(PAIRS[int(number)], variation, int(steps)))
+        return 0
+    rows = measure_all(args)
     print(show(rows))
     if args.json:
-        write(args.json, {"benchmark": "worlds", "steps": args.steps, "rows": rows})
+        write(
+            args.json,
+            {"benchmark": "worlds", "rounds": args.rounds, "steps": args.steps, "rows": rows},
+        )
     return 0
 
 

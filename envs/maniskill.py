@@ -22,7 +22,7 @@ from envs.backgrounds import Backdrop, background_of, play
 from envs.packages import Identity, PackageTasks
 from envs.settings import MOVING_SETTINGS, EnvSettings
 from envs.suites import COMMON, VARIATIONS, Factories, Suite
-from envs.vulkan import find_driver, settle_driver
+from envs.vulkan import GPU, find_driver, settle_driver
 from envs.wrappers import ActionRepeat
 from tools import UserError
 
@@ -122,6 +122,8 @@ class ManiSkill(gym.Env):
         logger.setLevel("ERROR")
         kind = REGISTERED_ENVS[name].cls
         seen: dict[str, Any] = {"height": size[0], "width": size[1]}
+        if device != GPU:  # SwiftShader draws the package's usual shaders without its lamps
+            seen["shader_pack"] = "default"
         if camera is not None:
             seen[CAMERA] = {"pose": look_at(*camera)}
         # Not by Gymnasium: the package would ask at the terminal whether to download assets.

@@ -98,7 +98,7 @@ def episode(row: Row, variation: str, extra: Mapping[str, Any], seed: int) -> li
 def draw(rows: Sequence[Row], extra: Mapping[str, Any], seed: int = 0) -> plt.Figure:
     """The figure: a row for each world, three frames of training, three of the test."""
     figure, axes = plt.subplots(
-        len(rows), 2, figsize=(7.6, 0.98 * len(rows) + 0.4), squeeze=False, layout="constrained"
+        len(rows), 2, figsize=(7.6, 0.98 * len(rows) + 0.4), squeeze=False, layout="compressed"
     )
     for row, line in zip(rows, axes, strict=True):
         print(f"{row.name}: {row.task}", file=sys.stderr, flush=True)

@@ -140,6 +140,13 @@ def test_each_task_without_assets_is_drawn_and_tells_success(name):
         env.close()
 
 
+def test_lamps_shade_the_robot(env):
+    play(env, 7, "original", MOVES[:1])
+    looked = env.unwrapped.inner.unwrapped
+    shown = looked.render()[~looked.scenery]
+    assert len(np.unique(shown, axis=0)) > 50  # by ambient light alone each material has one colour
+
+
 def test_a_goal_is_seen():
     env = make_env("maniskill_PickCube-v1", action_repeat=1, size=(128, 128))
     try:
