@@ -38,6 +38,9 @@ from tools import UserError
 from training.returns import interval
 
 ENDINGS = (".png", ".pdf")  # of an output that is the picture alone
+COLUMNS = (
+    "task", "arm", "frames", "seed", "end", "end_low", "end_high", "way", "way_low", "way_high",
+)  # fmt: skip
 
 
 class Difference(NamedTuple):
@@ -73,7 +76,8 @@ def differences(
         at: frames to compare at; default the last to which all runs of a task have come.
 
     Raises:
-        UserError: there is no such arm, or no task on which another one has a seed of its.
+        UserError: there is no such arm, no task on which another one has a seed of its, or no
+            evaluation of a run up to there.
     """
     panels = {task: runs_of(of_task, value) for task, of_task in by_task(records).items()}
     known = list(dict.fromkeys(group.arm for runs in panels.values() for group in runs))
@@ -120,7 +124,13 @@ def _of_seed(
         (np.array([r.frames for r in run]), np.array([value_of(r, value) for r in run], np.float64))
         for run in (ours, theirs)
     ]
-    first = min(max(frames[0] for frames, _ in lines), frame)
+    first = max(frames[0] for frames, _ in lines)
+    if first > frame:
+        one = ours[0]
+        raise UserError(
+            f"{one.task}, {one.arm}, seed {one.seed} or its pair has no evaluation up to "
+            f"{frame:,} frames: give --at {first:,.0f} or more, or leave it out"
+        )
     between = np.concatenate([frames for frames, _ in lines])
     grid = np.unique([first, *between[(between > first) & (between < frame)], frame])
     a, b = (np.interp(grid, *line) for line in lines)
@@ -155,7 +165,12 @@ def draw(
         UserError: see :func:`differences`.
     """
     choose("value", value, VALUES)
-    found = differences(records, against, value, at)
+    return _write(records, differences(records, against, value, at), output, against, value)
+
+
+def _write(
+    records: Sequence[Record], found: Sequence[Difference], output: Path, against: str, value: str
+) -> list[Path]:
     paths = save(figure_of(records, found, against, value), output)
     if Path(output).suffix not in ENDINGS:
         paths += write(rows_of(found, value), output, numbers_of(found))
@@ -182,20 +197,7 @@ def _told(each: np.ndarray, value: str) -> str:
 
 def numbers_of(found: Iterable[Difference]) -> Rows:
     """The same for a program: a row for each seed, and one for their mean."""
-    rows = [
-        [
-            "task",
-            "arm",
-            "frames",
-            "seed",
-            "end",
-            "end_low",
-            "end_high",
-            "way",
-            "way_low",
-            "way_high",
-        ]
-    ]
+    rows = [list(COLUMNS)]
     for one in found:
         row = [one.task, one.group.arm, str(one.frame)]
         for seed, end, way in zip(one.seeds, one.end, one.way, strict=True):
@@ -264,11 +266,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a .png or .pdf; another name gets both, and a table",
     )  # fmt: skip
     args = parser.parse_args(argv)
-    chosen = {"against": args.against, "value": args.value, "at": args.at}
     try:
         records, _ = load(args.runs, args.scale)
-        print(*draw(records, args.output, **chosen), sep="\n")
-        rows = rows_of(differences(records, **chosen), args.value)
+        found = differences(records, args.against, args.value, args.at)
+        print(*_write(records, found, args.output, args.against, args.value), sep="\n")
+        rows = rows_of(found, args.value)
         print(f"{args.value} minus that of “{args.against}”:\n{FORMATS['txt'](rows)}", end="")
     except (UserError, UnknownTask) as error:
         return refuse("differences", error)

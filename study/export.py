@@ -95,7 +95,8 @@ def draw(plan: Plan, logdir: Path, output: Path) -> None:
     if against:
         try:
             beside = output / f"{plan.study}_differences"
-            paths += kinds.draw("differences", records, beside, against=against)
+            value = settings.get("value", "return")
+            paths += kinds.draw("differences", records, beside, against=against, value=value)
         except UserError as error:
             print_safe(f"note: without differences: {error}")
     for path in paths:

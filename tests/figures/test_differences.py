@@ -69,6 +69,8 @@ def test_pairs_are_of_one_seed_task_and_source():
 def test_what_cannot_be_compared_is_refused():
     line = refusal(differences.differences, made(), "dreamerv3")
     assert line.startswith("against takes diswm, dreamerv2, not 'dreamerv3'")
+    line = refusal(lambda: differences.differences(made(), "dreamerv2", at=5))
+    assert line.endswith("no evaluation up to 5 frames: give --at 10 or more, or leave it out")
     apart = make_records([[0, 1]]) + make_records([[0, 1]], arm="ted", task="dmc2gym_cheetah_run")
     line = refusal(differences.differences, apart, "ted")
     assert line.startswith("there is nothing to compare TED with: give runs of another arm")
