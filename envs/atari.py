@@ -139,5 +139,6 @@ SUITES = (
         factories,
         switch_palette,
         reads=COMMON - {"camera_id", "shadow_size"} | _READS,
+        opengl=False,
     ),
 )

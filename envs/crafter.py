@@ -108,5 +108,6 @@ SUITES = (
         factories,
         reads=COMMON - {"camera_id", "shadow_size"},
         has_distractors=False,
+        opengl=False,
     ),
 )

@@ -274,6 +274,7 @@ SUITES = (
         endless=frozenset((name,) for name in TASKS),
         limits=f"Of ManiSkill 3 these are taken: {', '.join(TASKS)}",
         has_distractors=False,
+        opengl=False,
     ),
     Suite(
         "rms",
@@ -283,6 +284,7 @@ SUITES = (
         endless=frozenset((name,) for name in REALISTIC),
         limits=f"Realistic ManiSkill has: {', '.join(REALISTIC)}",
         block="realistic_maniskill",
+        opengl=False,
         has_backdrop=True,
     ),
 )

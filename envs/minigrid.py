@@ -106,6 +106,7 @@ SUITES = (
         factories,
         switch_palette,
         reads=COMMON - {"camera_id", "shadow_size"} | READS | {"full_view"},
+        opengl=False,
         parts=functools.partial(minigrid_parts, view=GridView),
     ),
 )

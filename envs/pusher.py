@@ -221,6 +221,7 @@ SUITES = (
         reads=COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"},
         endless=frozenset({(PUSHER,)}),
         limits="Of Gymnasium's MuJoCo environments only the newest, v5, are taken",
+        opengl=None,
         parts=functools.partial(gymnasium_parts, colors=PusherColors),
     ),
 )

@@ -61,6 +61,7 @@ class Suite:
             are.
         has_distractors: Whether any of its tasks can look different.
         block: The block of configs.yaml with its settings; '' if it is called like the suite.
+        opengl: Whether OpenGL draws its pictures; None where that is the task's own matter.
         has_backdrop: Whether pictures are behind the robot in any case: computed ones, where no
             folder is given.
         parts: What its scenes are made of, whose factors are true of a picture; None if it tells
@@ -76,5 +77,6 @@ class Suite:
     limits: str = ""
     has_distractors: bool = True
     block: str = ""
+    opengl: bool | None = True
     has_backdrop: bool = False
     parts: Parts | None = None

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from distracting_control.rendering import Backend, RenderingError, choose_backend
 from envs import atari, crafter, dmc, drawerworld, maniskill, minigrid, pusher
 from envs.settings import EnvSettings
 from envs.suites import SPLITS, Factories, Suite
@@ -132,6 +133,31 @@ def _look_of(task: str, variation: str, settings: tuple[tuple[str, Any], ...]) -
         return variation
     # Behind the roles stand names of looks: 'original', a texture's.
     return [name for name, thunk in factories.items() if thunk is factories[variation]][-1]
+
+
+def choose_renderer(task: str, device: str = "auto") -> Backend | None:
+    """Settles OpenGL for this process and its children, where the task may need it.
+
+    Args:
+        task: Name of the task.
+        device: Where networks live, as in :func:`distracting_control.rendering.choose_backend`.
+
+    Returns:
+        The backend; None where the task draws without OpenGL, or perhaps does and there is none.
+
+    Raises:
+        UnknownTask: If there is no such task.
+        RenderingError: If the task cannot be drawn here.
+    """
+    opengl = SUITES[parse_task(task).suite].opengl
+    if opengl is False:
+        return None
+    try:
+        return choose_backend(device=device)
+    except RenderingError:
+        if opengl:
+            raise
+        return None  # what does need it says so as it is built
 
 
 def ends_early(task: str) -> bool:

@@ -14,7 +14,7 @@ from envs import (
     RenderingError,
     UnknownTask,
     VectorEnv,
-    choose_backend,
+    choose_renderer,
     factories_of,
     module_of,
 )
@@ -76,7 +76,7 @@ class Live:
             raise UserError(f"there is no look of that name: {', '.join(self.looks)}")
         try:
             if self._envs is None:
-                choose_backend(device="cpu")
+                choose_renderer(config.task, "cpu")
                 config = config.replace(async_env="process", env_timeout=TIMEOUT)
                 self._envs = make_envs(config, RUNTIME, 1, "eval", look)
                 try:

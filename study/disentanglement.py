@@ -13,7 +13,7 @@ from accel.threads import available_cores
 from agents.pretrained import PREDICTOR_FILES, as_pretrained, load_predictor
 from agents.registry import METHODS
 from config import Config
-from envs import EnvSettings, RenderingError, UnknownTask, choose_backend
+from envs import EnvSettings, RenderingError, UnknownTask, choose_renderer
 from figures import latents as heat_map
 from figures.stages import load_stages
 from measure import Factors, Metrics, Sample, measure, play, sample, score
@@ -170,7 +170,7 @@ def measure_all(frames: Frames, encoders: Iterable[Encoder]) -> list[Measured]:
         OSError: a file cannot be written.
     """
     try:
-        choose_backend(device="cpu")
+        choose_renderer(frames.task, "cpu")
         alike = itertools.groupby(encoders, key=lambda encoder: encoder.sees)
         return [_measure_alike(frames, sees, group) for sees, group in alike]
     except (UnknownTask, RenderingError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from accel.threads import available_cores
 from agents.base import Learner
 from config import Config
-from envs import EnvSettings, choose_backend
+from envs import EnvSettings, choose_renderer
 from measure import Sample, measure, sample
 from tools import UserError, derive_seed, print_safe
 
@@ -72,7 +72,7 @@ class LatentMetrics:
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic):
-        choose_backend(device=config.device)
+        choose_renderer(config.task, config.device)
         print_safe(f"note: --metrics_every draws {FRAMES} frames of {config.task}")
         self._drawn: Sample = sample(
             config.task,

@@ -26,7 +26,7 @@ from envs import (
     EnvError,
     EnvSettings,
     check_backgrounds,
-    choose_backend,
+    choose_renderer,
     factories_of,
     look_of,
     worlds_of,
@@ -135,7 +135,7 @@ def play(config: Config, runtime: Runtime) -> list[Played]:
     _check_variations(config, [variation, *worlds_of(config.eval_worlds)])
     variation = look_of(config.task, variation, config)
     looks = dict.fromkeys([variation, *worlds_of(config.eval_worlds)])
-    choose_backend(device=config.device)
+    choose_renderer(config.task, config.device)
     make = functools.partial(make_envs, variation=variation)
     played = []
     with tqdm(total=rounds * len(looks), disable=None) as bar:

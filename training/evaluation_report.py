@@ -11,7 +11,7 @@ import numpy as np
 
 from accel.runtime import find_device
 from config import Config
-from envs import choose_backend
+from envs import choose_renderer
 from fileio.atomic import atomic_write
 from logger.pictures import (
     caption,
@@ -137,6 +137,7 @@ def record(played: Played) -> dict[str, Any]:
     c, whole = played.config, played.evaluation.summary
     half = float(interval(whole.std, len(played.evaluation.outcomes)))
     spread = [whole.mean - half, whole.mean + half] if len(played.evaluation.outcomes) > 1 else None
+    backend = choose_renderer(c.task)
     return {
         "run": str(expand_path(c.evaluate, "evaluate").absolute()),
         "task": c.task,
@@ -168,7 +169,7 @@ def record(played: Played) -> dict[str, Any]:
         "eval_envs": c.eval_envs,
         "device": str(find_device(c.device)),
         "precision": c.precision,
-        "renderer": choose_backend().name,
+        "renderer": backend and backend.name,
         "versions": versions(),
         "seconds": round(played.seconds, 3),
     }

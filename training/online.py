@@ -14,7 +14,7 @@ from agents.base import Agent, Obs, Policy, State
 from agents.random import RandomPolicy
 from agents.registry import agent_class
 from config import Config
-from envs import choose_backend
+from envs import choose_renderer
 from fileio.checkpoints import to_arrays, to_device
 from replay.episodes import Episode, clear_halves, read_episode, save_episode, set_aside
 from replay.files import check_episodes
@@ -70,9 +70,9 @@ class OnlineTrainer(Trainer):
         self.clocks["checkpoint"].last = 0  # there is nothing to save at the start
         self.clocks |= {name: Every(c.video_every) for name in ("pictures", "eval_pictures")}
         source = None if run.resumed else read_source(c)  # at once, as it may not be there
-        backend = choose_backend(device=c.device)
-        run.note("renderer", name=backend.name, why=backend.why)
-        run.renderer = backend.name
+        if backend := choose_renderer(c.task, c.device):
+            run.note("renderer", name=backend.name, why=backend.why)
+            run.renderer = backend.name
         check_variations(c)
         self.evaluator = Evaluator(c, runtime, run.stop.check)
         self.train_envs = make_envs(c, runtime, c.envs, "train")

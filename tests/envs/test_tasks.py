@@ -7,7 +7,8 @@ import pytest
 
 import distracting_control
 import envs
-from envs import EnvSettings, UnknownTask
+from distracting_control import rendering
+from envs import EnvSettings, RenderingError, UnknownTask
 from envs.packages import PackageTasks
 from tools import UserError
 
@@ -303,3 +304,24 @@ def test_every_setting_is_documented():
 def test_bad_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         envs.make_env("dmc2gym_walker_walk", **settings)
+
+
+@pytest.mark.parametrize("task", ["gymnasium_CartPole-v1", "minigrid_MiniGrid-Empty-5x5-v0"])
+def test_a_game_needs_no_opengl(monkeypatch, task):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(rendering, "_loads", lambda name: False)
+    assert envs.choose_renderer(task) is None
+    with pytest.raises(RenderingError, match="no OpenGL library loads"):
+        envs.choose_renderer("dmc2gym_walker_walk")
+
+
+def test_what_opengl_draws_has_it_chosen(monkeypatch):
+    monkeypatch.setattr(rendering, "_check_imported", lambda name: None)
+    monkeypatch.setattr(rendering, "_loads", lambda name: name == "osmesa")
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "osmesa")
+    for task in ("dmc2gym_walker_walk", "gymnasium_CartPole-v1"):
+        backend = envs.choose_renderer(task)
+        assert backend is not None
+        assert backend.name == "osmesa"
+    assert envs.choose_renderer("minigrid_MiniGrid-Empty-5x5-v0") is None
