@@ -162,15 +162,19 @@ def load(given: str, common: Common, methods: Iterable[str]) -> Study:
         scale: reader.mapping(own.pop("draw", {}), f"scales: {scale}: draw", None)
         for scale, own in scales.items()
     }
+    draw = reader.mapping(top.get("draw", {}), "draw", None)
     arms = reader.mapping(top.get("arms"), "arms", None)
     transfers = top.get("transfers")
     if not isinstance(transfers, list) or not transfers or not arms:
         raise reader.error("", "it needs `transfers`, a list, and `arms`, a mapping of names")
+    for settings in (draw, *draw_at.values()):
+        if "against" in settings:
+            reader.choice(settings["against"], "draw: against", arms)
     return Study(
         path=path,
         name=path.stem,
         figure=reader.choice(top.get("figure", "curves"), "figure", FIGURES),
-        draw=reader.mapping(top.get("draw", {}), "draw", None),
+        draw=draw,
         draw_at=draw_at,
         goal=reader.choice(top.get("goal", [*stages][-1]), "goal", stages),
         seeds=reader.count(top["seeds"], "seeds") if "seeds" in top else None,

@@ -43,6 +43,7 @@ REFUSED = {
     "first seed": ("arms:", "first_seed: -1\narms:", r"first_seed: a whole .* 0 on .* '-1'"),
     "key": ("arms:", "armz: 1\narms:", r"unknown key 'armz' \(did you mean 'arms'\?\)"),
     "figure": ("arms:", "figure: curve\narms:", r"figure: 'curve' \(did you mean 'curves'"),
+    "against": ("arms:", "draw: {against: DisWN}\narms:", r"against: 'DisWN' \(did .*'DisWM'"),
     "nested flag": ("diswm}", "diswm, train: {size: {a: 1}}}", r"--size is a value, a list of"),
     "what another method has": (
         "diswm}", "dreamerv2, train: {traverse: True}}", r"leave out --trav"
