@@ -61,7 +61,7 @@ class Worker:
         self.process = context.Process(
             target=_work,
             name=f"env-{index}",
-            args=(index, factory, theirs, memory, _guardian()),
+            args=(index, factory, theirs, memory, guardian()),
             daemon=True,
         )
         try:
@@ -143,12 +143,12 @@ def _spawning() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _guardian() -> int | None:
+def guardian() -> int | None:
     """The process that workers shall not outlive; the system's tie is to the thread that starts."""
     return os.getpid() if threading.current_thread() is threading.main_thread() else None
 
 
-def _tie(parent: int) -> None:
+def tie(parent: int) -> None:
     """Ends this process with its parent, even one that hangs; then nobody else could end it."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux
     if prctl is not None:
@@ -166,7 +166,7 @@ def _work(
 ) -> None:
     """A worker's life: it builds its environment, then answers until told to close."""
     if parent is not None:
-        _tie(parent)
+        tie(parent)
     # Terminals and schedulers signal all processes of a run; the parent alone decides, and its end
     # hangs up.
     for number in _STOPS:

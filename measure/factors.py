@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs import Factor, Scene, make_scene
+from envs.worker import guardian, tie
 from tools import UserError, derive_seed
 
 CHUNK = 250  # frames that a process draws at a time: what they are does not depend on how many do
@@ -174,15 +175,18 @@ def _gather_parts(
 ) -> list[Drawn]:
     if workers == 1:
         return [draw(scene, chunk) for chunk in chunks]
-    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (make,)) as pool:
+    given = make, guardian()
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, given) as pool:
         return list(pool.map(functools.partial(_elsewhere, draw), chunks))
 
 
 _scene: Scene | None = None  # of a process that draws
 
 
-def _prepare(make: Make) -> None:
+def _prepare(make: Make, parent: int | None) -> None:
     global _scene
+    if parent is not None:
+        tie(parent)
     _scene = make()
 
 

@@ -160,6 +160,8 @@ class _Bench:
             ending = start.wait()
         except BaseException:
             start.ask()
+            if start.pid:
+                start.wait()  # it still writes below a folder that is about to go
             raise
         if ending.code:
             raise UserError(f"--dry: {job.name}: {last_line(output_of(folder).read_text())}")

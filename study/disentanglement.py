@@ -77,11 +77,13 @@ class Measured(NamedTuple):
         sees: the settings of environments that those come from.
         encoders: by their labels.
         controls: by their names.
+        teachers: labels of those that taught another one here.
     """
 
     sees: dict[str, Any]
     encoders: dict[str, Scores]
     controls: dict[str, Scores]
+    teachers: frozenset[str] = frozenset()
 
 
 def load(given: str, output: str | None = None) -> list[Encoder]:
@@ -182,10 +184,12 @@ def _measure_alike(frames: Frames, sees: dict[str, Any], encoders: Iterable[Enco
     drawn, played = draw(frames, sees)
     rows: dict[str, Scores] = {}
     controls: dict[str, Scores] = {}
+    teachers = []
     for encoder in encoders:
         metrics, controls = measure_one(frames, encoder, drawn, played, controls)
         rows[encoder.label] = metrics.scores
-    return Measured(sees, rows, controls)
+        teachers += [encoder.label] if encoder.stage else []
+    return Measured(sees, rows, controls, frozenset(teachers))
 
 
 def draw(frames: Frames, sees: dict[str, Any]) -> tuple[Sample, Sample | None]:

@@ -42,14 +42,17 @@ def run(args: argparse.Namespace) -> int:
 def tables_of(measured: Sequence[Measured]) -> list[dict[str, Scores]]:
     """A table for each of several settings of environments: encoders, their mean, the controls.
 
+    The mean is without teachers, which several students share.
+
     Of several, the labels of what is beside the encoders have the settings that differ.
     """
     first = measured[0].sees
     differing = [name for name in first if any(m.sees[name] != first[name] for m in measured)]
     tables = []
-    for sees, encoders, controls in measured:
+    for sees, encoders, controls, teachers in measured:
+        learned = {label: row for label, row in encoders.items() if label not in teachers}
         own = "".join(f", {name} {sees[name]}" for name in differing)
-        beside = {**_summary(encoders), **controls}
+        beside = {**_summary(learned), **controls}
         tables.append({**encoders, **{f"{label}{own}": row for label, row in beside.items()}})
     return tables
 
@@ -80,7 +83,7 @@ def check(args: argparse.Namespace, encoders: Sequence[Encoder]) -> None:
 
 
 def _summary(rows: dict[str, Scores]) -> dict[str, Scores]:
-    """Means over the encoders, and the ends of their 95% bootstrap intervals."""
+    """Means over encoders, and the ends of their 95% bootstrap intervals."""
     if len(rows) < 2:
         return {}
     found: dict[str, Scores] = {"mean": {}, "mean, low": {}, "mean, high": {}}

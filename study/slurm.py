@@ -84,10 +84,13 @@ class SlurmArrays(Backend):
             Start(self._command(job, more), folder.absolute(), who, self.threads)
             for job, folder in jobs
         ]
-        submitted = self._executor.map_array(_call, starts)
+        try:
+            submitted = self._executor.map_array(_call, starts)
+        except RuntimeError as error:  # what sbatch refuses
+            raise UserError(f"--backend slurm: {reason_of(error)}") from None
         for (job, _), there in zip(jobs, submitted, strict=True):
             self._running[job.name] = there
-        known = {name: job.job_id for name, job in self._running.items()}
+        known = {name: job.job_id for name, job in [*self._running.items()]}
         with atomic_write(self._folder / JOBS) as file:
             file.write(json.dumps(known, indent=1).encode())
         self._begin_watching()

@@ -92,7 +92,7 @@ def _sum(plan: Plan, states: dict[str, State], left: dict[str, float]) -> str:
 
 
 def watch(plan: Plan, logdir: Path, every: float = 2.0, stream: TextIO | None = None) -> None:
-    """Prints the table again and again, in its place, until nothing is at work or Ctrl-C.
+    """Prints the table again and again, in its place, until all is done or Ctrl-C.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.

@@ -16,6 +16,7 @@ import pytest
 
 from envs import EnvError, VectorEnv
 from tests.envs.crashing import crashing, lingering, processes, toy, unclosable
+from tests.helpers.processes import runs
 
 STILL = np.zeros((2, 1), np.float32)
 RESTARTS = 3
@@ -198,14 +199,6 @@ if __name__ == "__main__":
 """
 # As one that is stuck in the system, which no signal ends.
 STUCK = "processes(vector)[0].kill = lambda: None; vector.close()"
-
-
-def runs(pid: str) -> bool:
-    """Whether the process has not ended; one that nobody waits for (a container's) has."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("then", ["os.kill(os.getpid(), signal.SIGKILL)", STUCK])

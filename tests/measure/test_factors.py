@@ -1,10 +1,18 @@
 """Factors of many pictures: drawn independently, by however many processes, and as they are met."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from envs import Factor
 from measure import Factors, factors, play, sample
+from tests.helpers.processes import runs
 from tests.helpers.runs import refusal
 
 TASK = "dmc2gym_reacher_easy"
@@ -35,6 +43,48 @@ def test_several_processes_draw_the_same(monkeypatch):
     one, two = (sample(grid, 12, workers=n, full_view=True) for n in (1, 2))
     np.testing.assert_array_equal(one.factors.values, two.factors.values)
     np.testing.assert_array_equal(one.images, two.images)
+
+
+DRAWS = """
+import os, signal, sys, threading, time
+from multiprocessing import active_children
+from pathlib import Path
+from measure import factors
+
+class Scene:
+    factors, close = (), lambda self: None
+
+def draw(scene, seeds):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    signal.pause()
+
+def end():
+    while len(os.listdir(sys.argv[1])) < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    threading.Thread(target=end).start()
+    factors._gather(draw, Scene, 2 * factors.CHUNK, 0, 2)
+"""
+
+
+def test_no_process_that_draws_outlives_the_one_that_asked(tmp_path):
+    (tmp_path / "drawing").mkdir()
+    (tmp_path / "draws.py").write_text(DRAWS)
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "draws.py"), str(tmp_path / "drawing")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    drawing = os.listdir(tmp_path / "drawing")
+    assert len(drawing) == 2
+    deadline = time.monotonic() + 60
+    while any(map(runs, drawing)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(runs, drawing))
 
 
 def test_a_policy_meets_factors_that_stay_together():

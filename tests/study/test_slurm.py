@@ -72,6 +72,18 @@ def test_parameters_that_are_none_are_one_line(sbatch, given, line):
         SlurmArrays(sbatch, [given], None, 0)
 
 
+def test_what_sbatch_refuses_is_one_line(sbatch, tmp_path):
+    script = tmp_path / "bin" / "sbatch"
+    script.write_text("#!/bin/sh\necho invalid partition specified: nope >&2\nexit 1\n")
+    backend = SlurmArrays(sbatch, ["slurm_partition=nope"], None, 0)
+    try:
+        with pytest.raises(UserError, match=r"^--backend slurm: .*invalid partition") as refused:
+            backend.start([(fakes.job(tmp_path, "a"), tmp_path / "a")], "fakes, runner 1")
+        assert "\n" not in str(refused.value)
+    finally:
+        backend.close()
+
+
 def test_no_slurm_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"--backend slurm: .*srun"):
