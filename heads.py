@@ -97,9 +97,13 @@ class ActionHead(nn.Module):
         self.layers = mlp(inputs, config.layers, config.units, activation(config.act))
         outputs = 2 * actions if self.dist in self.GAUSSIANS else actions
         self.out = nn.Linear(config.units, outputs)
-        if config.outscale:
-            with torch.no_grad():
-                self.out.weight.mul_(config.outscale)
+        self.scale_out()
+
+    @torch.no_grad()
+    def scale_out(self) -> None:
+        """Scales the last layer's weights, which were just drawn, by ``outscale``."""
+        if self.config.outscale:
+            self.out.weight.mul_(self.config.outscale)
 
     def draw_noise(self, *lead: int) -> Tensor:
         """What ``rsample`` of actions [*lead, A] needs: standard normal or uniform numbers."""

@@ -90,12 +90,14 @@ class Learner(nn.Module, ABC):
             if it has none of its own.
         clips: sequences that its pictures are drawn from.
         has_latent: whether `latent` gives one where ``--beta_vae`` is on.
+        unread: flags of all methods that change nothing with this one.
     """
 
     name: ClassVar[str]
     clips: ClassVar[int] = CLIPS
     has_latent: ClassVar[bool] = False
     Keys: ClassVar[type | None] = None
+    unread: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def check(cls, config: Config) -> None:

@@ -133,6 +133,7 @@ class ContextWM(APV):
         check_widths(config)
         super().__init__(config, runtime, spaces, source)
         initialize(self.behavior)
+        self.behavior.actor.scale_out()
         self.behavior.slow_value.load_state_dict(self.behavior.value.state_dict())
         self.sync()
 

@@ -32,13 +32,23 @@ from baselines.dreamerv3_networks import MULTIPLES, NetworkConfig
 from baselines.laprop import LaProp
 from baselines.replayed_latents import ReplayedLatents
 from config import Config, key
+from envs import ends_early
 from models import LossScales, Terms
 from networks import activation
+from replay.files import count_rows
 from replay.sampler import Windows
-from tools import UserError
+from tools import UserError, expand_path
 
 HALVINGS = 2 ** len(MULTIPLES)  # of an image's sides
 KEPT = "replayed_"  # and a latent's name: what an update hands on to the replay
+# Of the other world models' behaviour, and of their KL.
+BEHAVIOR_UNREAD = frozenset(
+    {
+        *("imag_gradient", "imag_gradient_mix", "imag_sample", "behavior_stop_grad", "grad_heads"),
+        *("slow_value_target", "value_decay", "kl_balance"),
+        *("actor_dist", "actor_init_std", "actor_temp"),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +105,11 @@ class DreamerV3(GradientLearner, Agent):
 
     name = "dreamerv3"
     Keys = Keys
+    # One optimiser learns all, and clips each tensor by itself.
+    unread = BEHAVIOR_UNREAD | {
+        *("actor_lr", "value_lr", "opt", "weight_decay"),
+        *("grad_clip", "actor_grad_clip", "value_grad_clip"),
+    }
 
     def __init__(
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
@@ -280,5 +295,11 @@ def kept_rows(config: Config) -> int:
 
     Between two episodes a number is left out, and each has a row before its first step.
     """
-    steps = max(config.steps // config.action_repeat, config.prefill) + config.time_limit
-    return int(1.05 * min(steps, config.dataset_size or steps)) + 1000
+    c = config
+    length = -(-c.time_limit // c.action_repeat)
+    steps = max(c.steps // c.action_repeat, c.prefill) + c.envs * length
+    if c.offline_traindir:
+        steps += count_rows(expand_path(c.offline_traindir, "offline_traindir"))
+    # Short episodes have more rows and numbers beside their steps: a quarter more, if of 8 steps.
+    more = 1.25 if ends_early(c.task) else 1 + 2 / length
+    return int(more * min(steps, c.dataset_size or steps)) + 1000

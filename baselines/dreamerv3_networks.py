@@ -332,6 +332,8 @@ class DiscountHead(nn.Module):
 
 def mixed(logits: Tensor, share: float) -> Tensor:
     """log((1 − share)·softmax(logits) + share / K), over the last dimension."""
+    if not share:
+        return logits.float().log_softmax(-1)  # of a probability that is 0 in float32, too
     probs = logits.float().softmax(-1)
     return torch.log((1 - share) * probs + share / logits.shape[-1])
 

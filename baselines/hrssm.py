@@ -23,6 +23,7 @@ from agents.optimizer import SKIPPED, Optimizer
 from agents.reports import CONTEXT
 from baselines import pictures
 from baselines.dreamerv3 import (
+    BEHAVIOR_UNREAD,
     CommonKeys,
     Policy,
     behavior_config,
@@ -41,10 +42,12 @@ from baselines.hrssm_model import (
 from baselines.hrssm_networks import ActorHead, BinsHead
 from baselines.pixels import refuse_discrete
 from config import Config, key
+from envs import parse_task
 from models import LossScales
-from tools import UserError
+from tools import UserError, print_safe
 
 IMAGINED = 10  # steps of the picture
+UNIT_REWARDS = ("dmc", "dmc2gym", "maniskill", "rms")  # suites whose steps earn from 0 to 1
 LARGEST_DISTANCE = 2.0  # between two directions, 1 − cos
 
 
@@ -99,6 +102,7 @@ class HRSSM(GradientLearner, Agent):
     name = "hrssm"
     Keys = Keys
     kinds = frozenset({"continuous"})
+    unread = BEHAVIOR_UNREAD
     clips = 64  # their frames are what imagined latents are compared with
 
     def __init__(
@@ -149,6 +153,11 @@ class HRSSM(GradientLearner, Agent):
         """Checks that sizes go into each other."""
         c = config
         check_sizes(cls.name, c)
+        if c.largest_reward is None and parse_task(c.task).suite not in UNIT_REWARDS:
+            print_safe(
+                f"note: hrssm's distances take an agent step of {c.task} to earn no more than "
+                "--action_repeat: give --largest_reward, if it does"
+            )
         if c.batch_length % c.block_size:
             fits = max(c.batch_length // c.block_size, 1) * c.block_size
             raise UserError(

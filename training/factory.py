@@ -62,6 +62,20 @@ def check_variations(config: Config) -> None:
     try_variations(config.task, list(dict.fromkeys(names)), settings)
 
 
+def note_flags(config: Config) -> None:
+    """Says which of the given flags do not do what they seem to."""
+    note_unread(config)
+    note_short(config)
+
+
+def note_unread(config: Config) -> None:
+    """Says which of the given flags change nothing with the method."""
+    method = agent_class(config.method_name)
+    if unread := sorted(set(config.overrides) & method.unread):
+        flags = ", ".join(f"--{name}" for name in unread)
+        print_safe(f"note: {flags} changes nothing with --method_name {method.name}")
+
+
 def note_short(config: Config) -> None:
     """Says so if a run may end where its learning begins, as a whole episode is played before."""
     c = config

@@ -29,7 +29,7 @@ from training.factory import (
     expected_rows,
     make_envs,
     make_replay,
-    note_short,
+    note_flags,
     note_switch,
     spaces_of,
     variation_at,
@@ -122,7 +122,7 @@ class OnlineTrainer(Trainer):
             )
         disentanglement.check(config, agent_class(config.method_name))
         check_episodes(config.offline_traindir, "offline_traindir")
-        note_short(config)
+        note_flags(config)
         for flag in ("traindir", "evaldir"):
             if config[flag]:
                 check_writable(

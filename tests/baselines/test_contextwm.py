@@ -376,3 +376,8 @@ def test_another_methods_predictor_is_refused_and_so_is_a_part_of_one(tiny, tmp_
     torch.save([1], tmp_path / "decoder.pt")
     line = refusal(ContextWM.check, configure(pretrain_checkpoint_path=str(tmp_path)))
     assert "decoder.pt holds no state dict" in line
+
+
+def test_the_actor_begins_as_small_as_it_is_asked_to():
+    own, scaled = (make_agent(actor_outscale=scale).behavior.actor.out for scale in (0.0, 0.01))
+    torch.testing.assert_close(scaled.weight, 0.01 * own.weight)

@@ -11,7 +11,7 @@ import config
 from accel.runtime import Runtime
 from agents.base import Spaces
 from agents.registry import METHODS
-from baselines.dreamerv3 import DreamerV3
+from baselines.dreamerv3 import DreamerV3, kept_rows
 from baselines.dreamerv3_model import ReturnScale, lambda_returns
 from tests.baselines.dreamerv3_by_hand import ByHand
 from tests.helpers.models import make_batch, make_obs, stored
@@ -226,6 +226,17 @@ def test_what_is_kept_survives_a_checkpoint(same):
     for each in (agent, other):
         assert learned_from(each, [5, 14, 33], 2) == 1
     same.values(other.save_state(), agent.save_state())
+
+
+def test_there_is_room_for_short_episodes_and_for_those_of_a_dataset(tmp_path):
+    steps, plain = 8000, {"steps": 8000, "action_repeat": 1, "dataset_size": 0}
+    games = kept_rows(parse(task="gymnasium_CartPole-v1", **plain))
+    assert games >= steps + 2 * steps // 8  # of 8 steps each: a row and a number more
+    assert kept_rows(parse(**plain)) < games
+    np.savez(tmp_path / "0-own-700.npz", image=np.zeros((700, 16, 16, 3), np.uint8))
+    more = kept_rows(parse(offline_traindir=tmp_path, **plain))
+    assert more - kept_rows(parse(**plain)) >= 700
+    assert kept_rows(parse(offline_traindir=tmp_path, **{**plain, "dataset_size": 500})) < 2000
 
 
 def test_the_arithmetic_of_an_update_can_be_counted():

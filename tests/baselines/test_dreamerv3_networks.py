@@ -124,6 +124,14 @@ def test_a_share_of_each_categorical_is_uniform():
     np.testing.assert_allclose(probs, exact, rtol=1e-6)
 
 
+def test_a_latent_without_uniform_share_has_finite_logarithms():
+    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    logs = mixed(logits, 0.0)
+    torch.testing.assert_close(logs.detach(), torch.tensor([[-200.0, 0.0]]))
+    (logs.exp() * logs).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_the_actor_begins_wide_and_in_the_middle():
     torch.manual_seed(0)
     policy = ActorHead(2, False, TINY)(torch.randn(64, TINY.feat_size))

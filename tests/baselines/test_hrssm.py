@@ -334,6 +334,15 @@ def test_what_does_not_fit_is_refused_in_a_line(flags, line):
     assert line in refusal(HRSSM.check, given)
 
 
+def test_rewards_that_may_be_larger_than_distances_are_noted(capsys):
+    plain = {name: value for name, value in SMALL.items() if name != "largest_reward"}
+    pusher = {"task": "gymnasium_Pusher-v5"}
+    for flags in (plain, {**SMALL, **pusher, "largest_reward": 5}, {**plain, **pusher}):
+        assert capsys.readouterr().err == ""
+        HRSSM.check(parse("defaults", "dmc2gym", "hrssm", **flags))
+    assert "note: hrssm's distances take an agent step" in capsys.readouterr().err
+
+
 def test_a_task_with_choices_is_refused():
     given = parse("defaults", "dmc2gym", "hrssm", **SMALL)
     discrete = Spaces((16, 32, 3), 3, True)

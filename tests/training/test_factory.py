@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from agents.registry import METHODS
 from config import parse
 from training import factory
 
@@ -60,6 +61,22 @@ def test_an_evaluation_that_cannot_be_drawn_does_not_begin(tiny, whole, folders)
         [line] = result.err.splitlines()
         assert line.startswith(f"dreamer.py: --{name} ")
         assert wrong in line
+
+
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [
+        ("dreamerv3 --grad_clip 9 --actor_lr 1e-3 --model_lr 1e-3", "--actor_lr, --grad_clip"),
+        ("dreamerv3 --model_lr 1e-3", ""),
+        ("cpu --actor_lr 1e-3", ""),
+    ],
+)
+def test_flags_that_a_method_does_not_read_are_noted(capsys, words, noted):
+    factory.note_unread(
+        parse(["--configs", "defaults", "dmc2gym", *words.split()], methods=METHODS)
+    )
+    line = f"note: {noted} changes nothing with --method_name dreamerv3\n"
+    assert capsys.readouterr().err == (line if noted else "")
 
 
 @pytest.mark.parametrize(
