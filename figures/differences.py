@@ -28,6 +28,7 @@ from figures.groups import (
     common_frame,
     looks_of,
     runs_of,
+    too_early,
     value_of,
 )
 from figures.records import RANDOM, Record, load, parser_of, refuse
@@ -92,6 +93,11 @@ def differences(
             if group.arm == against or base is None:
                 continue
             seeds = [seed for seed in runs[group] if seed in runs[base]]
+            for seed in seeds:
+                first = max(runs[one][seed][0].frames for one in (group, base))
+                if first > frame:
+                    who = f"{task}, {group.arm}, seed {seed} or its pair"
+                    raise too_early(who, first, runs, at)
             each = [_of_seed(runs[group][s], runs[base][s], frame, value) for s in seeds]
             if each:
                 end, way = np.array(each).T
@@ -125,12 +131,6 @@ def _of_seed(
         for run in (ours, theirs)
     ]
     first = max(frames[0] for frames, _ in lines)
-    if first > frame:
-        one = ours[0]
-        raise UserError(
-            f"{one.task}, {one.arm}, seed {one.seed} or its pair has no evaluation up to "
-            f"{frame:,} frames: give --at {first:,.0f} or more, or leave it out"
-        )
     between = np.concatenate([frames for frames, _ in lines])
     grid = np.unique([first, *between[(between > first) & (between < frame)], frame])
     a, b = (np.interp(grid, *line) for line in lines)
