@@ -19,10 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import reference, save
 from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, scores_at, too_early
-from figures.records import RANDOM, Record, load, parser_of, refuse
+from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate, bootstrap, improvement, iqm, mean_of_tasks, profile
 from figures.statistics import normalize as to_unit
 from figures.style import RC, TEXT, Look, choose, looks, named, task_name
@@ -254,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = table_of(records, args.value, args.at, ranges)
         print(*save(figure_of(table, records, args.against, ""), args.output), sep="\n")
         print(*numbers(table), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("aggregates", error)
     return 0
 

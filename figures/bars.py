@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import save
 from figures.groups import (
     VALUES,
@@ -31,7 +30,7 @@ from figures.groups import (
     scores_at,
     too_early,
 )
-from figures.records import Record, load, parser_of, refuse
+from figures.records import REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate, mean_over_seeds
 from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, own_name, task_name
 from tools import UserError, nearest
@@ -217,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records, _ = load(args.runs, args.scale)
         chosen = {"value": args.value, "at": args.at, "title": args.title}
         print(*draw(records, args.output, panels=panels, **chosen), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("bars", error)
     return 0
 

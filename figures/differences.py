@@ -18,7 +18,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import save
 from figures.groups import (
     VALUES,
@@ -31,7 +30,7 @@ from figures.groups import (
     too_early,
     value_of,
 )
-from figures.records import RANDOM, Record, load, parser_of, refuse
+from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate
 from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, task_name
 from figures.tables import FORMATS, Rows, write
@@ -272,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*_write(records, found, args.output, args.against, args.value), sep="\n")
         rows = rows_of(found, args.value)
         print(f"{args.value} minus that of “{args.against}”:\n{FORMATS['txt'](rows)}", end="")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("differences", error)
     return 0
 

@@ -24,9 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agents.reports import OFFSETS, latent_kl, traversal
-from envs import UnknownTask
 from figures import save
-from figures.records import Record, refuse
+from figures.records import REFUSED, Record, refuse
 from figures.runs import find_runs, read_config
 from figures.stages import load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, task_name
@@ -245,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names[found[1]] = found[2]
         chosen = {"episodes": args.episodes, "latents": args.latents, "rows": args.rows}
         paths = draw([], args.output, runs=args.runs, names=names, title=args.title, **chosen)
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("traversals", error)
     print(*paths, sep="\n")
     return 0
