@@ -92,7 +92,9 @@ def embed(run: Path, offline: Path | None, clips: int, length: int, seed: int) -
             "--offline"
         )
     half = clips // 2
-    images = [read_clips(f, half, length, seed) for f in (folder, run / "train_eps")]
+    images = [
+        read_clips(f, stages.image_shape, half, length, seed) for f in (folder, run / "train_eps")
+    ]
     result = []
     for stage, model in stages.named.items():
         features = np.concatenate([features_of(model, each) for each in images])
