@@ -19,10 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import reference, save
-from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, scores_at
-from figures.records import RANDOM, Record, load, parser_of, refuse
+from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, scores_at, too_early
+from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate, bootstrap, improvement, iqm, mean_of_tasks, profile
 from figures.statistics import normalize as to_unit
 from figures.style import RC, TEXT, Look, choose, looks, named, task_name
@@ -91,7 +90,8 @@ def table_of(
         ranges: {task: (what is 0, what is 1)} where :func:`range_of` does not know it.
 
     Raises:
-        UserError: there is no task on which all arms have runs, or a range is missing.
+        UserError: there is no task on which all arms have runs, a range is missing, or an arm has
+            no evaluation up to there.
     """
     panels = by_task(records)
     runs = {task: runs_of(of_task, value) for task, of_task in panels.items()}
@@ -111,7 +111,9 @@ def table_of(
                 scores_at(s, frames[task], value) for g, s in runs[task].items() if g[:2] == arm
             ]
             if not (found := np.concatenate(each)).size:
-                raise UserError(f"{task}, {arm[1]} has no evaluation up to {frames[task]:,} frames")
+                own = (s for g, s in runs[task].items() if g[:2] == arm)
+                first = min(run[0].frames for s in own for run in s.values())
+                raise too_early(f"{task}, {arm[1]}", first, runs[task], at)
             scores[arm].append(to_unit(found, low, high))
     return Table(shared, frames, scores, [task for task in runs if task not in shared])
 
@@ -251,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = table_of(records, args.value, args.at, ranges)
         print(*save(figure_of(table, records, args.against, ""), args.output), sep="\n")
         print(*numbers(table), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("aggregates", error)
     return 0
 

@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import save
 from figures.groups import (
     VALUES,
@@ -29,8 +28,9 @@ from figures.groups import (
     random_of,
     runs_of,
     scores_at,
+    too_early,
 )
-from figures.records import Record, load, parser_of, refuse
+from figures.records import REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate, mean_over_seeds
 from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, own_name, task_name
 from tools import UserError, nearest
@@ -88,7 +88,7 @@ def figure_of(
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (heading, task, arms) in zip(axes, plan, strict=False):
         own = runs[task]
-        frame = common_frame(own, at) if own else 0
+        frame = _frame_of(task, own, arms, at) if own else 0
         _draw_panel(panel, own, arms, frame, value, looks)
         if (random := random_of(tasks[task], value)) is not None:
             panel.axvline(float(random.value), ls="-.", lw=0.9, color=GREY, zorder=4)
@@ -129,6 +129,16 @@ def _plan(
             hint = nearest(arms[0], known) if arms else ""
             raise UserError(f"panel '{heading}': nobody has run {', '.join(arms)}{hint}")
     return plan
+
+
+def _frame_of(task: str, runs: Runs, arms: Sequence[str], at: float | None) -> int:
+    """Where a panel's arms are compared."""
+    frame = common_frame(runs, at)
+    for group, seeds in runs.items():
+        first = min(run[0].frames for run in seeds.values())
+        if group.arm in arms and first > frame:
+            raise too_early(f"{task}, {group.arm}", first, runs, at)
+    return frame
 
 
 def _draw_panel(
@@ -177,11 +187,12 @@ def _draw_panel(
 
 
 def _spread(seeds: Mapping[int, Sequence[Record]], frame: int, value: str) -> Estimate:
-    """Mean at a frame with its interval: over seeds; of a single seed over its episodes."""
+    """Mean at a frame with its interval: over seeds; of a single one there, over its episodes."""
     scores = scores_at(seeds, frame, value)
     if len(scores) > 1:
         return Estimate(*(part[0] for part in mean_over_seeds(scores[:, None])))
-    last = [r for r in next(iter(seeds.values())) if r.frames <= frame][-1:]
+    until = ([r for r in run if r.frames <= frame] for run in seeds.values())
+    last = next(own for own in until if own)[-1:]
     return Estimate(*(part[0] for part in over_episodes(last, value)))
 
 
@@ -205,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records, _ = load(args.runs, args.scale)
         chosen = {"value": args.value, "at": args.at, "title": args.title}
         print(*draw(records, args.output, panels=panels, **chosen), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("bars", error)
     return 0
 

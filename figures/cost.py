@@ -12,6 +12,8 @@ from fileio import checkpoints
 from tools import UserError
 from training.provenance import FILE as PROVENANCE
 
+# The episodes of an evaluation, in its own world or another one, as they are logged.
+_EPISODES = re.compile(r"(random|eval(_.+)?)_episodes")
 # Parts of an agent's weights that no gradient moves.
 _COPIES = re.compile(r"(^|\.)(teacher|slow_\w+|target\w*|bonus)\.")
 
@@ -52,7 +54,7 @@ def measure(run: Path) -> Cost:
     if given and (Path(given) / "metrics.jsonl").is_file():
         before = _work(read_log(Path(given)))
     spent = sum(row.get("seconds_evaluate") or 0 for row in rows)
-    episodes = sum(row.get(f"{who}_episodes") or 0 for row in rows for who in ("eval", "random"))
+    episodes = sum(n or 0 for row in rows for name, n in row.items() if _EPISODES.fullmatch(name))
     updates, minutes = _work(rows)
     return Cost(
         config["task"],

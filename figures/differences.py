@@ -18,7 +18,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import save
 from figures.groups import (
     VALUES,
@@ -28,9 +27,10 @@ from figures.groups import (
     common_frame,
     looks_of,
     runs_of,
+    too_early,
     value_of,
 )
-from figures.records import RANDOM, Record, load, parser_of, refuse
+from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate
 from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, task_name
 from figures.tables import FORMATS, Rows, write
@@ -92,6 +92,11 @@ def differences(
             if group.arm == against or base is None:
                 continue
             seeds = [seed for seed in runs[group] if seed in runs[base]]
+            for seed in seeds:
+                first = max(runs[one][seed][0].frames for one in (group, base))
+                if first > frame:
+                    who = f"{task}, {group.arm}, seed {seed} or its pair"
+                    raise too_early(who, first, runs, at)
             each = [_of_seed(runs[group][s], runs[base][s], frame, value) for s in seeds]
             if each:
                 end, way = np.array(each).T
@@ -125,12 +130,6 @@ def _of_seed(
         for run in (ours, theirs)
     ]
     first = max(frames[0] for frames, _ in lines)
-    if first > frame:
-        one = ours[0]
-        raise UserError(
-            f"{one.task}, {one.arm}, seed {one.seed} or its pair has no evaluation up to "
-            f"{frame:,} frames: give --at {first:,.0f} or more, or leave it out"
-        )
     between = np.concatenate([frames for frames, _ in lines])
     grid = np.unique([first, *between[(between > first) & (between < frame)], frame])
     a, b = (np.interp(grid, *line) for line in lines)
@@ -272,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*_write(records, found, args.output, args.against, args.value), sep="\n")
         rows = rows_of(found, args.value)
         print(f"{args.value} minus that of “{args.against}”:\n{FORMATS['txt'](rows)}", end="")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("differences", error)
     return 0
 

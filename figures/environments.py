@@ -21,17 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from envs import (
-    SUITES,
-    WORLDS,
-    EnvSettings,
-    RenderingError,
-    UnknownTask,
-    make_env,
-    parse_task,
-)
+from envs import SUITES, WORLDS, EnvSettings, make_env, parse_task
 from figures import save
-from tools import UserError
+from figures.records import REFUSED, refuse
 
 EPISODE = {"gymnasium": 100, "metaworld": 200}  # control steps; 1000 elsewhere
 
@@ -115,10 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         figure = draw(args.tasks, args.seed)
-    except (UserError, UnknownTask, RenderingError) as error:
-        print(f"environments: {error}", file=sys.stderr)
-        return 2
-    print(*save(figure, args.output, dpi=110), sep="\n")
+        print(*save(figure, args.output, dpi=110), sep="\n")
+    except REFUSED as error:
+        return refuse("environments", error)
     plt.close(figure)
     return 0
 

@@ -176,6 +176,20 @@ def common_frame(runs: Runs, at: float | None = None) -> int:
     return int(last if at is None else min(last, at))
 
 
+def too_early(who: str, first: int, runs: Runs, at: float | None) -> UserError:
+    """What to say of runs that have no evaluation up to the frame at which they are compared.
+
+    Args:
+        who: whose they are.
+        first: the frame of their first evaluation.
+        runs, at: as of :func:`common_frame`.
+    """
+    mend = "leave out the run that has just begun"
+    if first <= common_frame(runs):
+        mend = f"give --at {first} or more, or leave it out"
+    return UserError(f"{who} has no evaluation up to {common_frame(runs, at):,} frames: {mend}")
+
+
 def scores_at(seeds: Mapping[int, Sequence[Record]], frame: float, value: str) -> np.ndarray:
     """The last evaluation of each seed that is not beyond a frame: [seeds]."""
     found = [[r for r in records if r.frames <= frame] for records in seeds.values()]

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs import UnknownTask
 from figures import reference, save
 from figures.curves import AXES, PUBLISHED, Settings, figure_of
 from figures.groups import (
@@ -30,9 +29,8 @@ from figures.groups import (
     random_of,
     runs_of,
 )
-from figures.records import Record, load, parser_of, refuse, write_csv
+from figures.records import REFUSED, Record, load, parser_of, refuse, write_csv
 from figures.runs import switches
-from tools import UserError
 
 
 def summary(records: Sequence[Record], value: str) -> list[str]:
@@ -102,11 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         records, runs = load(args.runs, args.scale)
         chosen = {name: getattr(args, name) for name in drawn}
         figure = figure_of(records, Settings(switch=switches(runs), **chosen))
-    except (UserError, UnknownTask) as error:
+        print(*save(figure, args.output), sep="\n")
+        if args.csv:
+            write_csv(records, args.csv)
+    except REFUSED as error:
         return refuse("learning_curve", error)
-    print(*save(figure, args.output), sep="\n")
-    if args.csv:
-        write_csv(records, args.csv)
     print(*summary(records, args.value), sep="\n")
     return 0
 

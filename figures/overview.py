@@ -19,6 +19,7 @@ import numpy as np
 
 from agents.reports import CONTEXT, OFFSETS, ROWS
 from figures import save
+from figures.records import REFUSED, refuse
 from logger.pictures import cut_grid
 from tools import UserError
 
@@ -93,11 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         video = read_picture(pictures / "eval_openl.gif")
         traversal = read_picture(args.traversal or pictures / "beta_vae_traverse.png")
-    except UserError as error:
-        print(f"overview: {error}", file=sys.stderr)
-        return 2
-    figure = draw(video, traversal, args.clip)
-    print(*save(figure, args.output, dpi=110), sep="\n")
+        figure = draw(video, traversal, args.clip)
+        print(*save(figure, args.output, dpi=110), sep="\n")
+    except REFUSED as error:
+        return refuse("overview", error)
     plt.close(figure)
     return 0
 

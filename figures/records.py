@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agents.registry import AGENTS
+from envs import RenderingError, UnknownTask
 from figures.runs import arm_of, find_runs, read_config, read_log, scale_of, source_of
 from figures.style import METHODS
 from fileio.atomic import atomic_write
 from tools import UserError, nearest, print_safe
 
 RANDOM = "random"
+REFUSED = (UserError, UnknownTask, RenderingError, OSError)  # what commands say in a line
 COLUMNS = (
     "study", "scale", "task", "source", "method", "arm", "seed", "frames", "return", "return_std",
     "episodes", "success",
@@ -267,6 +269,11 @@ def parser_of(program: str, doc: str | None, values: Iterable[str]) -> argparse.
 
 
 def refuse(program: str, error: Exception) -> int:
-    """Says on a line why nothing was drawn; the exit status of that."""
+    """Says on a line why nothing was drawn: one of ``REFUSED``; the exit status of that."""
+    if isinstance(error, OSError):
+        from training.failures import describe  # imports PyTorch, which most figures do without
+
+        print_safe(f"{program}: {describe(error)}", sys.stderr)
+        return 1
     print_safe(f"{program}: {error}", sys.stderr)
     return 2

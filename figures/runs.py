@@ -105,6 +105,9 @@ def switches(folders: Iterable[Path]) -> dict[str, float]:
     found: dict[str, float] = {}
     for run in runs_in(folders):
         config = read_config(run)
+        at = config.get("switch_at", config["steps"] / 2)
+        if not config["steps"] or at is None:  # a collection: no training that could be switched in
+            continue
         if config["color_distractor"] and has_switch(config["task"], config):
-            found[config["task"]] = config.get("switch_at", config["steps"] / 2)
+            found[config["task"]] = at
     return found

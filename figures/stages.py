@@ -13,6 +13,7 @@ from agents.model_configs import predictor_config
 from agents.pretrained import PREDICTOR_FILES, load_predictor
 from agents.registry import METHODS
 from config import Config, load_saved
+from data.scaling import fit
 from figures.runs import read_config
 from fileio.checkpoints import misfit
 from models import VideoPredictor
@@ -42,6 +43,12 @@ class Stages(NamedTuple):
         """Those that are there, by their stage."""
         both = {"pretrained": self.pretrained, "finetuned": self.finetuned}
         return {name: model for name, model in both.items() if model is not None}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what the models see."""
+        image = next(iter(self.named.values())).config.image
+        return image.side, image.side, image.channels
 
 
 def load_stages(run: Path) -> Stages:
@@ -107,13 +114,23 @@ def find_episodes(folder: Path) -> list[Path]:
     return found
 
 
-def read_clips(folder: Path, count: int, length: int, seed: int = 0) -> np.ndarray:
+def read_clips(
+    folder: Path, shape: tuple[int, int, int], count: int, length: int, seed: int = 0
+) -> np.ndarray:
     """Clips of episodes, drawn at random: uint8 [count, length, H, W, C].
 
-    Episodes are drawn without replacement as long as there are some, starts uniformly.
+    Episodes are drawn without replacement as long as there are some, starts uniformly. Images of
+    another size have their middle scaled, as training has them.
+
+    Args:
+        folder: with the episodes.
+        shape: (H, W, C) of what is to see them.
+        count: how many clips.
+        length: frames of each.
+        seed: of which ones.
 
     Raises:
-        UserError: there are no episodes so long, or one cannot be read.
+        UserError: there are no episodes so long, or one cannot be read, or made to fit.
     """
     rng, files, clips = np.random.default_rng(seed), find_episodes(folder), []
     order: list[Path] = []
@@ -123,12 +140,13 @@ def read_clips(folder: Path, count: int, length: int, seed: int = 0) -> np.ndarr
             if short == len(files):
                 raise UserError(f"{folder} holds no episode of {length} frames: take shorter clips")
             order, short = [files[i] for i in rng.permutation(len(files))], 0
-        image = _images(order.pop())
+        path = order.pop()
+        image = _images(path)
         if len(image) < length:
             short += 1
             continue
         start = rng.integers(len(image) - length + 1)
-        clips.append(image[start : start + length])
+        clips.append(_fitted(image[start : start + length], shape, path))
     return np.stack(clips)
 
 
@@ -137,6 +155,20 @@ def _images(path: Path) -> np.ndarray:
         return read_episode(path)["image"]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _fitted(images: np.ndarray, shape: tuple[int, int, int], path: Path) -> np.ndarray:
+    """Images of a file as what is to see them asks for."""
+    try:
+        fitted = fit(images, shape)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be shown: {error}") from None
+    if fitted.shape[1:] != shape:
+        raise UserError(
+            f"{path} has images of {images.shape[3]} channels, and the run sees {shape[2]}: name "
+            "other episodes"
+        )
+    return fitted
 
 
 @torch.no_grad()

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from envs import UnknownTask
 from figures import paths_of, reference
 from figures.cost import Cost, measure
 from figures.groups import Group, by_task, common_frame, runs_of, scores_at
-from figures.records import Record, load, refuse
+from figures.records import REFUSED, Record, load, refuse
 from figures.runs import read_config, runs_in
 from figures.style import METHODS, choose, label_of, task_name
 from fileio.atomic import atomic_write
@@ -282,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_as_text(rows_of(records, **chosen)), end="")
         if args.output:
             print(*draw(records, args.output, **chosen), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("tables", error)
     return 0
 

@@ -24,9 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agents.reports import OFFSETS, latent_kl, traversal
-from envs import UnknownTask
 from figures import save
-from figures.records import Record, refuse
+from figures.records import REFUSED, Record, refuse
 from figures.runs import find_runs, read_config
 from figures.stages import load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, task_name
@@ -108,26 +107,26 @@ def sheets_of(run: Path, episodes: Path | None = None) -> list[Sheet]:
         return [_from_picture(run)]
     stages = load_stages(run)
     task = task_name(stages.config.task)
-    own = Path(episodes or run / "train_eps")
+    own, shape = Path(episodes or run / "train_eps"), stages.image_shape
     if stages.finetuned is None:
-        frame = _frame(Path(episodes) if episodes else videos_of(stages), run)
+        frame = _frame(Path(episodes) if episodes else videos_of(stages), run, shape)
         return [_sheet(f"pretrained, {task}", stages.pretrained, frame)]
-    sheets = [_sheet(f"student, {task}", stages.finetuned, _frame(own, run))]
+    sheets = [_sheet(f"student, {task}", stages.finetuned, _frame(own, run, shape))]
     if stages.pretrained is not None:
         videos = None if episodes else videos_of(stages)
         what = "teacher, its own videos" if videos else f"teacher, {task}"
-        sheets.insert(0, _sheet(what, stages.pretrained, _frame(videos or own, run)))
+        sheets.insert(0, _sheet(what, stages.pretrained, _frame(videos or own, run, shape)))
     return sheets
 
 
-def _frame(folder: Path | None, run: Path) -> np.ndarray:
+def _frame(folder: Path | None, run: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """The frame that latents are moved around: uint8 [1, 1, H, W, C]."""
     if folder is None or not folder.is_dir():
         where = "" if folder is None else f" at {folder}"
         raise UserError(
             f"the videos of {run} are not to be found{where}: name a folder of episodes, --episodes"
         )
-    return read_clips(folder, 1, 1)
+    return read_clips(folder, shape, 1, 1)
 
 
 def _sheet(title: str, model: VideoPredictor, frame: np.ndarray) -> Sheet:
@@ -245,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names[found[1]] = found[2]
         chosen = {"episodes": args.episodes, "latents": args.latents, "rows": args.rows}
         paths = draw([], args.output, runs=args.runs, names=names, title=args.title, **chosen)
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("traversals", error)
     print(*paths, sep="\n")
     return 0

@@ -18,9 +18,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from envs import UnknownTask
 from figures import save
-from figures.records import Record, refuse
+from figures.records import REFUSED, Record, refuse
 from figures.runs import runs_in
 from figures.stages import features_of, load_stages, read_clips, videos_of
 from figures.style import RC, TEXT, write_legend
@@ -93,7 +92,9 @@ def embed(run: Path, offline: Path | None, clips: int, length: int, seed: int) -
             "--offline"
         )
     half = clips // 2
-    images = [read_clips(f, half, length, seed) for f in (folder, run / "train_eps")]
+    images = [
+        read_clips(f, stages.image_shape, half, length, seed) for f in (folder, run / "train_eps")
+    ]
     result = []
     for stage, model in stages.named.items():
         features = np.concatenate([features_of(model, each) for each in images])
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = {n: getattr(args, n) for n in ("offline", "clips", "length", "seed", "title")}
     try:
         print(*draw([], args.output, runs=[args.run], **chosen), sep="\n")
-    except (UserError, UnknownTask) as error:
+    except REFUSED as error:
         return refuse("tsne", error)
     return 0
 

@@ -21,8 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from envs import EnvSettings, RenderingError, UnknownTask, factories_of, make_env
+from envs import EnvSettings, RenderingError, factories_of, make_env
 from figures import save
+from figures.records import REFUSED, refuse
 from tools import UserError
 
 STEPS = 40  # agent steps of an episode
@@ -132,10 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         figure = draw(rows, {"dmcgb_path": args.dmcgb_path}, args.seed)
-    except (UserError, UnknownTask, RenderingError, OSError, ValueError) as error:
-        print(f"worlds: {error}", file=sys.stderr)
-        return 2
-    save(figure, args.output, dpi=130)
+        save(figure, args.output, dpi=130)
+    except (*REFUSED, ValueError) as error:
+        return refuse("worlds", error)
     plt.close(figure)
     return 0
 

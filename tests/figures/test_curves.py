@@ -250,6 +250,13 @@ def test_the_switch_is_marked_where_the_run_has_it(run, tmp_path):
     assert [text.get_text() for text in texts] == ["new look"]
 
 
+@pytest.mark.parametrize("switch_at", ["null", 9])
+def test_a_collection_has_no_switch(tmp_path, switch_at):
+    make_run(tmp_path / "diswm" / "seed_0", switch_at=70)
+    make_run(tmp_path / "random" / "seed_0", steps=0, switch_at=switch_at)
+    assert learning_curve.switches([tmp_path]) == {TASK: 70}
+
+
 def test_runs_become_a_picture_and_a_table(run, tmp_path, capsys):
     png, table = tmp_path / "out" / "curve.png", tmp_path / "curve.csv"
     assert learning_curve.main([str(run), "--output", str(png), "--csv", str(table)]) == 0

@@ -8,6 +8,7 @@ import torch
 from agents import reports
 from agents.pretrained import save_predictor
 from agents.reports import OFFSETS
+from data.scaling import fit
 from figures import stages, traversals, tsne
 from fileio import checkpoints
 from logger.pictures import grid
@@ -17,6 +18,7 @@ from tests.helpers.models import make_agent, make_config, make_predictor
 from tests.helpers.runs import refusal
 
 Z = 4
+SEEN = (64, 64, 3)
 
 
 def make_episodes(folder, count=4, length=8, shade=0):
@@ -64,7 +66,7 @@ def test_the_latents_that_move_the_picture_most_come_first(runs):
     _, second = runs
     teacher, student = traversals.sheets_of(second)
     assert (teacher.title, student.title) == ("teacher, its own videos", "student, Walker Walk")
-    frame = torch.from_numpy(stages.read_clips(second / "train_eps", 1, 1))
+    frame = torch.from_numpy(stages.read_clips(second / "train_eps", SEEN, 1, 1))
     picture = reports.traversal(stages.load_stages(second).finetuned, {"image": frame})
     row = picture[64:128].reshape(64, 7, 64, 3).swapaxes(0, 1)  # z1
     np.testing.assert_allclose(student.tiles[1], row * 255, atol=1.01)
@@ -114,20 +116,43 @@ def test_a_run_without_a_checkpoint_is_drawn_from_its_picture(tmp_path):
 
 def test_clips_are_windows_of_episodes(runs):
     _, second = runs
-    clips = stages.read_clips(second / "train_eps", 6, 5)
+    clips = stages.read_clips(second / "train_eps", SEEN, 6, 5)
     assert clips.shape == (6, 5, 64, 64, 3)
     files = sorted((second / "train_eps").glob("*.npz"))
     images = [np.load(path)["image"] for path in files]
     windows = {image[t : t + 5].tobytes(): i for i, image in enumerate(images) for t in range(4)}
     assert {windows[clip.tobytes()] for clip in clips[:4]} == {0, 1, 2, 3}  # each episode once
     assert all(clip.tobytes() in windows for clip in clips)
-    line = refusal(stages.read_clips, second / "train_eps", 1, 9)
+    line = refusal(stages.read_clips, second / "train_eps", SEEN, 1, 9)
     assert line.endswith("holds no episode of 9 frames: take shorter clips")
+
+
+def test_frames_of_another_size_are_seen_as_training_sees_them(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = [(84, 84, 3), (48, 80, 1), SEEN]
+    images = [rng.integers(0, 256, (2, *shape)).astype(np.uint8) for shape in shapes]
+    for index, image in enumerate(images):
+        save_episode(tmp_path / f"{index}.npz", {"image": image})
+    clips = stages.read_clips(tmp_path, SEEN, 3, 2)
+    expected = {fit(image, SEEN).tobytes() for image in images}
+    assert {clip.tobytes() for clip in clips} == expected
+    first, second = runs
+    assert stages.load_stages(first).image_shape == SEEN
+    words = [str(second), "--episodes", str(tmp_path), "--output", str(tmp_path / "t.png")]
+    assert traversals.main(words) == 0
+    words = [str(second), "--offline", str(tmp_path), "--clips", "8", "--length", "2"]
+    assert tsne.main([*words, "--output", str(tmp_path / "j.png")]) == 0
+
+
+def test_frames_of_other_channels_are_refused(tmp_path):
+    save_episode(tmp_path / "0.npz", {"image": np.zeros((2, 64, 64, 4), np.uint8)})
+    line = refusal(stages.read_clips, tmp_path, SEEN, 1, 1)
+    assert line.endswith("has images of 4 channels, and the run sees 3: name other episodes")
 
 
 def test_features_are_the_latents_mean_over_a_clip(runs):
     model = make_predictor()
-    clips = stages.read_clips(runs[1] / "train_eps", 2, 3)
+    clips = stages.read_clips(runs[1] / "train_eps", SEEN, 2, 3)
     with torch.no_grad():
         each = [
             [model.encode(torch.from_numpy(f)[None, None]).mean[0, 0] for f in c] for c in clips

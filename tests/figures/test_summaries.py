@@ -1,5 +1,7 @@
 """Bars and aggregates: the numbers in them, what stays empty, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,28 @@ def test_a_bar_is_the_mean_at_the_last_frame_that_all_have_come_to():
     assert "scale: cpu · n = 2 seeds" in figure._supxlabel.get_text()
     [axes] = bars_of(records, at=5).axes
     assert [bar.get_width() for bar in axes.patches] == [1, 1]
+
+
+def test_a_bar_without_an_evaluation_up_to_the_frame_is_refused():
+    records = make_records([[4, 6]], frames=(2000, 3000))
+    line = refusal(bars_of, records, "return", 10)
+    assert line == (
+        f"{TASK}, diswm has no evaluation up to 10 frames: give --at 2000 or more, or leave it out"
+    )
+    begun = make_records([[1]], arm="ted", frames=[0])
+    line = refusal(bars_of, records + begun)
+    assert line.endswith("up to 0 frames: leave out the run that has just begun")
+    alone = {"panel": ["ted"]}
+    [axes] = bars_of(records + begun, panels=alone).axes  # an arm that is not shown may lack it
+    assert [bar.get_width() for bar in axes.patches] == [1]
+
+
+def test_a_bar_of_one_seed_is_of_the_seed_that_has_come_to_the_frame():
+    each = make_records([[8, 9], [3, 5]])
+    # The first seed's evaluations are at 20 and 30 frames, the second one's at 0 and 10.
+    records = [dataclasses.replace(r, frames=r.frames + 20 * (r.seed == 0)) for r in each]
+    [axes] = bars_of(records, at=10).axes
+    assert [bar.get_width() for bar in axes.patches] == [5]
 
 
 def test_panels_ask_each_their_own_question():
@@ -90,6 +114,12 @@ def test_arms_are_compared_on_tasks_that_all_have_run():
     assert refusal(aggregates.figure_of, table, records, "tedd", "").endswith(
         "(did you mean 'ted'?)"
     )
+
+
+def test_an_arm_without_an_evaluation_up_to_the_frame_is_refused():
+    records = make_records([[4, 6]], frames=(20, 30))
+    line = refusal(aggregates.table_of, records, "return", 10)
+    assert line.endswith("up to 10 frames: give --at 20 or more, or leave it out")
 
 
 def test_aggregates_are_drawn_and_told_by_a_command(tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from figures import cost, tables
 from figures.records import write_csv
 from fileio import checkpoints
-from tests.figures.recorded import ROWS, make_records, make_run
+from tests.figures.recorded import ROWS, evaluation, make_records, make_run
 from tests.helpers.runs import refusal
 
 CHEETAH = {"task": "dmc2gym_cheetah_run", "scale": "paper"}
@@ -82,6 +82,12 @@ def test_costs_are_measured_from_a_runs_own_files(tmp_path):
     assert (measured.parameters, measured.device) == (None, None)
     checkpoints.save_newest(run, 60, {"learner": 1}, keep=1)
     assert "another format" in refusal(cost.measure, run)
+
+
+def test_episodes_in_other_worlds_count_as_well(tmp_path):
+    worlds = [evaluation(50, f"eval_{name}", 1.0, 1.0, 4) for name in ("color_hard", "video_easy")]
+    rows = [*ROWS, *worlds, {"step": 50, "train_episodes": 7, "seconds_evaluate": 10.0}]
+    assert cost.measure(make_run(tmp_path, rows)).seconds_per_episode == 10 / (3 * 4 + 2 * 4)
 
 
 def test_table_c_has_the_papers_costs_and_ours(tmp_path, capsys):
