@@ -145,7 +145,8 @@ def segmented(env: gym.Env, settings: EnvSettings, arguments: dict[str, Any]) ->
         max(settings.size),
         _LONGEST,
     )
-    return Backdrop(env, Player(source, dynamic=arguments["dynamic"]), behind)
+    player = Player(source, dynamic=arguments["dynamic"], every=arguments.get("every", 1))
+    return Backdrop(env, player, behind, by_control_steps=True)
 
 
 def corrupted(clear: Callable[[], gym.Env]) -> Factories:
