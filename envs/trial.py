@@ -124,8 +124,15 @@ def _check_worlds(task: str, names: Sequence[str], settings: EnvSettings) -> Non
                 paths = find_videos(
                     films.background_dataset_path or "", films.background_dataset_videos
                 )
+                count = worlds.film_count(world, films)
+                if count is not None and not 1 <= count <= len(paths):
+                    raise ValueError(
+                        f"{len(paths)} videos are in {films.background_dataset_path} and {count} "
+                        f"are to be shown: give --background_num_videos {len(paths)}, or another "
+                        "folder"
+                    )
                 until = time.monotonic() + SECONDS / 4
-                usable(paths, None, TEXTURE_SIZE, MAX_FRAMES, until)
+                usable(paths, count, TEXTURE_SIZE, MAX_FRAMES, until)
             elif worlds.has_no_films(world, settings, prefix):
                 computed.append(world)
         except (ValueError, OSError) as error:
