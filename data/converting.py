@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from media.images import Unusable
 from replay.episodes import save_episode
 from tools import UserError
 
-LAYOUT = 1  # of the cache: another number converts everything anew
+LAYOUT = 2  # of the cache: another number converts everything anew
 LONGEST = 1 << 15  # rows of an episode, which is held in memory before it is written
 Episode = dict[str, np.ndarray]
 
@@ -32,10 +33,17 @@ class Skipped(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A file of a dataset, and a function that reads its episodes one after the other."""
+    """A file of a dataset, and a function that reads its episodes one after the other.
+
+    Attributes:
+        path: the file.
+        episodes: reads them.
+        beside: `stamp` of what else they are read from.
+    """
 
     path: Path
     episodes: Callable[[], Iterable[Episode | Skipped]]
+    beside: str = ""
 
 
 def needed(package: str, given: str) -> Any:
@@ -62,8 +70,8 @@ def convert(
 ) -> tuple[Path, list[tuple[str, str]]]:
     """Writes the episodes of a dataset into one folder; reuses a folder made before.
 
-    The folder's name has a hash of the files (path, size, time) and of what was chosen. What was
-    interrupted goes on after the last whole piece.
+    The folder's name has a hash of the files (path, size, time), of those beside them and of what
+    was chosen. What was interrupted goes on after the last whole piece.
 
     Args:
         pieces: of the dataset, at least one.
@@ -82,7 +90,8 @@ def convert(
     """
     sizes = [_stat(piece.path) for piece in pieces]
     files = [
-        [str(piece.path.resolve()), *found] for piece, found in zip(pieces, sizes, strict=True)
+        [str(piece.path.resolve()), *found, piece.beside]
+        for piece, found in zip(pieces, sizes, strict=True)
     ]
     key = hashlib.sha256(json.dumps([LAYOUT, list(chosen), files]).encode()).hexdigest()[:16]
     target = cache / f"{shortened(readable(name), 80)}-{key}"
@@ -103,6 +112,16 @@ def convert(
     if marker is None or not isinstance(marker.get("pieces"), list):
         raise UserError(f"{target} is not of this program's making: move it away")
     return target, [(name, why) for piece in marker["pieces"] for name, why in piece["skipped"]]
+
+
+def stamp(folder: Path, paths: Iterable[Path]) -> str:
+    """A hash of files below a folder (path, size, time); links that lead nowhere are left out.
+
+    Raises:
+        Unreadable: the machine failed to look at one.
+    """
+    files = [[str(p.relative_to(folder)), *_stat(p)] for p in paths if os.path.isfile(p)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _stat(path: Path) -> tuple[int, int]:

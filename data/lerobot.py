@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.converting import LONGEST, Episode, Piece, Skipped, needed
+from data.converting import LONGEST, Episode, Piece, Skipped, needed, stamp
 from data.errors import reading
 from data.frames import Settings, read_frames
 from media.images import Unusable
@@ -111,6 +111,13 @@ class Layout:
             raise self._refused(f"its meta/episodes cannot be read ({error})") from error
         return places
 
+    def files(self) -> list[Path]:
+        """What says where images are, and the videos, whichever are there."""
+        places = files_below(self.folder / "meta" / "episodes", (".parquet",))
+        suffix = PurePosixPath(self._path).suffix
+        videos = files_below(self.folder, (suffix,)) if suffix else []
+        return [self.folder / INFO, *places, *videos]
+
     def place(self, episode: int) -> Place:
         """Where the images of an episode are.
 
@@ -176,7 +183,10 @@ def pieces(folder: Path, given: str, settings: Settings) -> list[Piece]:
     found = files_below(folder / "data", (".parquet",))
     if not found:
         raise UserError(f"--pretrain_datasets_path {given} has no rows in data/: give another")
-    return [Piece(path, functools.partial(_episodes, path, layout, settings)) for path in found]
+    beside = stamp(folder, layout.files())
+    return [
+        Piece(path, functools.partial(_episodes, path, layout, settings), beside) for path in found
+    ]
 
 
 def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, np.ndarray]]:

@@ -32,17 +32,21 @@ class Moving(gym.Wrapper):
     generator of its own, so that the physics of a seed stays as it is.
     """
 
-    def __init__(self, env: gym.Env, player: Player, resets: bool = True):
+    def __init__(
+        self, env: gym.Env, player: Player, resets: bool = True, by_control_steps: bool = False
+    ):
         """Wraps ``env``.
 
         Args:
             env: The environment.
             player: What plays; each step of ``env`` moves it on.
             resets: Whether an episode without a seed begins anew; otherwise the film goes on.
+            by_control_steps: Whether a step of ``env`` is ``info['control_steps']`` of the player.
         """
         super().__init__(env)
         self.player = player
         self._resets, self._random = resets, np.random.default_rng()
+        self._by_control_steps = by_control_steps
         self._begun = False
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None):
@@ -60,7 +64,10 @@ class Moving(gym.Wrapper):
     def step(self, action: np.ndarray):
         """One step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if self.player.advance():
+        before = self.player.index
+        for _ in range(info["control_steps"] if self._by_control_steps else 1):
+            self.player.advance()
+        if self.player.index != before:
             self.changed()
         return observation, reward, terminated, truncated, self._telling(info)
 
@@ -75,7 +82,7 @@ class Backdrop(Moving):
     """Shows frames in place of those pixels that are background."""
 
     def __init__(
-        self, env: gym.Env, player: Player, mask: Mask, gray: bool = False, resets: bool = True
+        self, env: gym.Env, player: Player, mask: Mask, *, gray: bool = False, **how: bool
     ):
         """Wraps ``env``.
 
@@ -84,9 +91,9 @@ class Backdrop(Moving):
             player: What plays, in frames no smaller than the picture.
             mask: Which pixels are background.
             gray: Whether it is shown without colours.
-            resets: As of :class:`Moving`.
+            **how: ``resets`` and ``by_control_steps``, as of :class:`Moving`.
         """
-        super().__init__(env, player, resets)
+        super().__init__(env, player, **how)
         self._mask, self._gray = mask, gray
 
     def render(self) -> np.ndarray:

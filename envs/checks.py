@@ -8,9 +8,9 @@ from typing import Any
 from distracting_control.procedural import families_of, is_procedural
 from envs.registered import module_of
 from envs.settings import EnvSettings
-from envs.suites import COMMON, Suite
+from envs.suites import COMMON, Factories, Suite
 from envs.tasks import SUITES, factories_of, parse_task
-from envs.worlds import worlds_of
+from envs.worlds import WORLDS, worlds_of
 from tools import UserError, check_folder, nearest
 
 # Blocks of HRSSM's worlds, beside the suites' own, and whose they are.
@@ -56,11 +56,11 @@ def check(config: Mapping[str, Any]) -> None:
         for flag in ("background_dataset_path", "test_background_dataset_path", "dmcgb_path"):
             _check_films(config[flag], flag)
         if not evaluates:
-            _check_shown(config, SUITES[suite])
+            _check_shown(config, SUITES[suite], there)
             _note_unread(config)
 
 
-def _check_shown(config: Mapping[str, Any], suite: Suite) -> None:
+def _check_shown(config: Mapping[str, Any], suite: Suite, there: Factories) -> None:
     """Checks that a background that is given is shown at all.
 
     Raises:
@@ -77,6 +77,12 @@ def _check_shown(config: Mapping[str, Any], suite: Suite) -> None:
         raise UserError(
             f"--background_dataset_path {path}: {config['task']} shows its distractors with "
             "--color_distractor True alone: give it as well, or leave the path out"
+        )
+    given = [f for f in ("background_dataset_path", "test_background_dataset_path") if config[f]]
+    shows_none = there["train"] is there["original"] is there["test"] and WORLDS[0] not in there
+    if given and is_read and shows_none:
+        raise UserError(
+            f"--{given[0]} {config[given[0]]}: {config['task']} shows no background: leave it out"
         )
 
 
@@ -135,7 +141,7 @@ def _note_unread(config: Mapping[str, Any]) -> None:
             f"note: the block {block} is for {block}_… tasks; {task} has the block {theirs}",
             file=sys.stderr,
         )
-    reads = SUITES[suite].reads
+    reads = SUITES[suite].read_by(identity)
     if suite == "dmc" and len(identity) == 2 and not worlds_of(config["eval_worlds"]):
         reads = COMMON  # there is no world that would
     unread = (set(config.overrides) & set(EnvSettings.names())) - reads

@@ -211,14 +211,24 @@ def _clip(action: np.ndarray) -> np.ndarray:
 
 _COLORS = frozenset({"max_delta", "disjoint_sets", "test_max_delta", "test_disjoint_sets"})
 
+_READS = COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"}
+
 _MUJOCO = _tasks()
+
+
+def _unread(identity: tuple[str, ...]) -> frozenset[str]:
+    if identity not in _MUJOCO.values():
+        return _READS - COMMON
+    return frozenset() if identity[0] == PUSHER else _COLORS
+
 
 SUITES = (
     Suite(
         "gymnasium",
         registered.Tasks(_MUJOCO),
         factories,
-        reads=COMMON | _COLORS | MOVING_SETTINGS | {"clip_actions"},
+        reads=_READS,
+        unread=_unread,
         endless=frozenset({(PUSHER,)}),
         limits="Of Gymnasium's MuJoCo environments only the newest, v5, are taken",
         opengl=None,

@@ -55,6 +55,7 @@ class Suite:
             ``info['control_steps']``. Two variations that look alike share one thunk.
         variation_for: ``(split, color_distractor, second_half)`` → variation.
         reads: Names of the settings that can change anything here.
+        unread: Identity → those of ``reads`` that change nothing in that task.
         endless: Identities of the tasks whose episodes end by the time limit alone, so that there
             is nothing to learn of their ends.
         limits: A sentence on which of the package's environments are none of its tasks; '' if all
@@ -73,6 +74,7 @@ class Suite:
     factories: Callable[[tuple[str, ...], EnvSettings], Factories]
     variation_for: Callable[[str, bool, bool], str] = switch_at_midpoint
     reads: frozenset[str] = COMMON
+    unread: Callable[[tuple[str, ...]], frozenset[str]] = lambda _: frozenset()
     endless: frozenset[tuple[str, ...]] = frozenset()
     limits: str = ""
     has_distractors: bool = True
@@ -80,3 +82,7 @@ class Suite:
     opengl: bool | None = True
     has_backdrop: bool = False
     parts: Parts | None = None
+
+    def read_by(self, identity: tuple[str, ...]) -> frozenset[str]:
+        """Names of the settings that can change anything in a task."""
+        return self.reads - self.unread(identity)

@@ -35,7 +35,8 @@ def try_variations(task: str, names: Sequence[str], settings: EnvSettings) -> No
         UserError: One cannot be drawn; a line names it, or the flags that are wrong.
     """
     check_backgrounds(task, names, settings)
-    own = SUITES[parse_task(task).suite].reads - COMMON
+    suite, identity = parse_task(task)
+    own = SUITES[suite].read_by(identity) - COMMON
     if all(getattr(settings, name) == getattr(EnvSettings, name) for name in own):
         names = [names[0], *(name for name in names[1:] if name not in (*VARIATIONS, "switch"))]
     factories = factories_of(task, settings)
@@ -66,9 +67,10 @@ def check_backgrounds(task: str, names: Sequence[str], settings: EnvSettings) ->
         UserError: There are no such videos or too few, or none can be shown; a line names the
             flags and a file.
     """
-    suite, (domain, *_) = parse_task(task)
+    suite, identity = parse_task(task)
+    domain = identity[0]
     _check_worlds(task, names, settings)
-    if "background_dataset_path" not in SUITES[suite].reads or suite == "dmc":
+    if "background_dataset_path" not in SUITES[suite].read_by(identity) or suite == "dmc":
         return
     until, found, still = time.monotonic() + SECONDS, dict[str, list[Path]](), []
     has_backdrop, computed = SUITES[suite].has_backdrop, False
@@ -122,8 +124,15 @@ def _check_worlds(task: str, names: Sequence[str], settings: EnvSettings) -> Non
                 paths = find_videos(
                     films.background_dataset_path or "", films.background_dataset_videos
                 )
+                count = worlds.film_count(world, films)
+                if count is not None and not 1 <= count <= len(paths):
+                    raise ValueError(
+                        f"{len(paths)} videos are in {films.background_dataset_path} and {count} "
+                        f"are to be shown: give --background_num_videos {len(paths)}, or another "
+                        "folder"
+                    )
                 until = time.monotonic() + SECONDS / 4
-                usable(paths, None, TEXTURE_SIZE, MAX_FRAMES, until)
+                usable(paths, count, TEXTURE_SIZE, MAX_FRAMES, until)
             elif worlds.has_no_films(world, settings, prefix):
                 computed.append(world)
         except (ValueError, OSError) as error:

@@ -66,6 +66,13 @@ def film_settings(world: str, settings: EnvSettings, prefix: str) -> BackgroundS
     return given
 
 
+def film_count(world: str, films: BackgroundSettings) -> int | None:
+    """How many films a world that moves shows, the first ones of its folder; None for all."""
+    if films.background_num_videos is not None or world not in _DISTRACTING:
+        return films.background_num_videos
+    return INTENSITIES[_DISTRACTING[world][1]]
+
+
 def has_no_films(world: str, settings: EnvSettings, prefix: str) -> bool:
     """Whether pictures are computed in a world that moves because nothing was given for it."""
     given = BackgroundSettings.of(vars(settings), prefix)
@@ -93,7 +100,7 @@ def distractions(world: str, domain: str, settings: EnvSettings, prefix: str) ->
     if name == "sensor_cs":
         return {"camera_kwargs": camera}
     films = film_settings(world, settings, prefix)
-    count = films.background_num_videos or INTENSITIES[intensity]
+    count = film_count(world, films)
     alpha = films.background_ground_plane_alpha
     background = {
         **distracting_control.background_preset(domain, count, dynamic=True),
@@ -145,7 +152,8 @@ def segmented(env: gym.Env, settings: EnvSettings, arguments: dict[str, Any]) ->
         max(settings.size),
         _LONGEST,
     )
-    return Backdrop(env, Player(source, dynamic=arguments["dynamic"]), behind)
+    player = Player(source, dynamic=arguments["dynamic"], every=arguments.get("every", 1))
+    return Backdrop(env, player, behind, by_control_steps=True)
 
 
 def corrupted(clear: Callable[[], gym.Env]) -> Factories:

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,10 @@ def _device_here(device: str) -> str:
 
 
 def evaluate(config: Config, runtime: Runtime) -> None:
-    """Plays the episodes, prints what they came to, and writes it beside the run.
+    """Plays the episodes, writes what they came to beside the run, and prints it.
 
-    With ``--eval_worlds`` they are played there, too; a table of all comes last.
+    With ``--eval_worlds`` they are played there, too, each world written before the next one is
+    played; a table of all comes last.
 
     Args:
         config: what :func:`configure` gave.
@@ -107,20 +108,27 @@ def evaluate(config: Config, runtime: Runtime) -> None:
     folder = expand_path(config.evaluate, "evaluate")
     mend = f"copy its {CONFIG} and {CHECKPOINT} to a folder of yours and give that"
     check_writable(folder / FOLDER, "--evaluate", mend)
-    looks = play(config, runtime)
-    texts = ["\n".join([table(one), *map(str, write(one, folder / FOLDER))]) for one in looks]
+    looks: list[Played] = []
+    with contextlib.closing(play(config, runtime)) as played:
+        for one in played:
+            text = "\n".join([table(one), *map(str, write(one, folder / FOLDER))])
+            with tqdm.external_write_mode():  # above the bar
+                print_safe("\n" * bool(looks) + text, sys.stdout)
+            looks.append(one)
     if len(looks) > 1:
-        texts.append(worlds_table(looks))
-    print_safe("\n\n".join(texts), sys.stdout)
+        print_safe("\n" + worlds_table(looks), sys.stdout)
 
 
-def play(config: Config, runtime: Runtime) -> list[Played]:
+def play(config: Config, runtime: Runtime) -> Generator[Played, None, None]:
     """Plays ``--eval_episodes`` episodes with the run's agent, and again in ``--eval_worlds``.
 
     As many of them as the run's own evaluation plays are the same ones, and so are the colours
     unless ``--eval_colors`` says otherwise: an evaluation of the run's last checkpoint with its
     own settings gives what the run logged, if it was written at an evaluation, as the last one of
     a finished run is.
+
+    Yields:
+        What was played in one look, before the next one is.
 
     Raises:
         UserError: the checkpoint is damaged or of another shape, or there are no such colours.
@@ -137,7 +145,6 @@ def play(config: Config, runtime: Runtime) -> list[Played]:
     looks = dict.fromkeys([variation, *worlds_of(config.eval_worlds)])
     choose_renderer(config.task, config.device)
     make = functools.partial(make_envs, variation=variation)
-    played = []
     with tqdm(total=rounds * len(looks), disable=None) as bar:
         evaluator = Evaluator(config, runtime, bar.update, of_run=saved, make_envs=make)
         with contextlib.closing(evaluator):
@@ -148,8 +155,7 @@ def play(config: Config, runtime: Runtime) -> list[Played]:
                 start = time.monotonic()
                 evaluation = _play(evaluator, agent, steps, look)
                 at = (state["frames"], steps, state["updates"], state["finished"])
-                played.append(Played(config, *at, evaluation, time.monotonic() - start))
-    return played
+                yield Played(config, *at, evaluation, time.monotonic() - start)
 
 
 def _play(evaluator: Evaluator, agent: Agent, steps: int, variation: str) -> Evaluation:

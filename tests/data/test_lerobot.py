@@ -1,6 +1,7 @@
 """LeRobot's layout: rows and images of episodes belong together, in both versions."""
 
 import json
+import os
 
 import huggingface_hub
 import numpy as np
@@ -141,6 +142,35 @@ def test_a_dataset_becomes_episodes_of_the_size_that_is_asked_for(tmp_path):
     paths = sorted(source.folder.glob("*.npz"))
     assert [len(read_episode(path)["image"]) for path in paths] == [6, 7]
     assert read_episode(paths[0])["image"].shape == (6, 64, 64, 3)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_dataset_is_converted_anew_once_its_videos_or_places_are_others(tmp_path, version):
+    files = dataset(version, [4, 4], tmp_path)
+    folder = lay(tmp_path / "set", files)
+    names = {"pretrain_datasets_path": str(folder), "cache_dir": str(tmp_path / "cache")}
+
+    def lengths():
+        source = data.resolve(config.parse([]).replace(**names))
+        paths = sorted(source.folder.glob("*.npz"))
+        return [len(read_episode(path)["image"]) for path in paths], len(source.skipped)
+
+    last = max(name for name in files if name.endswith(".mp4"))
+    (folder / last).write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    if version == 2:
+        assert lengths() == ([4], 1)
+    else:  # all are in one video
+        assert "no usable episode" in refusal(lengths)
+    (folder / last).write_bytes(files[last])
+    assert lengths() == ([4, 4], 0)
+    place = "meta/info.json" if version == 2 else "meta/episodes/chunk-000/file-000.parquet"
+    before = {p.name for p in (tmp_path / "cache" / "converted").iterdir()}
+    lengths()
+    assert {p.name for p in (tmp_path / "cache" / "converted").iterdir()} == before
+    os.utime(folder / place, (1, 1))
+    assert lengths() == ([4, 4], 0)
+    after = {p.name for p in (tmp_path / "cache" / "converted").iterdir()}
+    assert len(after - before) == 1
 
 
 def test_a_dataset_of_the_hub_is_downloaded_once(tmp_path, monkeypatch):

@@ -161,6 +161,32 @@ def test_the_skys_picture_is_laid_behind_by_segmentation(make):
     assert info["factors"]["background"] < 3
 
 
+@pytest.mark.parametrize(("look", "every"), [("train", 1), ("distracting_cs", 2)])
+def test_films_behind_the_robot_move_as_those_in_the_sky_do(make, look, every):
+    settings = {**SMALL, **MOVES, "background_by": "segmentation"}
+    for repeat in (1, 2, 4):
+        env = make("dmc2gym_cartpole_balance", action_repeat=repeat, **settings)
+        with env.get_wrapper_attr("unseen")():
+            told = [frames(env, look, seed, 1)[1]["factors"] for seed in range(3)]
+            begun = [env.reset(seed=seed)[1]["factors"] for seed in range(3)]
+        moved_by = [
+            abs(after["background_frame"] - before["background_frame"])
+            for before, after in zip(begun, told, strict=True)
+        ]
+        assert moved_by == [repeat // every] * 3
+
+
+def test_a_film_behind_the_robot_is_taken_up_where_it_was(make):
+    settings = {**SMALL, **MOVES, "background_by": "segmentation", "action_repeat": 3}
+    env = make("dmc2gym_cartpole_balance", **settings)
+    seen, info = frames(env, "distracting_cs", 3, 5)
+    actions = np.zeros((5, *env.action_space.shape), np.float32)
+    entry = {"seed": 3, "variation": "distracting_cs", "actions": actions}
+    observation, told = env.reset(options={"replay": {0: entry}})
+    np.testing.assert_array_equal(observation["image"], seen[-1])
+    assert told["factors"] == info["factors"]
+
+
 def test_textures_need_a_floor_or_a_sky():
     import mujoco
 

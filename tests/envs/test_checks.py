@@ -137,6 +137,18 @@ def test_folders_of_backgrounds(tmp_path, prefix):
             {"max_delta": 0.1, "step_std": 0.1, "texture": "wood"},
             ["--step_std, --texture changes nothing in gymnasium_Pusher-v5"],
         ),
+        (
+            "gymnasium_HalfCheetah-v5",  # whose parts keep their colours
+            ["gymnasium"],
+            {"max_delta": 0.1, "dynamic": True, "clip_actions": True},
+            ["--max_delta changes nothing in gymnasium_HalfCheetah-v5"],
+        ),
+        (
+            "gymnasium_CartPole-v1",  # which is not MuJoCo's
+            ["gymnasium"],
+            {"max_delta": 0.1, "dynamic": True, "action_repeat": 2},
+            ["--dynamic, --max_delta changes nothing in gymnasium_CartPole-v1"],
+        ),
     ],
 )
 def test_what_will_change_nothing_is_noted(capsys, task, blocks, flags, notes):
@@ -145,6 +157,21 @@ def test_what_will_change_nothing_is_noted(capsys, task, blocks, flags, notes):
     envs.check(Given(task, blocks, **flags, beta_vae_pretrain=True))
     envs.check(Given(task, blocks, **flags, evaluate="run"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("prefix", ["", "test_"])
+def test_a_background_that_a_task_never_shows_is_refused(prefix):
+    flags = {f"{prefix}background_dataset_path": "procedural"}
+    for task in ("gymnasium_CartPole-v1", "dmc_manipulation_lift_brick"):
+        with pytest.raises(UserError) as caught:
+            envs.check(Given(task, **flags))
+        assert str(caught.value) == (
+            f"--{prefix}background_dataset_path procedural: {task} shows no background: leave it "
+            "out"
+        )
+    for task in ("gymnasium_HalfCheetah-v5", "metaworld_drawer-open-v1", "dmc_walker_walk_video"):
+        envs.check(Given(task, **flags))
+    envs.check(Given("dmc_walker_walk", **flags))  # its worlds do
 
 
 def test_every_setting_is_a_key_with_the_same_default():

@@ -127,6 +127,12 @@ def test_computed_backgrounds_that_stand_still_are_noted(capsys):
     assert "--dynamic True plays" in capsys.readouterr().err
 
 
+def test_nothing_is_said_of_backgrounds_that_are_never_shown(capsys):
+    settings = EnvSettings(background_dataset_path="procedural", dynamic=True)
+    check_backgrounds("gymnasium_CartPole-v1", ["train", "test"], settings)
+    assert capsys.readouterr().err == ""
+
+
 class Drawn(gym.Env):
     """Writes down what is asked of it; fails as it is told to."""
 

@@ -168,6 +168,28 @@ def test_a_folder_without_anything_usable_is_refused(tmp_path, benchmark):
         check_backgrounds(TASK, ["color_hard"], EnvSettings(dmcgb_path=str(benchmark)))
 
 
+def test_too_few_films_are_refused_before_anything_is_played(tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    path = str(tmp_path)
+    said = rf"^the world {{}} cannot be shown: 3 videos are in {path} and {{}} are to be shown"
+    for world, count, asked in (
+        ("distracting_cs", 4, {}),
+        ("distracting_cs_0.2", 8, {}),
+        ("distracting_cs", 0, {"background_num_videos": 0}),
+        ("video", 5, {"background_num_videos": 5}),
+    ):
+        settings = EnvSettings(background_dataset_path=path, **asked)
+        for task, names in ((TASK, ["train", world]), (f"{TASK}_{world}", ["train"])):
+            with pytest.raises(UserError, match=said.format(world, count)) as caught:
+                check_backgrounds(task, names, settings)
+            assert str(caught.value).endswith("give --background_num_videos 3, or another folder")
+    enough = EnvSettings(background_dataset_path=path, background_num_videos=3)
+    check_backgrounds(TASK, ["train", "distracting_cs", "video"], enough)
+    check_backgrounds(TASK, ["distracting_cs_0.3"], EnvSettings(background_dataset_path=path))
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

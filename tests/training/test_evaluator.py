@@ -25,7 +25,8 @@ from fileio import checkpoints
 from logger import read_metrics
 from logger.pictures import GAP, cut_grid
 from replay.episodes import read_episode
-from tools import derive_seed
+from tools import UserError, derive_seed
+from training import evaluate as evaluating
 from training.evaluation_report import HEAD
 from training.stop import Stopped
 
@@ -283,6 +284,22 @@ def test_same_evaluation_is_written_once_and_another_beside_it(tiny, run):
 
 
 @pytest.mark.skipif(CUDA, reason="there is a CUDA device")
+def test_what_was_played_stays_though_the_next_world_fails(tiny, run, monkeypatch):
+    play = evaluating._play
+
+    def failing(evaluator, agent, steps, look):
+        if look == "blur":
+            raise UserError("there is no blur today")
+        return play(evaluator, agent, steps, look)
+
+    monkeypatch.setattr(evaluating, "_play", failing)
+    result = tiny.run(["--evaluate", str(run), "--eval_worlds", "blur"])
+    assert result.code == 2
+    assert "there is no blur today" in result.err
+    [path] = (run / "evaluations").glob("*.json")
+    assert str(path) in result.out.splitlines()
+
+
 def test_older_run_of_a_gpu_is_evaluated_on_the_cpu(tiny, run, own):
     """A run older than some keys; and blocks beside it, which are not read."""
     drop = ("evaluate", "eval_colors", "video_fps", "train_texture")
