@@ -235,8 +235,8 @@ class ActorCritic(nn.Module):
             imagined: the states.
             scales: 0-d tensors.
             first: the starts' own discounts [N], γ·(1 − terminal), where the data tells them and
-                the model predicts the others. What is imagined from a terminal start, after which
-                nothing comes, weighs nothing.
+                the model predicts the others. Of a terminal start, after which nothing comes, the
+                critic learns its own reward; what is imagined from there weighs nothing.
         """
         c = self.config
         reward = world_model.reward(imagined.feat).mode()[..., 0]  # [H+1, N]
@@ -248,7 +248,6 @@ class ActorCritic(nn.Module):
         ones = torch.ones_like(discount[:1])
         if first is not None:
             discount = torch.cat([first[None], discount[1:]])
-            ones = ones * (first > 0)
         total = reward[:-1]
         if c.future_entropy:
             entropy = imagined.rewarded_entropy
@@ -296,7 +295,8 @@ class ActorCritic(nn.Module):
         The action a_t first shows in the target of the state that it leads to. The last action
         has no target of its own: its state is the bootstrap.
 
-        With ``actor_target`` published, the loss of a_t is w_t·t_t, for all three.
+        With ``actor_target`` published, the loss of a_t is w_t·t_t, for all three. No action is
+        taken in a terminal start: there w0 is 0.
         """
         c = self.config
         lag = 1 if c.actor_target == "next" else 0
@@ -312,7 +312,10 @@ class ActorCritic(nn.Module):
                 mix = scales["imag_gradient_mix"]
                 objective = mix * outcome + (1 - mix) * objective
         objective = objective + self._entropy_bonus(world_model, imagined, steps, scales)
-        return -(cumulative[:steps] * objective).mean()
+        weights = cumulative[:steps]
+        if world_model.discount is not None:
+            weights = weights * (cumulative[1] > 0)
+        return -(weights * objective).mean()
 
     def _entropy_bonus(
         self, world_model: WorldModel, imagined: Imagination, steps: int, scales: LossScales

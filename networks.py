@@ -5,8 +5,10 @@ Symbols in shape comments: N any leading dimensions, A action, Z β-VAE latent, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -211,6 +213,18 @@ class PlainEncoder(nn.Module):
         return Encoding(x.reshape(*image.shape[:-3], self.embed_size).float())
 
 
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Convolutions and products in float32 and by algorithms that repeat, also on a GPU."""
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        products.allow_tf32 = before
+
+
 class BetaVAEEncoder(nn.Module):
     """The β-VAE's encoder: images [N, H, W, C] in ±0.5 → a latent [N, Z] and its statistics."""
 
@@ -262,7 +276,7 @@ class BetaVAEEncoder(nn.Module):
             Float32 [N, Z] each, on the encoder's device.
         """
         device, parts = self.stats.weight.device, []
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with _exact():
             for part in image.split(STATISTICS_CHUNK):
                 full = image.new_zeros(STATISTICS_CHUNK, *image.shape[1:], device=device)
                 full[: len(part)] = part

@@ -218,7 +218,9 @@ class DisWM(GradientLearner, Agent):
         """
         weights, teacher = state["weights"], self.world_model.teacher
         if teacher is None:
-            weights = _without_teacher(weights)
+            own = _without_teacher(weights)
+            if len(own) < len(weights):  # it only acts, and one of them may hold the teacher's
+                weights, self.optimizers = own, {}
         else:
             self._check_teacher(teacher, weights)
         super().load_state({**state, "weights": weights})
@@ -273,6 +275,12 @@ def check_actor(config: Config, spaces: Spaces) -> None:
             f"--actor_dist {config.actor_dist} does not fit the {spaces.kind} actions of "
             f"{config.task}: leave it out, or give {' or '.join(fitting)}"
         )
+    for flag in ("expl_amount", "eval_noise"):
+        if spaces.discrete and config[flag] > 1:
+            raise UserError(
+                f"--{flag} {config[flag]}: for discrete actions it is the share of uniform "
+                "choices: give 1 or less"
+            )
     relaxed = config.actor_dist == "onehot_gumble"
     if spaces.discrete and config.imag_gradient == "dynamics" and not relaxed:
         print_safe("note: discrete actors learn better with --imag_gradient reinforce")

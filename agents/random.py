@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from agents.base import Agent, Batch, Obs, Spaces, State, Update
 from tools import derive_seed
@@ -54,7 +55,10 @@ class Random(Agent):
         self.policy = RandomPolicy(spaces, derive_seed(config.seed, "random agent"))
 
     def act(self, obs: Obs, state: State | None, mode: str) -> tuple[np.ndarray, None]:
-        """Uniform actions, whatever it sees."""
+        """Uniform actions, whatever it sees; to be evaluated moves no generator of its own."""
+        if mode == "eval":
+            drawn = int(torch.randint(1 << 62, ()))
+            return RandomPolicy(self.policy.spaces, drawn)(obs, state)
         return self.policy(obs, state)
 
     def learn(self, batch: Batch, step: int) -> Update:

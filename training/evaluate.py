@@ -79,7 +79,9 @@ def configure(given: Config) -> Config:
         raise UserError(f"--size {asked}: the run's agent sees images of {own}: leave out --size")
     if "device" not in given.overrides:
         config = config.replace(device=_device_here(config.device))
-    return config
+    # Of the updates and the replay, which are not here: whatever this machine lacks for them.
+    graphs = "auto" if config.cuda_graphs == "True" else config.cuda_graphs
+    return config.replace(compile="False", replay_device="auto", cuda_graphs=graphs)
 
 
 def _device_here(device: str) -> str:

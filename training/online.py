@@ -181,9 +181,9 @@ class OnlineTrainer(Trainer):
     @property
     def eval_tag(self) -> str:
         """The middle of the names of evaluated episodes; ``--evaldir`` may be shared."""
-        c = self.config
-        tag = f"{variant(c.method_name, c.label)}-s{c.seed}"
-        return f"{task_name(c.task)}-{tag}" if c.evaldir else tag
+        tag = f"{variant((c := self.config).method_name, c.label)}-s{c.seed}"
+        where = f"{derive_seed(c.seed, str(self.run.folder.absolute())):x}"[:6]
+        return f"{task_name(c.task)}-{tag}-{where}" if c.evaldir else tag
 
     def variation(self, split: str) -> str:
         """The distractions of an episode that begins now."""
@@ -329,8 +329,8 @@ class OnlineTrainer(Trainer):
                 logger.scalar("train_success", episode.success)
             logger.write()
             kind = "random" if self.begun_at < 0 else "train"
-            fields = {"ret": round(episode.ret, 1), "colors": episode.variation}
-            logger.event(kind, episode=episode.index, **fields)
+            ret, colors = round(episode.ret, 1), episode.variation
+            logger.event(kind, episode=episode.index, ret=ret, colors=colors)
             if self.config.expl_gifs and episode.path:
                 self.replay.written()
                 self.run.video("train_policy", read_episode(episode.path)["image"])

@@ -16,8 +16,10 @@ import pytest
 import torch
 
 import config
+from accel.generators import scratch_rng
 from accel.runtime import Runtime
 from agents.base import Agent, Batch, Spaces
+from agents.random import Random
 from agents.registry import AGENTS, METHODS, agent_class
 from tests.helpers.models import make_batch, make_obs, stored
 from tests.helpers.runs import Tiny, events
@@ -180,3 +182,14 @@ def test_a_run_stops_goes_on_and_is_evaluated(tiny, method, tmp_path, calling, s
     assert evaluated.code == 0, evaluated.err
     logged = events(folder, "evaluation")[-1]
     assert f"return {logged['ret']:.1f}"[:-1] in evaluated.out
+
+
+def test_a_random_agent_that_is_evaluated_trains_on_as_if_it_were_not():
+    agent = Random(config.parse([]), None, Spaces((8, 8, 3), 2, False))
+    obs, before = {"is_first": np.ones(3, bool)}, agent.save_state()
+    with scratch_rng(5, torch.device("cpu")):
+        seen = [agent.act(obs, None, "eval")[0] for _ in range(2)]
+    assert agent.save_state() == before
+    assert not np.array_equal(*seen)
+    with scratch_rng(5, torch.device("cpu")):
+        np.testing.assert_array_equal(agent.act(obs, None, "eval")[0], seen[0])

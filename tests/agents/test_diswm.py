@@ -8,7 +8,14 @@ from accel.runtime import compute_dtype
 from agents.learner import loss_scales
 from tests.helpers.models import copied as copy
 from tests.helpers.models import equal as same
-from tests.helpers.models import make_agent, make_batch, make_config, make_model, stored
+from tests.helpers.models import (
+    make_agent,
+    make_batch,
+    make_config,
+    make_model,
+    make_obs,
+    stored,
+)
 
 B, T = 2, 4
 
@@ -70,6 +77,14 @@ def test_a_trainable_teacher_learns_is_saved_and_comes_back(tiny, capsys):
         torch.manual_seed(4)
         learner.learn(make_batch(1), 5)
     assert same(copy(agent), copy(other))
+    acts = make_agent(seed=9, words=("--teacher", "trainable"))  # as one that is evaluated
+    acts.load_state(stored(agent.save_state()))
+    assert acts.world_model.teacher is None
+    actions = []
+    for each in (agent, acts):
+        torch.manual_seed(3)
+        actions.append(each.act(make_obs(), None, "eval")[0])
+    np.testing.assert_array_equal(*actions)
 
 
 def test_every_weight_follows_the_schedule_of_its_key():
@@ -158,7 +173,7 @@ def test_behaviour_learning_leaves_the_model_alone(tiny, gradient, slow):
     assert [p.requires_grad for p in agent.world_model.parameters()] == expected
 
 
-def test_with_pred_discount_no_dream_begins_at_an_episodes_end():
+def test_with_pred_discount_no_dream_goes_on_from_an_episodes_end():
     batch = make_batch()
     ends = torch.zeros(B, T, dtype=torch.bool)
     ends[-1, T // 2 - 1] = ends[0, -1] = True  # before another episode's first row, and at last
@@ -175,7 +190,7 @@ def test_with_pred_discount_no_dream_begins_at_an_episodes_end():
         agent.learn(batch, 0)
         [(_, _, weights, _)] = seen
         begins = ~ends if choice == "True" else torch.ones_like(ends)
-        assert torch.equal(weights[0].reshape(B, T), begins.float())
+        assert torch.equal(weights[0], torch.ones(B * T))  # the critic learns of the ends, too
         # The first discount is the data's, so every other start weighs γ from there on.
         torch.testing.assert_close(weights[1].reshape(B, T), 0.99 * begins)
 

@@ -9,6 +9,7 @@ from scipy import stats
 from tests.helpers.models import A, copied, equal, make_batch, stored
 from tests.helpers.models import make_agent as make_fresh
 from tests.helpers.models import make_obs as look
+from tests.helpers.runs import refusal
 
 N = 3
 
@@ -263,3 +264,9 @@ def test_the_copy_does_not_learn(tiny):
     assert copied(agent).keys() == copied(make_agent(teacher=tiny.teacher)).keys()
     agent.learn(make_batch(), 0)
     assert equal(agent.save_state()["policy"], before)
+
+
+@pytest.mark.parametrize("key", ["eval_noise", "expl_amount"])
+def test_noise_of_choices_is_a_share(key):
+    line = refusal(lambda: make_fresh(actor_dist="onehot", **{key: 1.5}))
+    assert line.startswith(f"--{key} 1.5: for discrete actions")

@@ -210,12 +210,14 @@ def test_the_first_discount_is_the_datas_and_nothing_follows_a_terminal_start():
     np.testing.assert_allclose(target.detach(), expected, rtol=1e-5)
     assert target[0, 1] == dream.feat[0, 1, 0]  # the terminal state's own reward
     weights = np.stack([np.prod(d[:t], 0) for t in range(H + 1)])
-    weights[:, 1] = 0
+    assert weights[:, 1].tolist() == [1] + H * [0]
     np.testing.assert_allclose(cumulative, weights, rtol=1e-5)
     value_loss = behavior.value_loss(dream.feat, target, cumulative)
     other = target.detach().clone()
-    other[:, 1] += 5
+    other[1:, 1] += 5
     torch.testing.assert_close(behavior.value_loss(dream.feat, other, cumulative), value_loss)
+    other[0, 1] += 5  # the critic learns what the end itself earned
+    assert abs(behavior.value_loss(dream.feat, other, cumulative) - value_loss) > 0.1
     grad = grad_of(loss, script.means).reshape(H, N)
     assert (grad[:-1, [0, 2]] != 0).all()
     assert (grad[:, 1] == 0).all()

@@ -303,7 +303,7 @@ def test_what_was_played_stays_though_the_next_world_fails(tiny, run, monkeypatc
 def test_older_run_of_a_gpu_is_evaluated_on_the_cpu(tiny, run, own):
     """A run older than some keys; and blocks beside it, which are not read."""
     drop = ("evaluate", "eval_colors", "video_fps", "train_texture")
-    rewrite(run, drop=drop, device="cuda:0")
+    rewrite(run, drop=drop, device="cuda:0", replay_device="cuda", cuda_graphs="True")
     result = tiny.run(["--configs", "defaults", "dmc2gym", "cpu", "--evaluate", str(run)])
     assert result.code == 0
     blocks, device = result.err.splitlines()

@@ -16,7 +16,7 @@ from accel.runtime import Runtime
 from fileio import checkpoints, npz
 from fileio.atomic import leftovers
 from tests.helpers.runs import events
-from tools import print_safe
+from tools import derive_seed, print_safe
 from training.run_folder import RunFolder
 from training.stop import Stopped
 
@@ -304,10 +304,14 @@ def test_a_folder_called_evaluations_is_cleared_like_any_other(tmp_path, tiny, s
 
 def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny):
     elsewhere = {"traindir": tmp_path / "train", "evaldir": tmp_path / "eval"}
+    flags = {"steps": 20, "pretrain": 0, "time_limit": 8, "prefill": 2, "distillation": False}
+    argv = tiny.finetune(tmp_path / "runs", **elsewhere, **flags)
+    where = f"{derive_seed(0, str(tiny.folder(argv).absolute())):x}"[:6]  # of two logdirs
+    tag = f"{tiny.task}-diswm-s0-{where}"
     own = [elsewhere["traindir"] / ".000003-s0-11.npz.abcd12_3.tmp"]
-    own += [elsewhere["evaldir"] / f".000000060-{tiny.task}-diswm-s0-11.npz.abcd12_3.tmp"]
+    own += [elsewhere["evaldir"] / f".000000060-{tag}-11.npz.abcd12_3.tmp"]
     others = [elsewhere["traindir"] / ".000003-s1-11.npz.abcd12_3.tmp"]
-    others += [elsewhere["evaldir"] / ".000000060-dmc2gym_a_b-diswm-s0-11.npz.abcd12_3.tmp"]
+    others += [elsewhere["evaldir"] / f".000000060-{tiny.task}-diswm-s0-11.npz.abcd12_3.tmp"]
     others += [elsewhere["traindir"] / "other" / own[0].name]
     for path in own + others:
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -315,10 +319,11 @@ def test_episodes_elsewhere_are_cleared_of_this_runs_halves_alone(tmp_path, tiny
         os.utime(path, (0, 0))
     others += [elsewhere["traindir"] / ".000004-s0-11.npz.abcd12_3.tmp"]
     others[-1].write_bytes(b"being written")
-    flags = {"steps": 20, "pretrain": 0, "time_limit": 8, "prefill": 2, "distillation": False}
-    tiny.finish(tiny.finetune(tmp_path / "runs", **elsewhere, **flags))
+    tiny.finish(argv)
     assert leftovers(tmp_path) == sorted(others)
-    assert all(f"-{tiny.task}-diswm-s0-" in p.name for p in elsewhere["evaldir"].glob("*.npz"))
+    written = [path.name for path in elsewhere["evaldir"].glob("*.npz")]
+    assert written
+    assert all(f"-{tag}-" in name for name in written)
 
 
 def test_signals_take_their_usual_course_again_when_a_run_has_closed(tmp_path, tiny):
