@@ -70,7 +70,7 @@ def run_command(argv: Sequence[str]) -> int:
         Diverged: losses or weights are not finite any more.
         RunFailed: the machine or an environment failed; the run's folder is whole.
     """
-    config = configuration.parse(argv, methods=METHODS)
+    config = configuration.parse(evaluate.with_method(argv), methods=METHODS)
     if config.export_checkpoint is not None:
         return export(config)
     if config.evaluate is not None:

@@ -10,11 +10,13 @@ E elites, L latent, A action.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from tools import UserError
 
 EPS = 1e-9  # beside the sum of the weights
 
@@ -74,6 +76,23 @@ class Elites(NamedTuple):
 
     actions: Tensor
     weight: Tensor
+
+
+def check_plans(config: Mapping[str, Any]) -> None:
+    """Checks that least values are below largest ones, and parts of plans below their number.
+
+    Raises:
+        UserError: one line that names the flag and the mend.
+    """
+    for low, high in (
+        ("num_elites", "num_samples"),
+        ("num_pi_trajs", "num_samples"),
+        ("min_std", "max_std"),
+        ("discount_min", "discount_max"),
+    ):
+        least, most = config[low], config[high]
+        if least > most:
+            raise UserError(f"--{low} {least} is above --{high} {most}: give less of it")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,11 +23,18 @@ from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
 from baselines import pictures
 from baselines.augment import Crops, join, stacked
+from baselines.dreamerv3 import BEHAVIOR_UNREAD
 from baselines.networks import Critic, sides
 from baselines.stacking import push, transition
 from config import Config, key
 from replay.sampler import Windows
 from tools import UserError
+
+# Of world models and of what is imagined with them.
+MODEL_UNREAD = BEHAVIOR_UNREAD | {
+    *("dyn_cell", "dyn_hidden", "dyn_deter", "dyn_stoch", "dyn_discrete", "units", "cnn_depth"),
+    *("image_scale", "kl_scale", "kl_free", "imag_horizon", "discount_lambda", "actor_entropy"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,7 @@ class PixelAgent(GradientLearner, Agent):
     """
 
     kinds = frozenset({"continuous"})
+    unread = MODEL_UNREAD | {"model_lr", "grad_clip"}
     critic: Critic
     min_batch: ClassVar[int] = 1
 

@@ -21,7 +21,7 @@ from baselines.rad import RAD
 from baselines.sac import SACNoise, sum_of_errors
 from baselines.stacking import Transition
 from config import Config, key
-from tools import derive_seed
+from tools import UserError, derive_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,11 @@ class SVEA(RAD):
         super().check(config)
         if config.svea_augment == "overlay":
             check_folder(config.overlay_path)
+        elif "overlay_path" in config.overrides:
+            raise UserError(
+                f"--overlay_path {config.overlay_path} goes with --svea_augment overlay: give "
+                "that, too, or leave it out"
+            )
 
     def make_more(self) -> None:
         c = self.config

@@ -27,9 +27,9 @@ from agents.learner import GradientLearner
 from agents.optimizer import Optimizer
 from baselines import pictures
 from baselines.augment import Crops, join
-from baselines.mppi import MPPI, PlanNoise
+from baselines.mppi import MPPI, PlanNoise, check_plans
 from baselines.networks import move
-from baselines.pixels import refuse_discrete, refuse_others
+from baselines.pixels import MODEL_UNREAD, refuse_discrete, refuse_others
 from baselines.stacking import Steps, frames_at, push, steps_from
 from baselines.tdmpc2_networks import Encoder, TwoHot, World, latent_size, least_side
 from behavior import frozen
@@ -107,6 +107,7 @@ class TDMPC2(GradientLearner, Agent):
     name = "tdmpc2"
     Keys = Keys
     kinds = frozenset({"continuous"})
+    unread = MODEL_UNREAD | {"value_lr", "value_grad_clip"}
     scale: Tensor
     clips = 64  # their frames are what imagined latents are compared with
 
@@ -114,6 +115,7 @@ class TDMPC2(GradientLearner, Agent):
         self, config: Config, runtime: Runtime, spaces: Spaces, source: Path | None = None
     ):
         refuse_discrete(self, config, spaces)
+        check_plans(config)  # they may be given where an agent only acts
         super().__init__(config.replace(discount=discount_of(config)), runtime)
         c, actions = self.config, spaces.action_size
         self.spaces, self.stack, self.horizon = spaces, c.frame_stack, c.horizon
@@ -179,14 +181,7 @@ class TDMPC2(GradientLearner, Agent):
                 f"(--num_channels {c.num_channels}, --size {size}): give another one, such as "
                 f"{math.gcd(latent, 8)}"
             )
-        for low, high in (
-            ("num_elites", "num_samples"),
-            ("num_pi_trajs", "num_samples"),
-            ("min_std", "max_std"),
-            ("discount_min", "discount_max"),
-        ):
-            if c[low] > c[high]:
-                raise UserError(f"--{low} {c[low]} is above --{high} {c[high]}: give less of it")
+        check_plans(c)
         if c.vmin >= c.vmax:
             raise UserError(f"--vmin {c.vmin} must be below --vmax {c.vmax}: give less of it")
 

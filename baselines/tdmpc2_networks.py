@@ -57,7 +57,8 @@ class TwoHot(NamedTuple):
         """
         place = (symlog(value).clamp(self.low, self.high) - self.low) / self.step
         below = place.floor()
-        share, index = place - below, below.long()
+        # Of what is no number the share is none either, and with it the loss.
+        share, index = place - below, below.nan_to_num(0.0).long()
         both = torch.stack([index, (index + 1).clamp(max=self.bins - 1)], -1)  # [N, 2]
         log_probs = F.log_softmax(logits, -1)
         lower, upper = log_probs.gather(-1, both.expand(*logits.shape[:-1], 2)).unbind(-1)

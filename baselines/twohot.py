@@ -51,7 +51,8 @@ class TwoHot:
         above = torch.bucketize(x, self.bins, right=True)  # how many bins are no larger
         below, above = (above - 1).clamp(min=0), above.clamp(max=len(self.bins) - 1)
         low, high = self.bins[below], self.bins[above]
-        share = torch.where(above == below, 0.0, (x - low).abs() / (high - low).clamp(min=1e-30))
+        outside = (above == below) & ~x.isnan()  # of what is no number the share is none either
+        share = torch.where(outside, 0.0, (x - low).abs() / (high - low).clamp(min=1e-30))
         each = [self.logits.gather(-1, index[..., None])[..., 0] for index in (below, above)]
         return torch.lerp(each[0], each[1], share)
 

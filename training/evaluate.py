@@ -8,6 +8,7 @@ The run may have ended or may go on. Its folder is only read, but for ``evaluati
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import sys
@@ -51,6 +52,21 @@ def check(config: Config) -> None:
         raise UserError("--eval_colors goes with --evaluate, and the folder of a run")
 
 
+def with_method(argv: Sequence[str]) -> list[str]:
+    """A command line under which the keys of the method of the run that it evaluates are known."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("evaluate", "method_name"):
+        parser.add_argument(f"--{flag}", nargs="?")
+    words, _ = parser.parse_known_args([*argv])
+    if words.evaluate is None or words.method_name is not None:
+        return [*argv]
+    try:
+        method = load_saved(expand_path(words.evaluate, "evaluate") / CONFIG, METHODS).method_name
+    except UserError:
+        return [*argv]  # what is wrong is told where the run is opened
+    return [*argv, "--method_name", method]
+
+
 def configure(given: Config) -> Config:
     """The configuration of the run that ``--evaluate`` names, under the flags that were given.
 
@@ -59,7 +75,8 @@ def configure(given: Config) -> Config:
             or its agent.
     """
     _, saved = open_run("evaluate", given.evaluate)
-    if foreign := sorted(given.overrides - given.marked("evaluate")):
+    named = {"method_name"} if given.method_name == saved.method_name else set()
+    if foreign := sorted(given.overrides - given.marked("evaluate") - named):
         raise UserError(
             f"--{foreign[0]} does not go with --evaluate, which takes the run as it is: give "
             "--eval_colors, --eval_episodes, --eval_envs, --seed, --device or a setting of the "
@@ -71,7 +88,7 @@ def configure(given: Config) -> Config:
         "distractors" in given.overrides and given.distractors != "auto"
     ):  # in place of all that the run has in that way
         saved = saved.replace(**{name: given[name] for name in distractor_settings()})
-    config = saved.override({name: given[name] for name in given.overrides})
+    config = saved.override({name: given[name] for name in given.overrides - named})
     if config.task != saved.task:
         raise UserError(f"--task does not go with --evaluate, unless it is its own: {saved.task}")
     if config.size != saved.size:

@@ -182,6 +182,11 @@ def test_a_run_stops_goes_on_and_is_evaluated(tiny, method, tmp_path, calling, s
     assert evaluated.code == 0, evaluated.err
     logged = events(folder, "evaluation")[-1]
     assert f"return {logged['ret']:.1f}"[:-1] in evaluated.out
+    if method == "tdmpc2":  # flags of its own go with an evaluation
+        for number, code in (("9", 0), ("2", 2)):
+            planned = tiny.run(["--evaluate", str(folder), "--num_samples", number])
+            assert planned.code == code, planned.err
+        assert "--num_elites 3 is above --num_samples 2" in planned.err
 
 
 def test_a_random_agent_that_is_evaluated_trains_on_as_if_it_were_not():

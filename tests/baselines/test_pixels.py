@@ -140,6 +140,7 @@ REFUSED = {
     "curl --render_size 100 --crop_pad 4": "--crop_pad does not go with --render_size",
     "curl --batch_size 1": "--batch_size 1: curl tells transitions",
     "drqv2 --oversample_ends True": "--oversample_ends True",
+    "svea --svea_augment conv --overlay_path {empty}": "goes with --svea_augment overlay",
     "svea --svea_augment overlay --overlay_path {empty}": "has no image: give one with images",
     "svea --svea_augment overlay --overlay_path {empty}/none": "there is no such folder",
 }

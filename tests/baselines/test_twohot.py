@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.tdmpc2_networks import TwoHot as Places
 from baselines.twohot import TwoHot, make_bins
 from distributions import symexp, symlog
 
@@ -74,3 +75,10 @@ def test_what_is_learned_is_the_number(value):
         (-TwoHot(logits, bins).log_prob(torch.tensor([value]))).backward()
         optimizer.step()
     assert TwoHot(logits, bins).mode().item() == pytest.approx(value, rel=0.05, abs=0.05)
+
+
+def test_a_target_that_is_no_number_makes_none_of_the_loss():
+    x = torch.tensor([1.0, torch.nan])
+    logits = torch.zeros(2, 9)
+    assert TwoHot(logits, make_bins(9)).log_prob(x).isnan().tolist() == [False, True]
+    assert Places(-10, 10, 9).loss(logits, x).isnan().tolist() == [False, True]

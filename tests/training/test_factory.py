@@ -68,6 +68,8 @@ def test_an_evaluation_that_cannot_be_drawn_does_not_begin(tiny, whole, folders)
     [
         ("dreamerv3 --grad_clip 9 --actor_lr 1e-3 --model_lr 1e-3", "--actor_lr, --grad_clip"),
         ("dreamerv3 --model_lr 1e-3", ""),
+        ("tdmpc2 --value_lr 1e-3 --model_lr 1e-3", "--value_lr"),
+        ("sac --value_lr 1e-3 --model_lr 1e-3", "--model_lr"),
         ("cpu --actor_lr 1e-3", ""),
     ],
 )
@@ -75,7 +77,7 @@ def test_flags_that_a_method_does_not_read_are_noted(capsys, words, noted):
     factory.note_unread(
         parse(["--configs", "defaults", "dmc2gym", *words.split()], methods=METHODS)
     )
-    line = f"note: {noted} changes nothing with --method_name dreamerv3\n"
+    line = f"note: {noted} changes nothing with --method_name {words.split()[0]}\n"
     assert capsys.readouterr().err == (line if noted else "")
 
 
