@@ -128,6 +128,8 @@ def measured(
     found |= {"actions": ACTIONS, "method": args.method, "more": list(more)}
     given = {name: getattr(args, name) for name in PAPER if getattr(args, name) is not None}
     learner = agent_class(args.method)
+    if kind == "pretrain" and learner.pretrainer is None:
+        raise UserError(f"--method {args.method} begins from no predictor: give diswm, or another")
     parsed = config.parse(command({**found, "sizes": given}), methods=registry.METHODS)
     found["image"] = list(learner.image_size(parsed))
     found["stacked"] = learner.windows(parsed).stack > 0

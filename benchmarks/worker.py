@@ -73,7 +73,7 @@ def ours(spec: Mapping[str, Any]) -> tuple[Held, dict[str, Any]]:
         torch.manual_seed(parsed.seed)
         learner: Learner
         if spec["kind"] == "pretrain":
-            assert kind.pretrainer is not None  # `compare` refuses others
+            assert kind.pretrainer is not None  # `settings` refuses others
             learner = kind.pretrainer(parsed, runtime)
         else:
             source = None  # what begins as a predictor computes the same from any weights

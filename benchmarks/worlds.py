@@ -138,9 +138,9 @@ def together(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**row, "ratios": [one["cpu_ms"][1] / one["cpu_ms"][0] for one in rounds]}
 
 
-def resident(pair: Pair, variation: str, steps: int) -> float:
+def resident(pair: Pair, variation: str, steps: int, films: Mapping[str, Any]) -> float:
     """MB that a process has in memory after some steps."""
-    env = make_env(pair.task, variation=variation, **settings_of(pair))
+    env = make_env(pair.task, variation=variation, **{**settings_of(pair), **films})
     env.reset(seed=SEED)
     action = np.zeros(env.action_space.shape or (), np.float32)
     for _ in range(steps):
@@ -151,9 +151,10 @@ def resident(pair: Pair, variation: str, steps: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def ask(number: int, variation: str, steps: int) -> float:
+def ask(number: int, variation: str, steps: int, films: Mapping[str, Any]) -> float:
     """What :func:`resident` says in a process of its own."""
     words = ["--resident", str(number), variation, str(steps)]
+    words += [word for name, value in films.items() for word in (f"--{name}", value)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.worlds", *words],
         cwd=ROOT,
@@ -179,14 +180,15 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown([*head, "reset, CPU ms", "by the clock", "MB more"], body)
 
 
+def films_of(args: argparse.Namespace) -> dict[str, str]:
+    """The folders that were given."""
+    given = {name: getattr(args, name) for name in ("dmcgb_path", "background_dataset_path")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the table, of what the command line asks for and can be played here."""
-    films = {
-        name: value
-        for name in ("dmcgb_path", "background_dataset_path")
-        if (value := getattr(args, name)) is not None
-    }
-    chosen = []
+    films, chosen = films_of(args), []
     for number, pair in enumerate(PAIRS):
         if not any(word in f"{pair.name} {pair.task}" for word in args.only):
             continue
@@ -206,7 +208,7 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     for number, pair in chosen:
         row = {"name": pair.name, "task": pair.task, **together(measured[number])}
         if args.memory:
-            row["mb"] = [ask(number, name, 30) for name in (pair.plain, pair.variation)]
+            row["mb"] = [ask(number, name, 30, films) for name in (pair.plain, pair.variation)]
         rows.append(row)
     return rows
 
@@ -225,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.resident:
         number, variation, steps = args.resident
-        print(resident(PAIRS[int(number)], variation, int(steps)))
+        print(resident(PAIRS[int(number)], variation, int(steps), films_of(args)))
         return 0
     rows = measure_all(args)
     print(show(rows))

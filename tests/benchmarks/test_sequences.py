@@ -295,3 +295,5 @@ def test_authors_pretraining_is_diswms_alone(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(turns, "Worker", ours_here)
     assert pretrain_update.main(["--method", "contextwm", "--reference", str(tmp_path)]) == 2
     assert "contextwm pretrains beside no authors'" in capsys.readouterr().err
+    assert pretrain_update.main(["--method", "dreamerv3"]) == 2
+    assert "--method dreamerv3 begins from no predictor" in capsys.readouterr().err
