@@ -82,6 +82,7 @@ class Session:
             "title": self._title(),
             "folder": str(self.subject.folder),
             "models": models,
+            "side": self.subject.image_shape[0],
             "main": STUDENT if STUDENT in self.subject.models else models[0]["name"],
             "actions": agent and {"size": agent.policy.actions, "discrete": self._is_discrete()},
             "missing": {

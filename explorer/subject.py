@@ -55,8 +55,8 @@ class Subject:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of what the models see."""
-        channels = next(iter(self.models.values())).config.image.channels
-        return 64, 64, channels
+        image = next(iter(self.models.values())).config.image
+        return image.side, image.side, image.channels
 
     @property
     def vector_size(self) -> int:

@@ -97,15 +97,16 @@ class Explorer {
   }
 
   #makeTiles() {
-    const truth = figure("Frame", "The frame as it is");
+    const { side } = this.subject;
+    const truth = figure("Frame", "The frame as it is", side);
     this.tiles = [truth];
     for (const name of this.drawn) {
-      this.tiles.push(figure(capital(name), `What the ${name} draws of its latent`, name));
+      this.tiles.push(figure(capital(name), `What the ${name} draws of its latent`, side, name));
     }
     byId("tiles").append(...this.tiles.map(({ made }) => made));
     this.seven = [];
     for (let i = 0; i < COLUMNS; i++) {
-      const { made, caption, picture } = figure("", "");
+      const { made, caption, picture } = figure("", "", side);
       const button = document.createElement("button");
       button.type = "button";
       button.disabled = true;

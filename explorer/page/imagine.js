@@ -132,12 +132,13 @@ export class Imagination {
 
   #lay() {
     const { frames, truth, model } = this.found;
+    const { side } = this.subject;
     const count = Math.min(COLUMNS, frames);
     const film = byId("film");
     const rows = truth ? ["imagined", "true"] : ["imagined"];
     film.replaceChildren();
     this.players = rows.map((name, row) =>
-      figure(name, `${name}, the step that is chosen`, row ? "" : model),
+      figure(name, `${name}, the step that is chosen`, side, row ? "" : model),
     );
     byId("players").replaceChildren(...this.players.map(({ made }) => made));
     rows.forEach((name, row) => {
@@ -147,7 +148,7 @@ export class Imagination {
       film.append(label);
       for (let i = 0; i < count; i++) {
         const step = count > 1 ? Math.round((i * (frames - 1)) / (count - 1)) : 0;
-        const picture = canvas(`${name}, step ${step}`);
+        const picture = canvas(`${name}, step ${step}`, side);
         if (!row || step < truth) show(picture, this.sheet, step, row);
         else picture.className = "none";
         film.append(picture);

@@ -16,7 +16,7 @@ from explorer.labels import read_labels
 from explorer.session import Session
 from explorer.subject import open_subject
 from fileio import checkpoints
-from tests.explorer.served import Client, Z, archive, make_episode, measured
+from tests.explorer.served import Client, Z, archive, make_episode, make_finetuning, measured
 from tests.helpers.models import SPACES, make_config, make_predictor, make_pretrainer
 from tests.helpers.runs import refusal
 
@@ -86,6 +86,21 @@ def test_an_encoder_alone_shows_its_latents_and_draws_nothing(runs, tmp_path):
     assert picture.shape == (64, 64, 3)
     words = {"id": clip["id"], "row": 0, "latents": {"predictor": [0] * Z}}
     assert client.refused("pictures", json=words).startswith("without decoder.pt")
+
+
+def test_a_run_of_larger_images_is_seen_as_large(tmp_path):
+    first, second = tmp_path / "t" / "pretrain" / "seed_0", tmp_path / "t" / "diswm" / "seed_0"
+    save_predictor(first, make_predictor(2, size=(96, 96)))
+    make_config(beta_vae_pretrain=True, size=(96, 96)).save(first / "config.yaml")
+    client = Client(Session(open_subject(str(make_finetuning(second, first, size=(96, 96))))))
+    told = client.read("subject")
+    assert told["side"] == 96
+    words = {"id": told["episodes"][0], "row": 2}
+    latents = {"teacher": [0.0] * Z, "student": [0.0] * Z}
+    assert client.tell("pictures", **words, latents=latents).shape == (96, 3 * 96, 3)
+    words |= {"model": "student", "latent": [0.0] * Z}
+    assert client.tell("strip", **words, index=0, reach=3).shape == (96, 7 * 96, 3)
+    assert client.tell("imagine", **words, action="recorded", horizon=2)["frames"] > 1
 
 
 def test_a_student_with_numbers_beside_its_images_asks_for_them(tmp_path):
