@@ -141,8 +141,11 @@ def _of_agent(folder: Path, config: Config, learner: Mapping[str, Any]) -> Subje
     kind, weights = agent_class(config.method_name), learner["weights"]
     if not issubclass(kind, DisWM):
         raise UserError(f"{folder} is a run of {config.method_name}: give a run of diswm")
+    # What "auto" means the task's suite says, whose package need not be here.
+    ends = any(name.startswith(f"{MODEL}discount.") for name in weights)
+    own = config.replace(device="cpu", pred_discount=str(ends))
     try:
-        agent = kind(config.replace(device="cpu"), RUNTIME, _spaces(config, weights))
+        agent = kind(own, RUNTIME, _spaces(config, weights))
         agent.load_state(learner)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}: {error}: explore it with the code that made the run") from None
