@@ -18,6 +18,7 @@ from agents.registry import METHODS, agent_class
 from config import Config, load_saved
 from figures.stages import MODEL, TEACHER, Stages, model_of, videos_of
 from fileio import checkpoints
+from heads import ActionHead
 from models import VideoPredictor
 from replay.files import episode_files
 from tools import UserError, print_safe
@@ -162,8 +163,10 @@ def _spaces(config: Config, weights: Mapping[str, torch.Tensor]) -> Spaces:
     stoch = config.dyn_stoch * max(1, config.dyn_discrete)
     actions = weights[f"{MODEL}rssm.inputs.0.weight"].shape[1] - stoch - config.action_num_gap
     vector = weights.get(f"{MODEL}vector.layers.0.weight")
-    # A choice has one number for each action, a Gaussian's mean and deviation are two.
-    discrete = weights["behavior.actor.out.weight"].shape[0] == actions
+    # A choice has one number for each action, a Gaussian's mean and deviation are two; those whose
+    # deviation is fixed have one, and are named, as "auto" stands for none of them.
+    single = weights["behavior.actor.out.weight"].shape[0] == actions
+    discrete = single and config.actor_dist not in ActionHead.CONTINUOUS
     channels = 1 if config.grayscale else 3
     size = 0 if vector is None else vector.shape[1]
     return Spaces((*config.size, channels), actions, discrete, size)

@@ -103,6 +103,12 @@ def test_a_run_of_larger_images_is_seen_as_large(tmp_path):
     assert client.tell("imagine", **words, action="recorded", horizon=2)["frames"] > 1
 
 
+def test_an_actor_of_fixed_deviation_is_continuous(runs, tmp_path):
+    folder = make_finetuning(tmp_path / "run", runs.first, actor_dist="normal_1")
+    told = Session(open_subject(str(folder))).describe()
+    assert told["actions"] == {"size": 2, "discrete": False}
+
+
 def test_a_student_with_numbers_beside_its_images_asks_for_them(tmp_path):
     config, spaces = make_config(), SPACES._replace(vector_size=3)
     agent = DisWM(config, Runtime.resolve(config), spaces)
