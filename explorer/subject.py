@@ -65,13 +65,22 @@ class Subject:
         return 0 if self.agent is None else self.agent.vector_size
 
     def episodes(self) -> dict[str, Path]:
-        """Episode files as they are now, by their names: the newest of each folder first."""
+        """Episode files as they are now, by their names: the newest of each folder first.
+
+        Those whose names are no text are left out: a page cannot ask for them.
+        """
         found = {}
         for group, folder in self.folders.items():
             files = episode_files(folder) if folder.is_dir() else []
-            for path in files[: -LISTED - 1 : -1]:
-                found[f"{group}/{path.relative_to(folder).as_posix()}"] = path
+            names = {f"{group}/{path.relative_to(folder).as_posix()}": path for path in files}
+            texts = [name for name in names if as_text(name) == name]
+            found.update((name, names[name]) for name in texts[: -LISTED - 1 : -1])
         return found
+
+
+def as_text(name: str) -> str:
+    """A file's name as UTF-8 can have it: with ``?`` for what is no text in it."""
+    return name.encode(errors="replace").decode()
 
 
 def open_subject(given: str) -> Subject:

@@ -1,8 +1,11 @@
 """What can be explored: runs, their checkpoints, predictors; and what cannot, in a line."""
 
+import dataclasses
 import json
+import os
 import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +132,18 @@ def test_a_student_with_numbers_beside_its_images_asks_for_them(tmp_path):
     assert (drawn[0] != drawn[1]).any()
     words = {"id": clip["id"], "row": 4, "model": "student", "latent": [0.0] * Z}
     assert client.tell("imagine", **words, action="policy", horizon=2)["frames"] == 3
+
+
+def test_names_that_are_no_text_are_left_out_or_shown_as_far_as_they_are(runs, tmp_path):
+    folder = shutil.copytree(runs.second, tmp_path / "run", symlinks=True)
+    name = os.fsdecode(b"\xff.npz")
+    shutil.copy(next((folder / "train_eps").glob("*.npz")), folder / "train_eps" / name)
+    subject = open_subject(str(folder))
+    told = Client(Session(subject)).read("subject")
+    assert len(told["episodes"]) == 2
+    odd = Path(os.fsdecode(b"/runs/\xff"))
+    client = Client(Session(dataclasses.replace(subject, folder=odd)))
+    assert client.read("subject")["folder"] == "/runs/?"
 
 
 def test_what_cannot_be_explored_is_told_in_a_line(runs, tmp_path):
