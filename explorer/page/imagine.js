@@ -17,6 +17,7 @@ export class Imagination {
     this.failed = failed;
     this.clip = null;
     this.sheet = null;
+    this.found = null;
     this.model = byId("imagine-model");
     this.action = byId("imagine-action");
     this.timer = null;
@@ -101,7 +102,11 @@ export class Imagination {
     return playing || (model.actions && this.action.value === "chosen");
   }
 
+  // Another sequence is looked at, of which nothing has been imagined.
   open(clip) {
+    this.#run(false);
+    this.found = null;
+    byId("imagined").hidden = true;
     this.clip = clip;
     this.#allow();
   }
@@ -111,6 +116,7 @@ export class Imagination {
   }
 
   async #imagine() {
+    const { clip } = this;
     const { id, row, latents } = this.words();
     const model = this.model.value;
     const action = this.action.value === "chosen" ? this.chosen : this.action.value;
@@ -120,11 +126,13 @@ export class Imagination {
     try {
       const words = { id, row, model, latent: latents[model], action, horizon };
       const found = await tell("imagine", words);
-      this.sheet = await bitmapOf(found.png);
+      const sheet = await bitmapOf(found.png);
+      if (clip !== this.clip) return;
+      this.sheet = sheet;
       this.found = { ...found, model, row };
       this.#lay();
     } catch (error) {
-      this.failed(error);
+      if (clip === this.clip) this.failed(error);
     } finally {
       this.#allow();
     }
