@@ -200,7 +200,14 @@ class Explorer {
   }
 
   open(name) {
-    return this.attempt(async () => this.#opened(await read("clip", { id: name })));
+    return this.attempt(async () => {
+      try {
+        this.#opened(await read("clip", { id: name }));
+      } catch (error) {
+        byId("episodes").value = this.clip?.id ?? ""; // what is shown still
+        throw error;
+      }
+    });
   }
 
   #opened(clip) {

@@ -20,6 +20,7 @@ export class Imagination {
     this.found = null;
     this.model = byId("imagine-model");
     this.action = byId("imagine-action");
+    this.wish = this.action.value; // what was chosen, also where it cannot be had
     this.timer = null;
     for (const { name, draws } of subject.models) {
       const option = new Option(name, name);
@@ -30,7 +31,10 @@ export class Imagination {
     byId("horizon").max = subject.limits.horizon;
     this.#makeActions();
     this.model.addEventListener("change", () => this.#allow());
-    this.action.addEventListener("change", () => this.#allow());
+    this.action.addEventListener("change", () => {
+      this.wish = this.action.value;
+      this.#allow();
+    });
     byId("go").addEventListener("click", () => this.#imagine());
     byId("imagined-row").addEventListener("input", () => this.#show());
     byId("imagined-run").addEventListener("click", () => this.#run(this.timer === null));
@@ -89,7 +93,7 @@ export class Imagination {
     const recorded = this.clip !== null && this.clip.actions && this.words().row < this.clip.rows - 1;
     const options = this.action.options;
     options[1].disabled = !recorded;
-    if (this.action.value === "recorded" && !recorded) this.action.value = "policy";
+    this.action.value = this.wish === "recorded" && !recorded ? "policy" : this.wish;
     this.action.disabled = !model.actions;
     byId("action").hidden = this.subject.actions === null || !this.#choosing(model);
     byId("go").disabled = model.draws !== null || this.clip === null;
