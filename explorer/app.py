@@ -245,7 +245,9 @@ def make_app(session: Session) -> Guard:
         yield
         await server.close()
 
-    files = {"/" if path.name == "index.html" else f"/{path.name}": path for path in PAGE.iterdir()}
+    # Others there are a file manager's or an editor's.
+    page = [path for path in PAGE.iterdir() if path.suffix in KINDS]
+    files = {"/" if path.name == "index.html" else f"/{path.name}": path for path in page}
     routes = [Route(url, _file(path)) for url, path in files.items()]
     routes += [Route(f"/api/{f.__name__}", f) for f in (server.subject, server.clip)]
     asked = (server.upload, server.begin, server.play, server.pictures, server.strip)

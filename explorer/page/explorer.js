@@ -1,6 +1,6 @@
 // The page: what is looked at, and who is told when that changes.
 
-import { Newest, draw, read, tell, upload } from "./api.js";
+import { Newest, draw, holding, read, tell, upload } from "./api.js";
 import { Chart } from "./chart.js";
 import { Imagination } from "./imagine.js";
 import { compose, keep } from "./sheet.js";
@@ -246,18 +246,15 @@ class Explorer {
 
   #begin() {
     this.say("the environment is being made");
-    byId("begin").disabled = true;
-    const done = this.attempt(async () => {
+    holding([byId("begin")], () => this.attempt(async () => {
       this.#opened(await tell("begin", { look: byId("look").value }));
-    });
-    done.finally(() => (byId("begin").disabled = false));
+    }));
   }
 
   #play(steps) {
     const chosen = byId("player").value;
     const action = chosen === "chosen" ? this.imagination.chosen : chosen;
-    byId("step").disabled = byId("steps").disabled = true;
-    const done = this.attempt(async () => {
+    holding([byId("step"), byId("steps")], () => this.attempt(async () => {
       const { clip } = this;
       const more = await tell("play", { id: clip.id, action, steps });
       for (const [name, rows] of Object.entries(more.latents)) {
@@ -268,8 +265,7 @@ class Explorer {
       this.row = clip.rows - 1;
       this.#grown();
       this.say(clip.playing ? `frame ${this.row}` : `the episode ended at frame ${this.row}`);
-    });
-    done.finally(() => (byId("step").disabled = byId("steps").disabled = false));
+    }));
   }
 
   // What is looked at

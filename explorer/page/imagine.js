@@ -1,6 +1,6 @@
 // Open-loop imagination: the actions it is given, and the film that comes of it.
 
-import { bitmapOf, tell } from "./api.js";
+import { bitmapOf, holding, tell } from "./api.js";
 import { canvas, figure, show } from "./tiles.js";
 import { signed } from "./sliders.js";
 
@@ -35,7 +35,10 @@ export class Imagination {
       this.wish = this.action.value;
       this.#allow();
     });
-    byId("go").addEventListener("click", () => this.#imagine());
+    byId("go").addEventListener("click", () => {
+      this.#run(false);
+      holding([byId("go")], () => this.#imagine());
+    });
     byId("imagined-row").addEventListener("input", () => this.#show());
     byId("imagined-run").addEventListener("click", () => this.#run(this.timer === null));
     this.#allow();
@@ -125,8 +128,6 @@ export class Imagination {
     const model = this.model.value;
     const action = this.action.value === "chosen" ? this.chosen : this.action.value;
     const horizon = Math.round(Number(byId("horizon").value));
-    this.#run(false);
-    byId("go").disabled = true;
     try {
       const words = { id, row, model, latent: latents[model], action, horizon };
       const found = await tell("imagine", words);
@@ -137,8 +138,6 @@ export class Imagination {
       this.#lay();
     } catch (error) {
       if (clip === this.clip) this.failed(error);
-    } finally {
-      this.#allow();
     }
   }
 
