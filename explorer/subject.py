@@ -69,7 +69,7 @@ class Subject:
 
         Those whose names are no text are left out: a page cannot ask for them.
         """
-        found = {}
+        found: dict[str, Path] = {}
         for group, folder in self.folders.items():
             files = episode_files(folder) if folder.is_dir() else []
             names = {f"{group}/{path.relative_to(folder).as_posix()}": path for path in files}
