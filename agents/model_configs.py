@@ -56,7 +56,8 @@ def world_model_config(
     """A world model's; ``vector_size`` numbers are seen beside an image."""
     c, discount = config, None
     vector = VectorConfig(vector_size, c.vector_layers, c.units, c.act) if vector_size else None
-    if is_on(c.pred_discount, ends_early(c.task)):
+    # The suite, whose package need not be here, is asked only where it decides.
+    if is_on(c.pred_discount, c.pred_discount == "auto" and ends_early(c.task)):
         discount = HeadConfig(c.discount_layers, c.units, c.act, "binary")
     reward = HeadConfig(c.reward_layers, c.units, c.act)
     predictor = dataclasses.replace(predictor_config(c, chunk_size), sample=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -221,6 +221,11 @@ async def _fail(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
+async def _drop(request: Request, error: Exception) -> Response:
+    """Who asked has gone before all was said, and nobody reads this."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
 def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
     """Answers with a file, which is read once."""
     content, kind = path.read_bytes(), KINDS[path.suffix]
@@ -240,11 +245,13 @@ def make_app(session: Session) -> Guard:
         yield
         await server.close()
 
-    files = {"/" if path.name == "index.html" else f"/{path.name}": path for path in PAGE.iterdir()}
+    # Others there are a file manager's or an editor's.
+    page = [path for path in PAGE.iterdir() if path.suffix in KINDS]
+    files = {"/" if path.name == "index.html" else f"/{path.name}": path for path in page}
     routes = [Route(url, _file(path)) for url, path in files.items()]
     routes += [Route(f"/api/{f.__name__}", f) for f in (server.subject, server.clip)]
     asked = (server.upload, server.begin, server.play, server.pictures, server.strip)
     routes += [Route(f"/api/{f.__name__}", f, methods=["POST"]) for f in (*asked, server.imagine)]
-    errors: dict[Any, Any] = {UserError: _refuse, HTTPException: _fail}
+    errors: dict[Any, Any] = {UserError: _refuse, HTTPException: _fail, ClientDisconnect: _drop}
     # Around it, as its own middleware does not see its answer to what has failed.
     return Guard(Starlette(routes=routes, exception_handlers=errors, lifespan=lifespan))

@@ -27,7 +27,8 @@ class Imagined(NamedTuple):
     """An open-loop prediction.
 
     Attributes:
-        images: uint8 [H + 1, 64, 64, 3]; the first is what the model sees, the others it imagines.
+        images: uint8 [H + 1, side, side, 3]; the first is what the model sees, the others it
+            imagines.
         reward: predicted, [H]; None of a model without rewards.
         action: taken, [H, A]; None of a model without actions.
     """

@@ -59,7 +59,7 @@ class Live:
             return f"{config.task} imports {module}, and no run's folder makes code run"
         try:
             self.looks = list(factories_of(config.task, EnvSettings.within(config)))
-        except (UnknownTask, ValueError, ImportError) as error:
+        except (UserError, UnknownTask, ValueError, ImportError) as error:
             return f"{config.task} cannot be made here: {error}"
         return None
 

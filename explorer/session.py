@@ -11,7 +11,7 @@ from explorer import drawing
 from explorer.clips import Clip, Clips, encode, read_clip
 from explorer.labels import FOLDER, Label, read_labels
 from explorer.live import POLICY, RANDOM, Live
-from explorer.subject import STUDENT, TAUGHT_BY, Subject
+from explorer.subject import STUDENT, TAUGHT_BY, Subject, as_text
 from explorer.uploads import LARGEST, read_upload
 from figures.style import task_name
 from logger.pictures import encode_png
@@ -80,8 +80,9 @@ class Session:
         ]
         return {
             "title": self._title(),
-            "folder": str(self.subject.folder),
+            "folder": as_text(str(self.subject.folder)),
             "models": models,
+            "side": self.subject.image_shape[0],
             "main": STUDENT if STUDENT in self.subject.models else models[0]["name"],
             "actions": agent and {"size": agent.policy.actions, "discrete": self._is_discrete()},
             "missing": {

@@ -18,6 +18,7 @@ from agents.registry import METHODS, agent_class
 from config import Config, load_saved
 from figures.stages import MODEL, TEACHER, Stages, model_of, videos_of
 from fileio import checkpoints
+from heads import ActionHead
 from models import VideoPredictor
 from replay.files import episode_files
 from tools import UserError, print_safe
@@ -55,8 +56,8 @@ class Subject:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of what the models see."""
-        channels = next(iter(self.models.values())).config.image.channels
-        return 64, 64, channels
+        image = next(iter(self.models.values())).config.image
+        return image.side, image.side, image.channels
 
     @property
     def vector_size(self) -> int:
@@ -64,13 +65,22 @@ class Subject:
         return 0 if self.agent is None else self.agent.vector_size
 
     def episodes(self) -> dict[str, Path]:
-        """Episode files as they are now, by their names: the newest of each folder first."""
-        found = {}
+        """Episode files as they are now, by their names: the newest of each folder first.
+
+        Those whose names are no text are left out: a page cannot ask for them.
+        """
+        found: dict[str, Path] = {}
         for group, folder in self.folders.items():
             files = episode_files(folder) if folder.is_dir() else []
-            for path in files[: -LISTED - 1 : -1]:
-                found[f"{group}/{path.relative_to(folder).as_posix()}"] = path
+            names = {f"{group}/{path.relative_to(folder).as_posix()}": path for path in files}
+            texts = [name for name in names if as_text(name) == name]
+            found.update((name, names[name]) for name in texts[: -LISTED - 1 : -1])
         return found
+
+
+def as_text(name: str) -> str:
+    """A file's name as UTF-8 can have it: with ``?`` for what is no text in it."""
+    return name.encode(errors="replace").decode()
 
 
 def open_subject(given: str) -> Subject:
@@ -141,8 +151,11 @@ def _of_agent(folder: Path, config: Config, learner: Mapping[str, Any]) -> Subje
     kind, weights = agent_class(config.method_name), learner["weights"]
     if not issubclass(kind, DisWM):
         raise UserError(f"{folder} is a run of {config.method_name}: give a run of diswm")
+    # What "auto" means the task's suite says, whose package need not be here.
+    ends = any(name.startswith(f"{MODEL}discount.") for name in weights)
+    own = config.replace(device="cpu", pred_discount=str(ends))
     try:
-        agent = kind(config.replace(device="cpu"), RUNTIME, _spaces(config, weights))
+        agent = kind(own, RUNTIME, _spaces(config, weights))
         agent.load_state(learner)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}: {error}: explore it with the code that made the run") from None
@@ -159,8 +172,10 @@ def _spaces(config: Config, weights: Mapping[str, torch.Tensor]) -> Spaces:
     stoch = config.dyn_stoch * max(1, config.dyn_discrete)
     actions = weights[f"{MODEL}rssm.inputs.0.weight"].shape[1] - stoch - config.action_num_gap
     vector = weights.get(f"{MODEL}vector.layers.0.weight")
-    # A choice has one number for each action, a Gaussian's mean and deviation are two.
-    discrete = weights["behavior.actor.out.weight"].shape[0] == actions
+    # A choice has one number for each action, a Gaussian's mean and deviation are two; those whose
+    # deviation is fixed have one, and are named, as "auto" stands for none of them.
+    single = weights["behavior.actor.out.weight"].shape[0] == actions
+    discrete = single and config.actor_dist not in ActionHead.CONTINUOUS
     channels = 1 if config.grayscale else 3
     size = 0 if vector is None else vector.shape[1]
     return Spaces((*config.size, channels), actions, discrete, size)

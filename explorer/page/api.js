@@ -42,6 +42,19 @@ export function bitmapOf(base64) {
   return createImageBitmap(new Blob([bytes], { type: "image/png" }));
 }
 
+// While a job is under way its buttons are disabled. Some browsers take the focus from such a one:
+// it gets it back, unless it is elsewhere by then.
+export async function holding(buttons, job) {
+  const { activeElement: focused } = document;
+  for (const button of buttons) button.disabled = true;
+  try {
+    await job();
+  } finally {
+    for (const button of buttons) button.disabled = false;
+    if (document.activeElement === document.body) focused?.focus();
+  }
+}
+
 // One request in flight; of what is wished meanwhile only the newest is asked for. What is to come
 // when nothing is wished any more is asked for last.
 export class Newest {

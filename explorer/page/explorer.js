@@ -1,6 +1,6 @@
 // The page: what is looked at, and who is told when that changes.
 
-import { Newest, draw, read, tell, upload } from "./api.js";
+import { Newest, draw, holding, read, tell, upload } from "./api.js";
 import { Chart } from "./chart.js";
 import { Imagination } from "./imagine.js";
 import { compose, keep } from "./sheet.js";
@@ -97,15 +97,16 @@ class Explorer {
   }
 
   #makeTiles() {
-    const truth = figure("Frame", "The frame as it is");
+    const { side } = this.subject;
+    const truth = figure("Frame", "The frame as it is", side);
     this.tiles = [truth];
     for (const name of this.drawn) {
-      this.tiles.push(figure(capital(name), `What the ${name} draws of its latent`, name));
+      this.tiles.push(figure(capital(name), `What the ${name} draws of its latent`, side, name));
     }
     byId("tiles").append(...this.tiles.map(({ made }) => made));
     this.seven = [];
     for (let i = 0; i < COLUMNS; i++) {
-      const { made, caption, picture } = figure("", "");
+      const { made, caption, picture } = figure("", "", side);
       const button = document.createElement("button");
       button.type = "button";
       button.disabled = true;
@@ -199,7 +200,14 @@ class Explorer {
   }
 
   open(name) {
-    return this.attempt(async () => this.#opened(await read("clip", { id: name })));
+    return this.attempt(async () => {
+      try {
+        this.#opened(await read("clip", { id: name }));
+      } catch (error) {
+        byId("episodes").value = this.clip?.id ?? ""; // what is shown still
+        throw error;
+      }
+    });
   }
 
   #opened(clip) {
@@ -238,18 +246,15 @@ class Explorer {
 
   #begin() {
     this.say("the environment is being made");
-    byId("begin").disabled = true;
-    const done = this.attempt(async () => {
+    holding([byId("begin")], () => this.attempt(async () => {
       this.#opened(await tell("begin", { look: byId("look").value }));
-    });
-    done.finally(() => (byId("begin").disabled = false));
+    }));
   }
 
   #play(steps) {
     const chosen = byId("player").value;
     const action = chosen === "chosen" ? this.imagination.chosen : chosen;
-    byId("step").disabled = byId("steps").disabled = true;
-    const done = this.attempt(async () => {
+    holding([byId("step"), byId("steps")], () => this.attempt(async () => {
       const { clip } = this;
       const more = await tell("play", { id: clip.id, action, steps });
       for (const [name, rows] of Object.entries(more.latents)) {
@@ -260,8 +265,7 @@ class Explorer {
       this.row = clip.rows - 1;
       this.#grown();
       this.say(clip.playing ? `frame ${this.row}` : `the episode ended at frame ${this.row}`);
-    });
-    done.finally(() => (byId("step").disabled = byId("steps").disabled = false));
+    }));
   }
 
   // What is looked at

@@ -1,6 +1,6 @@
 // Open-loop imagination: the actions it is given, and the film that comes of it.
 
-import { bitmapOf, tell } from "./api.js";
+import { bitmapOf, holding, tell } from "./api.js";
 import { canvas, figure, show } from "./tiles.js";
 import { signed } from "./sliders.js";
 
@@ -17,8 +17,10 @@ export class Imagination {
     this.failed = failed;
     this.clip = null;
     this.sheet = null;
+    this.found = null;
     this.model = byId("imagine-model");
     this.action = byId("imagine-action");
+    this.wish = this.action.value; // what was chosen, also where it cannot be had
     this.timer = null;
     for (const { name, draws } of subject.models) {
       const option = new Option(name, name);
@@ -29,8 +31,14 @@ export class Imagination {
     byId("horizon").max = subject.limits.horizon;
     this.#makeActions();
     this.model.addEventListener("change", () => this.#allow());
-    this.action.addEventListener("change", () => this.#allow());
-    byId("go").addEventListener("click", () => this.#imagine());
+    this.action.addEventListener("change", () => {
+      this.wish = this.action.value;
+      this.#allow();
+    });
+    byId("go").addEventListener("click", () => {
+      this.#run(false);
+      holding([byId("go")], () => this.#imagine());
+    });
     byId("imagined-row").addEventListener("input", () => this.#show());
     byId("imagined-run").addEventListener("click", () => this.#run(this.timer === null));
     this.#allow();
@@ -88,7 +96,7 @@ export class Imagination {
     const recorded = this.clip !== null && this.clip.actions && this.words().row < this.clip.rows - 1;
     const options = this.action.options;
     options[1].disabled = !recorded;
-    if (this.action.value === "recorded" && !recorded) this.action.value = "policy";
+    this.action.value = this.wish === "recorded" && !recorded ? "policy" : this.wish;
     this.action.disabled = !model.actions;
     byId("action").hidden = this.subject.actions === null || !this.#choosing(model);
     byId("go").disabled = model.draws !== null || this.clip === null;
@@ -101,7 +109,11 @@ export class Imagination {
     return playing || (model.actions && this.action.value === "chosen");
   }
 
+  // Another sequence is looked at, of which nothing has been imagined.
   open(clip) {
+    this.#run(false);
+    this.found = null;
+    byId("imagined").hidden = true;
     this.clip = clip;
     this.#allow();
   }
@@ -111,33 +123,33 @@ export class Imagination {
   }
 
   async #imagine() {
+    const { clip } = this;
     const { id, row, latents } = this.words();
     const model = this.model.value;
     const action = this.action.value === "chosen" ? this.chosen : this.action.value;
     const horizon = Math.round(Number(byId("horizon").value));
-    this.#run(false);
-    byId("go").disabled = true;
     try {
       const words = { id, row, model, latent: latents[model], action, horizon };
       const found = await tell("imagine", words);
-      this.sheet = await bitmapOf(found.png);
+      const sheet = await bitmapOf(found.png);
+      if (clip !== this.clip) return;
+      this.sheet = sheet;
       this.found = { ...found, model, row };
       this.#lay();
     } catch (error) {
-      this.failed(error);
-    } finally {
-      this.#allow();
+      if (clip === this.clip) this.failed(error);
     }
   }
 
   #lay() {
     const { frames, truth, model } = this.found;
+    const { side } = this.subject;
     const count = Math.min(COLUMNS, frames);
     const film = byId("film");
     const rows = truth ? ["imagined", "true"] : ["imagined"];
     film.replaceChildren();
     this.players = rows.map((name, row) =>
-      figure(name, `${name}, the step that is chosen`, row ? "" : model),
+      figure(name, `${name}, the step that is chosen`, side, row ? "" : model),
     );
     byId("players").replaceChildren(...this.players.map(({ made }) => made));
     rows.forEach((name, row) => {
@@ -147,7 +159,7 @@ export class Imagination {
       film.append(label);
       for (let i = 0; i < count; i++) {
         const step = count > 1 ? Math.round((i * (frames - 1)) / (count - 1)) : 0;
-        const picture = canvas(`${name}, step ${step}`);
+        const picture = canvas(`${name}, step ${step}`, side);
         if (!row || step < truth) show(picture, this.sheet, step, row);
         else picture.className = "none";
         film.append(picture);

@@ -1,7 +1,6 @@
 // What is seen, as one picture to keep: drawn here, so that it is what was on the screen.
 
-const SCALE = 3;
-const SIDE = 64 * SCALE;
+const LEAST = 192; // pixels of a tile's side: room for what is written below it
 const GAP = 12;
 const EDGE = 24;
 const FONT = "14px system-ui, sans-serif";
@@ -13,10 +12,12 @@ function place(context, text, x, y, bold = false) {
 
 // rows: [{title, tiles: [{name, canvas}]}]; notes: lines below.
 export function compose(title, rows, notes) {
+  const { width } = rows[0].tiles[0].canvas;
+  const side = width * Math.ceil(LEAST / width); // a whole number of times, so that pixels stay
   const widest = Math.max(...rows.map(({ tiles }) => tiles.length));
   const made = document.createElement("canvas");
-  made.width = 2 * EDGE + widest * (SIDE + GAP) - GAP;
-  made.height = 2 * EDGE + 28 + rows.length * (SIDE + 60) + notes.length * 20;
+  made.width = 2 * EDGE + widest * (side + GAP) - GAP;
+  made.height = 2 * EDGE + 28 + rows.length * (side + 60) + notes.length * 20;
   const context = made.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, made.width, made.height);
@@ -28,11 +29,11 @@ export function compose(title, rows, notes) {
   for (const { title: head, tiles } of rows) {
     place(context, head, EDGE, y + 20);
     tiles.forEach(({ name, canvas }, column) => {
-      const x = EDGE + column * (SIDE + GAP);
-      context.drawImage(canvas, x, y + 28, SIDE, SIDE);
-      place(context, name, x, y + 28 + SIDE + 18);
+      const x = EDGE + column * (side + GAP);
+      context.drawImage(canvas, x, y + 28, side, side);
+      place(context, name, x, y + 28 + side + 18);
     });
-    y += SIDE + 60;
+    y += side + 60;
   }
   notes.forEach((note, index) => place(context, note, EDGE, y + 14 + 20 * index));
   return made;

@@ -1,10 +1,8 @@
-// Pictures of 64 × 64 on canvases.
+// Square pictures on canvases, each as large as the models see it.
 
-export const SIDE = 64;
-
-export function canvas(name) {
+export function canvas(name, side) {
   const made = document.createElement("canvas");
-  made.width = made.height = SIDE;
+  made.width = made.height = side;
   made.setAttribute("role", "img");
   made.setAttribute("aria-label", name);
   return made;
@@ -12,14 +10,15 @@ export function canvas(name) {
 
 // Draws one tile of a sheet: the column-th of the row-th row.
 export function show(target, sheet, column, row = 0) {
-  const from = [column * SIDE, row * SIDE, SIDE, SIDE];
-  target.getContext("2d").drawImage(sheet, ...from, 0, 0, SIDE, SIDE);
+  const { width: side } = target;
+  const from = [column * side, row * side, side, side];
+  target.getContext("2d").drawImage(sheet, ...from, 0, 0, side, side);
 }
 
-export function figure(name, label, kind = "") {
+export function figure(name, label, side, kind = "") {
   const made = document.createElement("figure");
   const caption = document.createElement("figcaption");
-  const picture = canvas(label);
+  const picture = canvas(label, side);
   caption.textContent = name;
   if (kind) caption.className = `of-${kind}`;
   made.append(caption, picture);

@@ -31,11 +31,12 @@ def settle(page):
 
 
 def shown(page, selector):
-    """What a canvas shows, uint8 [64, 64, 3]."""
-    values = page.eval_on_selector(
-        selector, "c => Array.from(c.getContext('2d').getImageData(0, 0, 64, 64).data)"
+    """What a canvas shows, uint8 [H, W, 3]."""
+    side, values = page.eval_on_selector(
+        selector,
+        "c => [c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data]]",
     )
-    return np.array(values, np.uint8).reshape(64, 64, 4)[..., :3]
+    return np.array(values, np.uint8).reshape(side, side, 4)[..., :3]
 
 
 def tile(number):

@@ -1,11 +1,14 @@
 """Who is answered, what answers say of themselves, and that nothing is fetched from elsewhere."""
 
 import re
+import shutil
 
 import pytest
 
+from explorer import app
 from explorer.app import PAGE, WORDS
 from explorer.guard import HEADERS
+from tests.explorer.served import Client
 
 HOST = "127.0.0.1:8765"
 LINK = re.compile(r"""(?:src|href|from) ?=?["' ]+(/?\.?/?[\w.]+\.\w+)["']""")
@@ -76,6 +79,17 @@ def test_the_page_and_what_it_is_made_of_come_from_here(finetuned):
     assert seen == {"/", *(f"/{path.name}" for path in PAGE.iterdir())} - {"/index.html"}
     texts = [path.read_text().replace("http://www.w3.org/2000/svg", "") for path in PAGE.iterdir()]
     assert not re.findall(r"(?:https?:)?//[\w-]+\.\w+|@import|url\(", " ".join(texts))
+
+
+def test_a_file_that_a_file_manager_left_beside_the_page_is_not_served(
+    finetuned, monkeypatch, tmp_path
+):
+    page = shutil.copytree(PAGE, tmp_path / "page")
+    (page / ".DS_Store").write_bytes(b"\x00")
+    monkeypatch.setattr(app, "PAGE", page)
+    client = Client(finetuned.session)
+    assert client.ask("GET", "/").status_code == 200
+    assert client.ask("GET", "/.DS_Store").status_code == 404
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b"[" * 100_000, b"\xff\xfe"])

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from agents.registry import METHODS
+from config import load_saved
 from envs import EnvError, StepResult
+from envs.tasks import SUITES
 from explorer import live
 from explorer.session import Session
 from explorer.subject import open_subject
-from tests.explorer.served import Client
+from tests.explorer.served import Client, make_finetuning
 from tests.helpers.models import A
 
 LENGTH = 4  # steps of an episode
@@ -161,6 +164,23 @@ def test_a_task_that_cannot_be_played_says_why(changes, reason, runs):
     subject = open_subject(str(runs.second))
     other = dataclasses.replace(subject, config=subject.config.replace(**changes))
     assert live.Live(other).missing.startswith(reason)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_whose_suites_package_is_missing_opens_without_its_environment(
+    ends, runs, tmp_path, monkeypatch
+):
+    folder = make_finetuning(tmp_path / "run", runs.first, pred_discount=str(ends))
+    path = folder / "config.yaml"
+    config = load_saved(path, METHODS)
+    config.replace(task="maniskill_PickCube-v1", pred_discount="auto").save(path)
+    monkeypatch.setattr(SUITES["maniskill"].tasks, "_package", "nobody_has_this")
+    monkeypatch.setattr(SUITES["maniskill"].tasks, "_found", None)
+    session = Session(open_subject(str(folder)))
+    missing = session.describe()["missing"]["live"]
+    assert missing.startswith("maniskill_PickCube-v1 cannot be made here: ")
+    assert "pip install -e '.[maniskill]'" in missing
+    assert (session.subject.models["student"].discount is not None) == ends
 
 
 def test_a_predictor_without_a_configuration_has_no_task(runs):

@@ -1,8 +1,11 @@
 """What can be explored: runs, their checkpoints, predictors; and what cannot, in a line."""
 
+import dataclasses
 import json
+import os
 import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from explorer.labels import read_labels
 from explorer.session import Session
 from explorer.subject import open_subject
 from fileio import checkpoints
-from tests.explorer.served import Client, Z, archive, make_episode, measured
+from tests.explorer.served import Client, Z, archive, make_episode, make_finetuning, measured
 from tests.helpers.models import SPACES, make_config, make_predictor, make_pretrainer
 from tests.helpers.runs import refusal
 
@@ -88,6 +91,27 @@ def test_an_encoder_alone_shows_its_latents_and_draws_nothing(runs, tmp_path):
     assert client.refused("pictures", json=words).startswith("without decoder.pt")
 
 
+def test_a_run_of_larger_images_is_seen_as_large(tmp_path):
+    first, second = tmp_path / "t" / "pretrain" / "seed_0", tmp_path / "t" / "diswm" / "seed_0"
+    save_predictor(first, make_predictor(2, size=(96, 96)))
+    make_config(beta_vae_pretrain=True, size=(96, 96)).save(first / "config.yaml")
+    client = Client(Session(open_subject(str(make_finetuning(second, first, size=(96, 96))))))
+    told = client.read("subject")
+    assert told["side"] == 96
+    words = {"id": told["episodes"][0], "row": 2}
+    latents = {"teacher": [0.0] * Z, "student": [0.0] * Z}
+    assert client.tell("pictures", **words, latents=latents).shape == (96, 3 * 96, 3)
+    words |= {"model": "student", "latent": [0.0] * Z}
+    assert client.tell("strip", **words, index=0, reach=3).shape == (96, 7 * 96, 3)
+    assert client.tell("imagine", **words, action="recorded", horizon=2)["frames"] > 1
+
+
+def test_an_actor_of_fixed_deviation_is_continuous(runs, tmp_path):
+    folder = make_finetuning(tmp_path / "run", runs.first, actor_dist="normal_1")
+    told = Session(open_subject(str(folder))).describe()
+    assert told["actions"] == {"size": 2, "discrete": False}
+
+
 def test_a_student_with_numbers_beside_its_images_asks_for_them(tmp_path):
     config, spaces = make_config(), SPACES._replace(vector_size=3)
     agent = DisWM(config, Runtime.resolve(config), spaces)
@@ -108,6 +132,18 @@ def test_a_student_with_numbers_beside_its_images_asks_for_them(tmp_path):
     assert (drawn[0] != drawn[1]).any()
     words = {"id": clip["id"], "row": 4, "model": "student", "latent": [0.0] * Z}
     assert client.tell("imagine", **words, action="policy", horizon=2)["frames"] == 3
+
+
+def test_names_that_are_no_text_are_left_out_or_shown_as_far_as_they_are(runs, tmp_path):
+    folder = shutil.copytree(runs.second, tmp_path / "run", symlinks=True)
+    name = os.fsdecode(b"\xff.npz")
+    shutil.copy(next((folder / "train_eps").glob("*.npz")), folder / "train_eps" / name)
+    subject = open_subject(str(folder))
+    told = Client(Session(subject)).read("subject")
+    assert len(told["episodes"]) == 2
+    odd = Path(os.fsdecode(b"/runs/\xff"))
+    client = Client(Session(dataclasses.replace(subject, folder=odd)))
+    assert client.read("subject")["folder"] == "/runs/?"
 
 
 def test_what_cannot_be_explored_is_told_in_a_line(runs, tmp_path):

@@ -169,6 +169,22 @@ def test_so_many_uploads_are_taken_at_once(finetuned):
         assert "damaged" in finetuned.refused("upload", content=b"")
 
 
+def test_an_upload_that_is_broken_off_is_dropped_without_a_traceback(finetuned):
+    parts = [{"type": "http.request", "body": b"PK", "more_body": True}]
+    sent = []
+
+    async def receive():
+        return parts.pop() if parts else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/api/upload", "query_string": b""}
+    scope["headers"] = [(b"host", b"127.0.0.1:8765")]
+    asyncio.run(finetuned.transport.app(scope, receive, send))  # which would raise here
+    assert [message.get("body", b"") for message in sent] == [b"", b""]
+
+
 def test_no_more_is_kept_than_may_be(finetuned):
     clips = Clips(finetuned.session.subject)
     names = [clips.add("upload", Clip("small", {"image": PICTURE[None]})) for _ in range(MOST + 3)]
