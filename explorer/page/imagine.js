@@ -37,7 +37,7 @@ export class Imagination {
     });
     byId("go").addEventListener("click", () => {
       this.#run(false);
-      holding([byId("go")], () => this.#imagine());
+      holding([byId("go")], () => this.#imagine()).then(() => this.#allow()); // if it still may
     });
     byId("imagined-row").addEventListener("input", () => this.#show());
     byId("imagined-run").addEventListener("click", () => this.#run(this.timer === null));
