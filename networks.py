@@ -49,6 +49,11 @@ class ImageConfig:
     decoder_thin: bool = True
     chunk_size: int = 0
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.side, self.side, self.channels
+
 
 class Encoding(NamedTuple):
     """What an encoder makes of images.

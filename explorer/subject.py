@@ -56,8 +56,7 @@ class Subject:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of what the models see."""
-        image = next(iter(self.models.values())).config.image
-        return image.side, image.side, image.channels
+        return next(iter(self.models.values())).config.image.shape
 
     @property
     def vector_size(self) -> int:

@@ -47,8 +47,7 @@ class Stages(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of what the models see."""
-        image = next(iter(self.named.values())).config.image
-        return image.side, image.side, image.channels
+        return next(iter(self.named.values())).config.image.shape
 
 
 def load_stages(run: Path) -> Stages:
