@@ -79,7 +79,7 @@ class Elites(NamedTuple):
 
 
 def check_plans(config: Mapping[str, Any]) -> None:
-    """Checks that least values are below largest ones, and parts of plans below their number.
+    """Checks that parts of plans are no more than all, and the least deviation below the largest.
 
     Raises:
         UserError: one line that names the flag and the mend.
@@ -88,7 +88,6 @@ def check_plans(config: Mapping[str, Any]) -> None:
         ("num_elites", "num_samples"),
         ("num_pi_trajs", "num_samples"),
         ("min_std", "max_std"),
-        ("discount_min", "discount_max"),
     ):
         least, most = config[low], config[high]
         if least > most:

@@ -182,6 +182,11 @@ class TDMPC2(GradientLearner, Agent):
                 f"{math.gcd(latent, 8)}"
             )
         check_plans(c)
+        least, most = c.discount_min, c.discount_max
+        if least > most:
+            raise UserError(
+                f"--discount_min {least} is above --discount_max {most}: give less of it"
+            )
         if c.vmin >= c.vmax:
             raise UserError(f"--vmin {c.vmin} must be below --vmax {c.vmax}: give less of it")
 
