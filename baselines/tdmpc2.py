@@ -271,10 +271,10 @@ class TDMPC2(GradientLearner, Agent):
     def compute(self, batch: Batch, scales: LossScales, noise: TDMPC2Noise) -> Metrics:
         """One update of the model, of the policy, and of the target."""
         steps = steps_from(batch, self.stack, self.horizon)
+        with torch.no_grad():  # a step at a time, before there is a graph: half the memory
+            later = range(1, self.horizon + 1)
+            next_z = torch.stack([self.encode(self.look(batch, t, noise.crop[t])) for t in later])
         z = self.encode(self.look(batch, 0, noise.crop[0]))
-        with torch.no_grad():
-            later = [self.look(batch, t, noise.crop[t]) for t in range(1, self.horizon + 1)]
-            next_z = self.encode(torch.cat(later)).unflatten(0, steps.reward.shape)
         target = self.target_value(next_z, steps, noise)
         parts, zs = self.model_loss(z, next_z, steps, target, noise)
         loss = sum((scales[f"{k}_coef"] * part for k, part in parts.items()), z.new_zeros(()))
