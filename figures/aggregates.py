@@ -24,7 +24,7 @@ from figures.groups import VALUES, by_task, common_frame, random_of, runs_of, sc
 from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate, bootstrap, improvement, iqm, mean_of_tasks, profile
 from figures.statistics import normalize as to_unit
-from figures.style import RC, TEXT, Look, choose, looks, named, task_name
+from figures.style import RC, TEXT, Look, choose, counted, looks, named, task_name
 from tools import UserError
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -215,8 +215,7 @@ def _caption(table: Table, records: Sequence[Record]) -> str:
     scales = dict.fromkeys(
         r.scale or "not named" for r in records if r.task in table.tasks and r.method != RANDOM
     )
-    counts = {len(scores) for own in table.scores.values() for scores in own}
-    n = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    n = counted(len(scores) for own in table.scores.values() for scores in own)
     frames = ", ".join(f"{task_name(task)} {frame:,}" for task, frame in table.frames.items())
     text = f"scale: {' and '.join(scales)} · n = {n} seeds on each of {len(table.tasks)} tasks"
     if table.left_out:

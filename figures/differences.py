@@ -32,7 +32,7 @@ from figures.groups import (
 )
 from figures.records import RANDOM, REFUSED, Record, load, parser_of, refuse
 from figures.statistics import Estimate
-from figures.style import GREY, RC, TEXT, Look, choose, label_of, named, task_name
+from figures.style import GREY, RC, TEXT, Look, choose, counted, label_of, named, task_name
 from figures.tables import FORMATS, Rows, write
 from tools import UserError
 from training.returns import interval
@@ -230,8 +230,7 @@ def figure_of(
     scales = " and ".join(
         dict.fromkeys(r.scale or "not named" for r in records if r.method != RANDOM)
     )
-    counts = sorted({len(one.seeds) for one in found})
-    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    n = counted(len(one.seeds) for one in found)
     figure.supxlabel(
         f"scale: {scales} · n = {n} pairs of one seed (dots) · a line is the 95% interval of their "
         "mean by Student's t",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from figures import save, scores
 from figures.records import Record
 from figures.runs import read_log
-from figures.style import RC, grid_of, looks, write_legend
+from figures.style import RC, counted, grid_of, looks, write_legend
 from figures.tables import EMPTY, Rows, over_seeds, write
 from tools import UserError
 
@@ -145,7 +145,7 @@ def figure_of(
         panel.set_xlabel("steps")
     for panel in axes[len(found) :]:
         panel.set_axis_off()
-    seeds = max(len(own) for arms in found.values() for own in arms.values())
+    seeds = counted(len(own) for arms in found.values() for own in arms.values() if own)
     write_legend(figure, entries, f"mean over seeds, a thin line for each · n = {seeds}")
     if title:
         figure.suptitle(title)

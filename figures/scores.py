@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import save
-from figures.style import GREY, RC, TEXT, task_name
+from figures.style import GREY, RC, TEXT, counted, task_name
 from figures.tables import over_seeds, write
 from measure.metrics import SCORES
 from measure.results import SHORT, read
@@ -75,7 +75,9 @@ def figure_of(found: Found, measured_on: str) -> Figure:
         panel.set_axis_off()
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    seeds = max(len(values) for arms in found.values() for values in arms.values())
+    controls = CONTROLS.values()
+    own = [values for arms in found.values() for arm, values in arms.items() if arm not in controls]
+    seeds = counted(len(values) for values in own if values)
     dots = "a diamond: mean over seeds, a dot: one of them · grey: controls"
     figure.supxlabel(f"{dots} · n = {seeds} · {measured_on}", fontsize=6.5)
     return figure

@@ -146,6 +146,12 @@ def grid_of(panels: int) -> tuple[int, int, tuple[float, float]]:
     return rows, columns, (width, 1.95 * rows + 0.2)
 
 
+def counted(counts: Iterable[int]) -> str:
+    """How many, in words: ``3``, or ``1 to 3`` where that differs."""
+    found = sorted(counts)
+    return " to ".join(map(str, dict.fromkeys((found[0], found[-1]))))
+
+
 def write_legend(figure: Figure, entries: Mapping[str, Any], title: str) -> None:
     """Writes what stands for what below a figure, which grows by as much.
 

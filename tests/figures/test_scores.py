@@ -59,6 +59,8 @@ def test_each_score_has_a_panel_with_a_line_for_each_arm_and_control():
     assert mean.get_xdata()[0] == pytest.approx(0.3)
     assert control.get_color() == scores.GREY != mean.get_color()
     assert "n = 2 · 90 frames" in figure._supxlabel.get_text()
+    found = {name: {**own, "σ-VAE": [0.3, 0.3, 0.3]} for name, own in found.items()}
+    assert "n = 2 to 3 · 90" in scores.figure_of(found, "90 frames")._supxlabel.get_text()
 
 
 def test_nothing_is_drawn_while_nothing_is_measured(tmp_path, arms, capsys):
