@@ -2,7 +2,7 @@
 
 python -m benchmarks.profile [--method M] [--settings exact bf16] [--device cuda:0] [--json OUT]
 
-Updates run in this process under ``torch.profiler``, after one that warms up; each operator's time
+Updates run in this process under ``torch.profiler``, after ``--warmup``; each operator's time
 is its own, without that of those which it calls, and the mean of ``--updates``. Settings (but the
 authors'), ``--method`` and words behind ``--`` are those of ``benchmarks.update``. Tracing costs
 some of the time: what a change brings is told by ``benchmarks.update``.
@@ -61,17 +61,19 @@ def by_kind(times: Iterable[tuple[str, float]]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def trace(spec: Mapping[str, Any], updates: int) -> dict[str, float]:
+def trace(spec: Mapping[str, Any], updates: int, warmup: int) -> dict[str, float]:
     """Own milliseconds of each operator in an update, the mean of several, most first.
 
     Args:
         spec: in the words of :mod:`benchmarks.worker`.
-        updates: how many.
+        updates: how many are traced.
+        warmup: how many are not, before them.
     """
     batch = batch_of(spec)
     update, _ = ours(spec)
     cuda = spec["device"].startswith("cuda")
-    update(batch)
+    for _ in range(warmup):
+        update(batch)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as traced:
         for _ in range(updates):
@@ -110,11 +112,16 @@ def _parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, more: Sequence[str]) -> None:
     """Traces the settings of a command line and prints their tables."""
     check(args)
+    if theirs := [name for name in args.settings if name.startswith("reference")]:
+        raise UserError(f"--settings {theirs[0]}: what is traced is ours: leave it out")
+    if args.operators < 1:
+        raise UserError(f"--operators takes a whole number from 1, not {args.operators}")
     here = look(args, ceiling=False)
     common = measured("update", args, here["device"], more)
     specs = {name: {**common, **what} for name, what in chosen(args, here["device"]).items()}
-    updates = args.updates or (10 if here["device"].startswith("cuda") else 2)
-    traced = {name: trace(spec, updates) for name, spec in specs.items()}
+    cuda = here["device"].startswith("cuda")
+    counts = args.updates or (10 if cuda else 2), args.warmup or (5 if cuda else 1)
+    traced = {name: trace(spec, *counts) for name, spec in specs.items()}
     print(f"update of {args.method}: {common['sizes']}, {here['device']}")
     print(_tables(traced, args.operators))
     if args.json:

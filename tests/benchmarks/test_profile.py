@@ -64,7 +64,8 @@ def test_an_update_is_told_by_kind_and_by_operator(tmp_path, capsys):
     [
         (["--method", "tdmcp2"], "tdmpc2"),
         (["--settings", "exatc"], "exact"),
-        (["--settings", "reference"], "--reference"),
+        (["--settings", "reference"], "what is traced is ours: leave it out"),
+        (["--operators", "0"], "--operators takes a whole number from 1"),
         (["--updates", "0"], "--updates takes a whole number from 1"),
     ],
 )
