@@ -14,6 +14,15 @@ from networks import SIDES, ImageConfig, activation
 from rssm import RSSMConfig
 from tools import UserError, is_on, is_zero
 
+# What is read here, of the behaviour and the KL, and by no world model with others of its own.
+BEHAVIOR_UNREAD = frozenset(
+    {
+        *("imag_gradient", "imag_gradient_mix", "imag_sample", "behavior_stop_grad", "grad_heads"),
+        *("slow_value_target", "value_decay", "kl_balance"),
+        *("actor_dist", "actor_init_std", "actor_temp"),
+    }
+)
+
 
 def predictor_config(config: Config, chunk_size: int = 0) -> PredictorConfig:
     """A pretrained predictor's; ``chunk_size`` images pass through its convolutions at once."""

@@ -20,6 +20,7 @@ from accel.runtime import Runtime
 from agents import reports
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State, Update
 from agents.learner import GradientLearner
+from agents.model_configs import BEHAVIOR_UNREAD
 from agents.policy import RecurrentPolicy
 from baselines.dreamerv3_model import (
     ActorCritic,
@@ -41,14 +42,6 @@ from tools import UserError, expand_path
 
 HALVINGS = 2 ** len(MULTIPLES)  # of an image's sides
 KEPT = "replayed_"  # and a latent's name: what an update hands on to the replay
-# Of the other world models' behaviour, and of their KL.
-BEHAVIOR_UNREAD = frozenset(
-    {
-        *("imag_gradient", "imag_gradient_mix", "imag_sample", "behavior_stop_grad", "grad_heads"),
-        *("slow_value_target", "value_decay", "kl_balance"),
-        *("actor_dist", "actor_init_std", "actor_temp"),
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True)

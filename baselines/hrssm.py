@@ -19,11 +19,11 @@ from accel.compiling import compile_methods
 from accel.runtime import Runtime
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
+from agents.model_configs import BEHAVIOR_UNREAD
 from agents.optimizer import SKIPPED, Optimizer
 from agents.reports import CONTEXT
 from baselines import pictures
 from baselines.dreamerv3 import (
-    BEHAVIOR_UNREAD,
     CommonKeys,
     Policy,
     behavior_config,

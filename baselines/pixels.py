@@ -21,9 +21,9 @@ from accel.fallback import Accelerated
 from accel.runtime import Runtime
 from agents.base import Agent, Batch, Metrics, Obs, Spaces, State
 from agents.learner import GradientLearner
+from agents.model_configs import BEHAVIOR_UNREAD
 from baselines import pictures
 from baselines.augment import Crops, join, stacked
-from baselines.dreamerv3 import BEHAVIOR_UNREAD
 from baselines.networks import Critic, sides
 from baselines.stacking import push, transition
 from config import Config, key
